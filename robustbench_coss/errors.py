@@ -1,0 +1,48 @@
+"""The one exception that users are meant to see, and helpers that phrase it.
+
+The CLI prints a `CossError` as one line and exits with status 1; anything else that
+escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CossError(Exception):
+    """What went wrong and what to do about it, in one line."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> CossError:
+    """Error for a name that is not registered, naming the nearest ones that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    return CossError(f"unknown {kind} {name!r}; {hint} (`coss-bench list` shows all)")
+
+
+@contextmanager
+def explain_os_errors(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn an OSError met while `doing` something to `path` into a CossError with a remedy."""
+    remedies = {
+        errno.ENOSPC: "free some space or choose another folder",
+        errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
+        errno.EACCES: "no permission; choose a folder you can write to",
+        errno.EPERM: "no permission; choose a folder you can write to",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOTDIR: "a file is in the way; choose another folder",
+        errno.EEXIST: "a file is in the way; choose another folder",
+        errno.ENOENT: "the path does not exist; check its spelling",
+    }
+    try:
+        yield
+    except OSError as error:
+        remedy = remedies.get(error.errno or 0, "check the path and the disk")
+        where = Path(path)
+        reason = error.strerror or str(error)
+        raise CossError(f"cannot {doing} {where}: {reason}; {remedy}") from error
