@@ -1,0 +1,175 @@
+"""What a data set is here: labelled uint8 images in one of three fixed roles.
+
+`train` trains encoders and probes, `validation` (held out of the training images by a fixed
+draw) watches training and chooses hyperparameters, `test` is only ever measured on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_coss import registry
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import sha256_of
+from robustbench_coss.seeds import permutation
+
+ROLES = ("train", "validation", "test")
+
+
+class ImageSet(Protocol):
+    """Images of one role of a data set.
+
+    Attributes:
+        name: the registered name of the data set.
+        role: one of `ROLES`.
+        size: side of the images that `images` gives, in px.
+        classes: class names; label k means classes[k].
+        labels: [N] int64, -1 where an image has no label.
+        fingerprint: hex digest that changes when an image, a label or the order changes.
+    """
+
+    name: str
+    role: str
+    size: int
+    classes: tuple[str, ...]
+    labels: Tensor
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """[B, 3, size, size] uint8: the images as an evaluation sees them."""
+        ...
+
+    def raw(self, index: int) -> Tensor:
+        """[3, H, W] uint8: one image before resizing, as training crops are cut from it."""
+        ...
+
+
+class Source(Protocol):
+    """A registered data set: knows where it lies and how to get it.
+
+    Attributes:
+        name: the registered name.
+        default_size: side in px that images are given when nobody asks for another.
+    """
+
+    name: str
+    default_size: int
+
+    def open(self, role: str, size: int, root: Path, download: bool) -> ImageSet:
+        """The images of a role.
+
+        Raises:
+            CossError: the data are missing or damaged; the message names the path and the remedy.
+        """
+        ...
+
+    def missing(self, root: Path) -> str | None:
+        """None if the data are there, else what to do to get them, in one line."""
+        ...
+
+
+class ArraySet:
+    """An `ImageSet` held whole in memory, as uint8.
+
+    Args:
+        pixels: [N, C, H, W] uint8 with C = 1 (read as grey) or 3.
+        labels: [N] int64.
+        pad: enlarge by a border of the value 0 instead of resampling, where `size` exceeds the
+            images' own side by an even number (28 px digits become 32 px unchanged).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        role: str,
+        pixels: Tensor,
+        labels: Tensor,
+        classes: tuple[str, ...],
+        size: int,
+        pad: bool = False,
+    ) -> None:
+        self.name, self.role, self.classes, self.size = name, role, classes, size
+        self.pixels, self.labels, self.pad = pixels, labels.to(torch.int64), pad
+        self.fingerprint = fingerprint_arrays(pixels, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        pixels = self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
+        return fit(pixels, self.size, self.pad).expand(-1, 3, -1, -1)
+
+    def raw(self, index: int) -> Tensor:
+        return self.images([index])[0]
+
+
+def fit(pixels: Tensor, size: int, pad: bool) -> Tensor:
+    """[B, C, H, W] uint8 to [B, C, size, size] uint8, by zero padding or antialiased resampling."""
+    side = pixels.shape[-1]
+    if pixels.shape[-2] == side == size:
+        return pixels
+    if pad and pixels.shape[-2] == side < size and (size - side) % 2 == 0:
+        margin = (size - side) // 2
+        return F.pad(pixels, (margin, margin, margin, margin))
+    resized = F.interpolate(
+        pixels.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def fingerprint_arrays(pixels: Tensor, labels: Tensor) -> str:
+    """Hex SHA-256 over shape, pixel bytes and labels."""
+    header = repr((tuple(pixels.shape), str(pixels.dtype))).encode()
+    body = np.ascontiguousarray(pixels.numpy()).tobytes() + labels.numpy().tobytes()
+    return sha256_of(header + body)
+
+
+def split_validation(count: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Fixed split of `count` training images into (train, validation) index tensors, sorted.
+
+    The draw depends on `count` alone, so every run and machine holds out the same images.
+    """
+    order = permutation(count, "validation split", count)
+    held_out = int(count * share)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def open_dataset(
+    name: str,
+    role: str,
+    *,
+    size: int | None = None,
+    root: Path = Path("data"),
+    download: bool = False,
+) -> ImageSet:
+    """Open one role of a registered data set.
+
+    Args:
+        name: registered name (see `registry.names("dataset")`).
+        role: "train", "validation" or "test".
+        size: side of the images in px; None takes the data set's own default.
+        root: folder where data sets lie or are downloaded to.
+        download: fetch what is missing, where the data set can be fetched.
+
+    Raises:
+        CossError: unknown name or role, missing or damaged data, or no images.
+    """
+    source: Source = registry.load("dataset", name)
+    if role not in ROLES:
+        raise CossError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
+    size = source.default_size if size is None else size
+    if size < 1:
+        raise CossError(f"image size must be at least 1 px, got {size}")
+    images = source.open(role, size, root, download)
+    if len(images) == 0:
+        raise CossError(f"data set {name!r} has no {role} images in {root}; check --data-root")
+    return images
