@@ -1,0 +1,134 @@
+"""Exported encoders: `encoder.safetensors`, weights with what is needed to rebuild and trust them.
+
+safetensors holds arrays and text only: reading one executes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+
+from robustbench_coss import registry
+from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.files import canonical_json, sha256_of, write_atomically
+
+FORMAT = "robustbench-coss encoder 1"
+HEADER = "robustbench-coss"
+FILE_NAME = "encoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded encoder and where it came from.
+
+    Attributes:
+        encoder: in eval mode, on the CPU.
+        name: the run folder's name, else the file's stem.
+        path: the safetensors file.
+        sha256: of that file.
+        metadata: arch, width, size, method, encoder ("online" or "teacher"), dataset (what it was
+            pretrained on), training (epochs, batch size, seed, …), parameters.
+    """
+
+    encoder: Encoder
+    name: str
+    path: Path
+    sha256: str
+    metadata: dict[str, Any]
+
+
+def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None:
+    """Write an encoder atomically.
+
+    `metadata` must hold what `build_encoder` needs: arch, size and width.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
+    # One key: safetensors writes several in no fixed order; equal encoders should be equal files.
+    header = {HEADER: canonical_json({"format": FORMAT, "metadata": metadata})}
+    write_atomically(path, safetensors.torch.save(tensors, metadata=header))
+
+
+def build_encoder(arch: str, *, size: int, width: float = 1.0) -> Encoder:
+    """A freshly initialised registered encoder for images of `size` px.
+
+    Raises:
+        CossError: unknown architecture, or a width or size it cannot be built with.
+    """
+    encoder: Encoder = registry.load("encoder", arch)(size=size, width=width)
+    return encoder
+
+
+def find_checkpoint(where: Path) -> Path:
+    """The encoder file of a run folder, or the file itself. Raises CossError if there is none."""
+    if where.is_dir():
+        path = where / FILE_NAME
+        if path.is_file():
+            return path
+        if (where / "last.ckpt").is_file():
+            raise CossError(
+                f"run {where} has not finished (no {FILE_NAME}); "
+                f"finish it with `coss-bench pretrain --resume --out {where}`"
+            )
+        raise CossError(f"{where} holds no {FILE_NAME}; pass a run folder of `coss-bench pretrain`")
+    if not where.exists():
+        raise CossError(f"{where} does not exist; pass a run folder or an {FILE_NAME}")
+    return where
+
+
+def load_checkpoint(where: Path) -> Checkpoint:
+    """Load an exported encoder from a run folder or file.
+
+    Raises:
+        CossError: nothing there; a truncated or foreign file; a pickle (never opened: unpickling
+            executes code); weights that do not fit the architecture named in the file.
+    """
+    path = find_checkpoint(where)
+    with explain_os_errors("read", path), path.open("rb") as file:
+        head = file.read(8)
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise CossError(
+            f"{path} is a pickle or zip archive, which could execute code and is not opened; "
+            f"pass the {FILE_NAME} that `coss-bench pretrain` exports"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            stored = (opened.metadata() or {}).get(HEADER)
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CossError(
+            f"{path} is truncated or not a safetensors file ({error}); export or copy it again"
+        ) from error
+    if stored is None:
+        raise CossError(
+            f"{path} was not written by this tool; "
+            f"pass the {FILE_NAME} of a run of `coss-bench pretrain`"
+        )
+    try:
+        header = json.loads(stored)
+        if header["format"] != FORMAT:
+            raise CossError(
+                f"{path} has format {header['format']!r}, this version reads {FORMAT!r}; "
+                "use the version of this package that wrote it"
+            )
+        metadata = header["metadata"]
+        encoder = build_encoder(
+            metadata["arch"], size=int(metadata["size"]), width=float(metadata["width"])
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise CossError(f"{path} has damaged metadata ({error!r}); export it again") from error
+    try:
+        encoder.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CossError(
+            f"{path} does not fit {metadata['arch']} at width {metadata['width']}: {reason}; "
+            "use the version of this package that wrote it"
+        ) from error
+    name = path.resolve().parent.name if path.name == FILE_NAME else path.stem
+    return Checkpoint(encoder.eval(), name, path, sha256_of(path), metadata)

@@ -1,0 +1,72 @@
+"""The encoder contract: local representations, then pooling.
+
+The seam between `local` and `pool` is what the project studies: CO-SSL trains across it,
+internal occlusion intervenes in it, redundancy looks at it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What pixels an encoder expects: RGB in [0, 1], normalised inside the encoder.
+
+    Attributes:
+        size: side in px that the encoder was built for.
+        mean, std: per-channel normalisation in pixel units of [0, 1].
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet, as torchvision uses
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Encoder(nn.Module):
+    """Base of all encoders; subclasses implement `local` and may extend `pool`.
+
+    Attributes:
+        input: the pixel contract.
+        local_dim: C, channels of a local representation.
+        dim: D, features of the global representation.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, input: InputSpec, local_dim: int, dim: int) -> None:
+        super().__init__()
+        self.input, self.local_dim, self.dim = input, local_dim, dim
+        # Not persistent: the contract travels in the checkpoint's metadata, not its weights.
+        self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Pixels in [0, 1] to the zero-mean, unit-variance scale the convolutions expect."""
+        return (x - self.mean) / self.std
+
+    def local(self, x: Tensor) -> Tensor:
+        """Local representations: [B, 3, H, W] pixels in [0, 1] -> [B, C, h, w]."""
+        raise TypeError(f"{type(self).__name__} must define local()")
+
+    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Global representation: [B, C, h, w] -> [B, D].
+
+        Args:
+            local: local representations.
+            keep: [B, h, w] bool; positions that enter the mean. None keeps all. An image with no
+                kept position gets the mean of nothing, defined as zero.
+        """
+        if keep is None:
+            return local.mean(dim=(2, 3))
+        weight = keep.to(local.dtype).unsqueeze(1)
+        total = (local * weight).sum(dim=(2, 3))
+        return total / weight.sum(dim=(2, 3)).clamp_min(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Global representation of an image: pool(local(x))."""
+        return self.pool(self.local(x))

@@ -1,0 +1,277 @@
+"""ResNets with the seam between local representations and pooling, and RF-ResNets.
+
+An RF-ResNet bounds the receptive field of its local representations by turning 3×3 convolutions
+into 1×1 from the top down, and adds an MLP after average pooling (CO-SSL, arXiv 2501.02860).
+Parameter names follow torchvision's, so its weights load.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.receptive_field import Layer, field_of
+from robustbench_coss.errors import CossError
+
+Stem = Literal["imagenet", "cifar"]
+Kernels = tuple[tuple[tuple[int, ...], ...], ...]
+"""Kernel side of each k×k convolution: [stage][block][convolution]."""
+
+CIFAR_STEM_UP_TO = 64
+"""Images of at most this side get the CIFAR stem (3×3, stride 1, no max pooling; SimCLR B.9)."""
+
+STEM_LAYERS: dict[Stem, list[Layer]] = {"imagenet": [(7, 2), (3, 2)], "cifar": [(3, 1)]}
+STAGE_STRIDES = (1, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Depth and block type of a ResNet (He et al. 2016, table 1)."""
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+
+    @property
+    def convolutions(self) -> int:
+        """k×k convolutions per block."""
+        return 1 if self.bottleneck else 2
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block over its inner channels."""
+        return 4 if self.bottleneck else 1
+
+
+RESNET18 = Layout((2, 2, 2, 2), bottleneck=False)
+RESNET50 = Layout((3, 4, 6, 3), bottleneck=True)
+
+
+def full_kernels(layout: Layout) -> Kernels:
+    """The ordinary ResNet: every k×k convolution is 3×3."""
+    return tuple(((3,) * layout.convolutions,) * count for count in layout.blocks)
+
+
+def chain(stem: Stem, kernels: Kernels) -> list[Layer]:
+    """(kernel, stride) along the path with the widest field; the stride sits in a stage's first."""
+    layers = list(STEM_LAYERS[stem])
+    for stage, stride in zip(kernels, STAGE_STRIDES, strict=True):
+        for number, block in enumerate(stage):
+            for position, kernel in enumerate(block):
+                layers.append((kernel, stride if number == position == 0 else 1))
+    return layers
+
+
+def bounded_kernels(layout: Layout, stem: Stem, field: int) -> Kernels:
+    """Kernels whose local representations see exactly `field` px.
+
+    From the top down, each 3×3 becomes 1×1 if the field then still is at least the wanted one.
+    The paper's own placement is not published at the time of writing; this rule is ours.
+
+    Raises:
+        CossError: the rule does not end at `field` (the message gives the field it ends at).
+    """
+    kernels = [[list(block) for block in stage] for stage in full_kernels(layout)]
+
+    def frozen() -> Kernels:
+        return tuple(tuple(tuple(block) for block in stage) for stage in kernels)
+
+    for stage in reversed(kernels):
+        for block in reversed(stage):
+            for position in reversed(range(len(block))):
+                block[position] = 1
+                if field_of(chain(stem, frozen()))[0] < field:
+                    block[position] = 3
+    reached = field_of(chain(stem, frozen()))[0]
+    if reached != field:
+        raise CossError(
+            f"no receptive field of exactly {field} px with this stem; "
+            f"the nearest that is at least as large is {reached} px"
+        )
+    return frozen()
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+class Block(nn.Module):
+    """A residual block: basic (two k×k) or bottleneck (1×1, k×k, 1×1; the stride in the k×k)."""
+
+    def __init__(self, inputs: int, inner: int, kernels: tuple[int, ...], stride: int) -> None:
+        super().__init__()
+        self.bottleneck = len(kernels) == 1
+        outputs = inner * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            self.conv1 = _conv(inputs, inner, 1)
+            self.conv2 = _conv(inner, inner, kernels[0], stride)
+            self.conv3 = _conv(inner, outputs, 1)
+            self.bn3 = nn.BatchNorm2d(outputs)
+        else:
+            self.conv1 = _conv(inputs, inner, kernels[0], stride)
+            self.conv2 = _conv(inner, inner, kernels[1])
+        self.bn1, self.bn2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(inner)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = (
+            nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            if stride != 1 or inputs != outputs
+            else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        if self.bottleneck:
+            x = self.bn3(self.conv3(self.relu(x)))
+        result: Tensor = self.relu(x + shortcut)
+        return result
+
+
+class ResNet(Encoder):
+    """A ResNet as an `Encoder`.
+
+    Args:
+        layout: depth and block type.
+        kernels: kernel side of each k×k convolution.
+        input: the pixel contract.
+        stem: "imagenet" (7×7 stride 2, max pooling) or "cifar" (3×3).
+        width: factor on all channel counts.
+        mlp_hidden: hidden units of the MLP after pooling; 0 for no MLP.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        kernels: Kernels,
+        input: InputSpec,
+        stem: Stem,
+        width: float,
+        mlp_hidden: int = 0,
+    ) -> None:
+        if not 0 < width <= 8:
+            raise CossError(f"width must be above 0 and at most 8, got {width:g}")
+        planes = [max(1, round(64 * width * 2**stage)) for stage in range(4)]
+        dim = planes[-1] * layout.expansion
+        super().__init__(input, local_dim=dim, dim=dim)
+        self.layers = chain(stem, kernels)
+        self.field, self.jump = field_of(self.layers)
+
+        self.conv1 = (
+            _conv(3, planes[0], 3)
+            if stem == "cifar"
+            else nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
+        )
+        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = planes[0]
+        stages = []
+        for number, (stage, stride) in enumerate(zip(kernels, STAGE_STRIDES, strict=True)):
+            blocks = []
+            for index, block in enumerate(stage):
+                blocks.append(Block(inputs, planes[number], block, stride if index == 0 else 1))
+                inputs = planes[number] * layout.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.mlp = (
+            nn.Sequential(
+                nn.Linear(dim, mlp_hidden, bias=False),
+                nn.BatchNorm1d(mlp_hidden),
+                nn.ReLU(inplace=True),
+                nn.Linear(mlp_hidden, dim),
+            )
+            if mlp_hidden
+            else None
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al. 2015, as torchvision initialises
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def local(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(x)))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x
+
+    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
+        pooled = super().pool(local, keep)
+        if self.mlp is None:
+            return pooled
+        result: Tensor = self.mlp(pooled)
+        return result
+
+    def load_torchvision(self, weights: dict[str, Tensor]) -> None:
+        """Load a torchvision ResNet's state dict, without its classifier `fc`.
+
+        Raises:
+            CossError: keys or shapes that do not fit this encoder.
+        """
+        features = {k: v for k, v in weights.items() if not k.startswith("fc.")}
+        try:
+            self.load_state_dict(features, strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CossError(f"these torchvision weights do not fit: {reason}") from error
+
+
+def stem_for(size: int) -> Stem:
+    """The stem that suits images of `size` px."""
+    return "cifar" if size <= CIFAR_STEM_UP_TO else "imagenet"
+
+
+def _plain(layout: Layout, size: int, width: float) -> ResNet:
+    return ResNet(layout, full_kernels(layout), InputSpec(size), stem_for(size), width)
+
+
+def resnet18(size: int, width: float = 1.0) -> ResNet:
+    """ResNet-18 for images of `size` px; up to 64 px with the CIFAR stem."""
+    return _plain(RESNET18, size, width)
+
+
+def resnet50(size: int, width: float = 1.0) -> ResNet:
+    """ResNet-50 for images of `size` px; up to 64 px with the CIFAR stem."""
+    return _plain(RESNET50, size, width)
+
+
+def rf29_resnet18(size: int, width: float = 1.0) -> ResNet:
+    """ResNet-18 with the CIFAR stem and a receptive field of 29 px: 3×3 up to stage 3's first.
+
+    The MLP after pooling has as many hidden units as the encoder has features.
+    """
+    kernels = bounded_kernels(RESNET18, "cifar", 29)
+    return ResNet(RESNET18, kernels, InputSpec(size), "cifar", width, max(1, round(512 * width)))
+
+
+RF99_HIDDEN = 2256
+"""Hidden units of RF99-ResNet-50's MLP; they give the paper's 23.7 M parameters."""
+
+
+def rf99_resnet50(size: int, width: float = 1.0) -> ResNet:
+    """ResNet-50 with the ImageNet stem and a receptive field of 99 px."""
+    kernels = bounded_kernels(RESNET50, "imagenet", 99)
+    hidden = max(1, round(RF99_HIDDEN * width))
+    return ResNet(RESNET50, kernels, InputSpec(size), "imagenet", width, hidden)
+
+
+def parameters(encoder: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in encoder.parameters())
+
+
+@torch.no_grad()
+def multiply_accumulates(encoder: Encoder) -> int:
+    """MACs of one image: half the FLOPs that torch counts for convolutions and matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(encoder.parameters()).device
+    size = encoder.input.size
+    was_training = encoder.training
+    encoder.eval()
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, size, size, device=device))
+    encoder.train(was_training)
+    return int(counter.get_total_flops()) // 2
