@@ -1,0 +1,231 @@
+"""What is watched while a method trains: accuracy, collapse, divergence, progress, metrics."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightly.utils.benchmarking import knn_predict
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pretrain.data import TrainingBatch, subset
+from pretrain.method import Method
+from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import write_atomically
+from robustbench_coss.seeds import seed_of
+
+COLLAPSED = 0.05
+"""Embedding standard deviation, in units of that of isotropic embeddings, that counts as dead."""
+
+
+class OnlineProbe(pl.Callback):
+    """A linear classifier trained beside the method on detached features of the first view.
+
+    It has its own optimiser (SGD, learning rate 0.1, momentum 0.9) and never touches the encoder.
+    Its training accuracy is that on augmented views: a trend to watch, not a result.
+    """
+
+    def __init__(self, dim: int, classes: int, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(seed, "online probe"))
+            self.layer = nn.Linear(dim, classes)
+            self.norm = nn.BatchNorm1d(dim, affine=False)
+        self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.1, momentum=0.9)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.layer.to(pl_module.device)
+        self.norm.to(pl_module.device)
+        for state in self.optimizer.state.values():
+            state["momentum_buffer"] = state["momentum_buffer"].to(pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: TrainingBatch,
+        batch_idx: int,
+    ) -> None:
+        known = outputs["labels"] >= 0
+        if int(known.sum()) < 2:
+            return
+        features, labels = outputs["features"][known].float(), outputs["labels"][known]
+        logits = self.layer(self.norm(features))
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        accuracy = (logits.argmax(1) == labels).float().mean()
+        pl_module.log("train/probe_top1", accuracy, on_step=False, on_epoch=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer.state_dict(),
+            "norm": self.norm.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.layer.load_state_dict(state_dict["layer"])
+        self.norm.load_state_dict(state_dict["norm"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+
+
+@torch.no_grad()
+def knn_top1(
+    method: Method, train: ImageSet, validation: ImageSet, bank: int = 5000, queries: int = 1000
+) -> float:
+    """Weighted kNN accuracy of the exported encoder on validation images (k = 20, T = 0.07).
+
+    The bank and the queries are fixed random subsets; T is DINO's, k suits small banks.
+    """
+    encoder = method.exported_encoder()
+    was_training = encoder.training
+    encoder.eval()
+
+    def features(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
+        chosen = subset(len(images), count).tolist()
+        rows = []
+        for start in range(0, len(chosen), 250):
+            pixels = images.images(chosen[start : start + 250]).to(method.device)
+            rows.append(F.normalize(encoder(pixels.float() / 255).float(), dim=1))
+        return torch.cat(rows), images.labels[chosen].to(method.device)
+
+    keys, labels = features(train, bank)
+    wanted, truth = features(validation, queries)
+    k = min(20, len(keys))
+    ranked = knn_predict(wanted, keys.T, labels, len(train.classes), knn_k=k, knn_t=0.07)
+    encoder.train(was_training)
+    return float((ranked[:, 0] == truth).float().mean())
+
+
+class Watch(pl.Callback):
+    """kNN accuracy every few epochs, collapse warnings, and a stop on divergence."""
+
+    def __init__(self, train: ImageSet, validation: ImageSet, every: int) -> None:
+        self.train, self.validation, self.every = train, validation, every
+        self.labelled = bool((train.labels >= 0).all())
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: TrainingBatch,
+        batch_idx: int,
+    ) -> None:
+        # Reading the loss makes a GPU wait, so there it is looked at every 50 steps.
+        last = batch_idx + 1 == trainer.num_training_batches
+        look = pl_module.device.type == "cpu" or last or batch_idx % 50 == 0
+        if look and not torch.isfinite(outputs["loss"]):
+            raise CossError(
+                f"the loss is {float(outputs['loss'])} in epoch {trainer.current_epoch + 1}, "
+                f"step {trainer.global_step}: training stopped, the last good checkpoint is kept; "
+                "lower the learning rate (--set optimizer.lr=…) or use --precision 32"
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        spread = float(trainer.callback_metrics.get("train/embedding_std", torch.ones(())))
+        if spread < COLLAPSED:
+            warnings.warn(
+                f"embeddings are collapsing: their standard deviation is {spread:.3f} of an "
+                "isotropic one's; lower the learning rate or raise the EMA momentum",
+                stacklevel=1,
+            )
+        epoch = trainer.current_epoch + 1
+        if self.labelled and (epoch % self.every == 0 or epoch == trainer.max_epochs):
+            assert isinstance(pl_module, Method)
+            accuracy = knn_top1(pl_module, self.train, self.validation)
+            pl_module.log("validation/knn_top1", accuracy)
+
+
+class MetricsFile(pl.Callback):
+    """`metrics.csv`: one row per epoch, appended; a resumed run drops rows it will write again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        self.started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.rows = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        row = {"epoch": str(epoch), "step": str(trainer.global_step)}
+        for name, value in trainer.callback_metrics.items():
+            row[name] = f"{float(value):.6g}"
+        now = time.monotonic()
+        row["seconds"] = f"{now - self.started:.2f}"
+        self.started = now
+        self.rows.append(row)
+        names = list(dict.fromkeys(name for r in self.rows for name in r))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.path, text.getvalue())
+
+
+class ProgressLine(pl.Callback):
+    """A progress bar over all steps; without a terminal, one plain line per monitored epoch."""
+
+    def __init__(self, title: str, batch_size: int) -> None:
+        self.console = Console(stderr=True)
+        self.title, self.batch_size = title, batch_size
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.note = ""
+        self.first_step, self.started = 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_step, self.started = trainer.global_step, time.monotonic()
+        total = int(trainer.estimated_stepping_batches)
+        self.task = self.bar.add_task(self.title, total=total, note="")
+        self.bar.start()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: TrainingBatch,
+        batch_idx: int,
+    ) -> None:
+        done = (trainer.global_step - self.first_step) * self.batch_size
+        rate = done / max(time.monotonic() - self.started, 1e-6)
+        note = f"{rate:.0f} img/s {self.note}"
+        self.bar.update(self.task, completed=trainer.global_step, note=note)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        loss = f"loss {float(metrics['train/loss']):.3f}"
+        knn = metrics.get("validation/knn_top1")
+        self.note = " ".join([epoch, loss] + ([f"kNN {float(knn):.1%}"] if knn is not None else []))
+        if not self.console.is_terminal:
+            self.console.print(f"{self.title}: {self.note}", highlight=False, soft_wrap=True)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.bar.stop()

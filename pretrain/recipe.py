@@ -1,0 +1,152 @@
+"""Recipes: everything that determines a pretraining run, validated."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pretrain.views import ViewOptions
+from robustbench_coss.errors import CossError, explain_os_errors, unknown_name
+
+
+class OptimizerOptions(BaseModel):
+    """Optimiser and learning-rate schedule: linear warm-up, then cosine to zero, per step.
+
+    `lr` is for a global batch of 256 and is scaled linearly with the global batch size, which is
+    `batch_size`: it never depends on how many devices share the batch.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Literal["lars", "sgd", "adamw"] = "sgd"
+    lr: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0)
+
+
+class Recipe(BaseModel):
+    """A pretraining run. `coss-bench pretrain --recipe FILE.yaml` reads one; options override it.
+
+    Attributes:
+        method, arch, dataset: registered names.
+        width: factor on the encoder's channel counts.
+        size: side of the training images in px; None takes the data set's default.
+        epochs: passes over the training images.
+        batch_size: images per optimiser step (global batch).
+        accumulate: micro-batches that a batch is split into.
+        limit: train on this many images only, a fixed random subset; None for all.
+        seed: of initialisation, order and views.
+        precision: "32" or "bf16" (mixed).
+        workers: processes that decode images; data sets held in memory need none.
+        monitor_every: epochs between two measurements of kNN accuracy; None for about ten in all.
+        optimizer, views: see there.
+        options: the method's own options (see `coss-bench list`); validated by the method.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = "co-byol"
+    arch: str = "rf29_resnet18"
+    dataset: str = "parts"
+    width: float = Field(1.0, gt=0)
+    size: int | None = Field(None, ge=8)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(256, ge=2)
+    accumulate: int = Field(1, ge=1)
+    limit: int | None = Field(None, ge=2)
+    seed: int = Field(0, ge=0)
+    precision: Literal["32", "bf16"] = "32"
+    workers: int = Field(4, ge=0)
+    monitor_every: int | None = Field(None, ge=1)
+    optimizer: OptimizerOptions = OptimizerOptions()
+    views: ViewOptions = ViewOptions()
+    options: dict[str, Any] = {}
+
+
+def explain_validation(error: ValidationError, where: str) -> CossError:
+    """All of pydantic's findings in one line, each with the value received."""
+    findings = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            findings.append(f"unknown key {key!r}")
+        else:
+            findings.append(f"{key}: {item['msg']}, got {item.get('input')!r}"[:160])
+    return CossError(f"{where}: {'; '.join(findings)}")
+
+
+def build_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Validate values into a Recipe. Raises CossError that names every wrong key or type."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise explain_validation(error, where) from error
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package, without `.yaml`."""
+    return sorted(
+        item.name.removesuffix(".yaml")
+        for item in files("pretrain").joinpath("recipes").iterdir()
+        if item.name.endswith(".yaml")
+    )
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The values of a recipe file, or of a shipped recipe by name.
+
+    Raises:
+        CossError: no such file or name, or not a YAML mapping.
+    """
+    path = Path(name)
+    if name in shipped_recipes():
+        text = files("pretrain").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+    elif path.suffix in {".yaml", ".yml"} or path.exists():
+        with explain_os_errors("read recipe", path):
+            text = path.read_text(encoding="utf-8")
+    else:
+        raise unknown_name("recipe", name, shipped_recipes())
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise CossError(f"recipe {name} is not valid YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise CossError(f"recipe {name} must be a mapping of keys to values")
+    return values
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """A recipe as YAML that reads back as the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Dotted keys whose values differ between two recipes."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key, value in values.items():
+            if isinstance(value, dict):
+                out |= flat(value, f"{prefix}{key}.")
+            else:
+                out[prefix + key] = value
+        return out
+
+    one, two = flat(a.model_dump()), flat(b.model_dump())
+    return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
