@@ -1,0 +1,153 @@
+"""Accuracy under ImageNet-C's 19 corruptions at five severities.
+
+The `reference` backend: the imagecorruptions package on the CPU, spread over worker processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluations.imagenet_c import (
+    GROUPS,
+    MIN_SIZE,
+    SEVERITIES,
+    STANDARD,
+    corrupt_images,
+    start_worker,
+)
+from evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss import seeds
+from robustbench_coss.errors import CossError
+from robustbench_coss.records import Axis, Metric
+
+# Sending a chunk costs about as much as corrupting a handful of small images.
+MIN_CHUNK = 8
+
+
+class Corruption(BaseSuite):
+    """The 19 corruptions × 5 severities. Column: `correct` (top-1).
+
+    Args:
+        workers: processes that corrupt images; None takes the cores this process may use. The
+            outcomes do not depend on it.
+    """
+
+    name = "corruption"
+    version = 1
+    axis = Axis("severity")
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = _cores() if workers is None else workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "backend": "reference",
+            "constants": "imagenet-c",
+            "imagecorruptions-imaug": version("imagecorruptions-imaug"),
+        }
+
+    def conditions(self, subject: Subject) -> list[Condition]:
+        return [
+            Condition("clean", "", 0.0),
+            *(
+                Condition(f"{name}@{severity}", group, float(severity))
+                for group, names in GROUPS.items()
+                for name in names
+                for severity in SEVERITIES
+            ),
+        ]
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        """Check the image size. Raises CossError below 32 px."""
+        if image_size < MIN_SIZE:
+            raise CossError(
+                f"corruptions need images of at least {MIN_SIZE} px, this model takes "
+                f"{image_size}; pretrain with --image-size {MIN_SIZE}"
+            )
+
+    def measure(
+        self, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        images = batch.images
+        if condition.group:
+            images = self.corrupt(images, batch.index, condition, seed)
+        return {"correct": correct(subject, images, batch.labels)}
+
+    def corrupt(
+        self, images: Tensor, index: Sequence[int], condition: Condition, seed: int
+    ) -> Tensor:
+        """Corrupted images, [B, 3, H, W] float32 in [0, 1], on the device of `images`."""
+        pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
+        array = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+        own = [
+            seeds.seed_of(seed, self.name, condition.name, int(i)) % 2**32  # numpy takes 32 bits
+            for i in index
+        ]
+        name, severity = condition.name.rsplit("@", 1)
+        out = self._spread(array, name, int(severity), own)
+        return (
+            torch.from_numpy(out).to(images.device).permute(0, 3, 1, 2).float().contiguous() / 255
+        )
+
+    def _spread(
+        self, images: NDArray[np.uint8], name: str, severity: int, own: list[int]
+    ) -> NDArray[np.uint8]:
+        """`corrupt_images`, cut into chunks over the worker processes where that pays."""
+        if self.workers < 2 or len(images) < 2 * MIN_CHUNK:
+            return corrupt_images(images, name, severity, own)
+        if self._pool is None:
+            # Forking a process that runs torch's or CUDA's threads can deadlock; spawning cannot.
+            self._pool = ProcessPoolExecutor(
+                self.workers, multiprocessing.get_context("spawn"), initializer=start_worker
+            )
+        size = max(MIN_CHUNK, -(-len(images) // (2 * self.workers)))
+        try:
+            jobs = [
+                self._pool.submit(
+                    corrupt_images, images[i : i + size], name, severity, own[i : i + size]
+                )
+                for i in range(0, len(images), size)
+            ]
+            return np.concatenate([job.result() for job in jobs])
+        except BrokenProcessPool as error:
+            self.close()
+            raise CossError(
+                "a process that corrupts images died, most likely for lack of memory; free memory "
+                'and resume (a script of your own must start under `if __name__ == "__main__":`)'
+            ) from error
+
+    def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
+        names = {g: tuple(c.name for c in conditions if c.group == g) for g in GROUPS}
+        standard = tuple(name for g in STANDARD for name in names[g])
+        return [
+            Metric("corruption_top1", "Corruption top-1", "correct", standard),
+            *(
+                Metric(f"corruption_{g}", f"{g.capitalize()} top-1", "correct", n, headline=False)
+                for g, n in names.items()
+            ),
+        ]
+
+    def close(self) -> None:
+        """Stop the worker processes; a later `measure` starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _cores() -> int:
+    """Cores this process may use: containers and job schedulers often grant fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,150 @@
+"""The protocol between suites and the runner.
+
+To add a suite: (1) write a class with the members of `Suite`; (2) declare it under the entry
+point group `robustbench_coss.suites`; (3) `coss-bench eval RUN --suite yours`. A suite gets a
+batch and a condition and returns one outcome per sample; files, progress, devices, resuming and
+statistics are the runner's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.records import Axis, Cell, Check, Metric
+
+
+class Subject(nn.Module):
+    """What is measured: a frozen encoder and a linear classifier on its global representation.
+
+    `forward` maps pixels in [0, 1], [B, 3, H, W], to logits [B, K]; normalisation is inside the
+    encoder, so attacks and corruptions act in pixel space.
+    """
+
+    def __init__(self, encoder: Encoder, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.classifier = encoder, classifier
+        self.eval().requires_grad_(False)
+
+    @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return int(self.classifier.out_features)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits [B, K] of global representations [B, D]."""
+        logits: Tensor = self.classifier(features)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, K] of pixels [B, 3, H, W] in [0, 1]."""
+        return self.classify(self.encoder(x))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One setting of a suite; see `records.Cell` for the meaning of the fields."""
+
+    name: str
+    group: str
+    level: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples to measure.
+
+    Attributes:
+        images: [B, 3, H, W] float32 in [0, 1] on the model's device.
+        labels: [B] int64 on the model's device.
+        index: data set index of each sample; what every random draw is keyed by.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Sequence[int]
+
+
+class Suite(Protocol):
+    """A named family of conditions.
+
+    Attributes:
+        name: registered name.
+        version: raised whenever outcomes would change; older records are then measured again.
+        axis: how the conditions are drawn.
+    """
+
+    name: str
+    version: int
+    axis: Axis
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able settings that determine the outcomes."""
+        ...
+
+    def conditions(self, subject: Subject) -> list[Condition]:
+        """All conditions, in the order they are measured."""
+        ...
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        """Called once before measuring, with a fixed batch of training images (labels included).
+
+        Raises:
+            CossError: the suite cannot measure this model or image size.
+        """
+        ...
+
+    def measure(
+        self, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        """Outcome columns, each [B] (bool or float), of a batch under a condition.
+
+        Draws must depend on (seed, suite, condition, dataset index) only: see
+        `robustbench_coss.seeds`. The runner does not enter inference mode: a suite that needs no
+        gradients does so itself.
+        """
+        ...
+
+    def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
+        """The numbers that this suite reports."""
+        ...
+
+    def checks(self, cells: Sequence[Cell]) -> list[Check]:
+        """Sanity checks over the finished cells; an empty list where there are none."""
+        ...
+
+    def close(self) -> None:
+        """Release what `prepare` or `measure` opened (worker processes, …)."""
+        ...
+
+
+class BaseSuite:
+    """Defaults for the optional members of `Suite`."""
+
+    name: str
+    version = 1
+    axis = Axis("condition")
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        pass
+
+    def checks(self, cells: Sequence[Cell]) -> list[Check]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@torch.inference_mode()
+def correct(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
+    """[B] bool: whether the top-1 class of each image is its label."""
+    logits: Tensor = subject(images)
+    return logits.argmax(dim=1) == labels
