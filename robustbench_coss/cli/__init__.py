@@ -1,0 +1,71 @@
+"""The command line, `coss-bench`: one module per command, errors as one line.
+
+Commands import what they need when they run, so `coss-bench --help` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from robustbench_coss import __version__
+from robustbench_coss.cli.arch import arch
+from robustbench_coss.cli.evaluate import evaluate
+from robustbench_coss.cli.inspect import doctor, list_
+from robustbench_coss.cli.pretrain import pretrain
+from robustbench_coss.cli.quickstart import quickstart
+from robustbench_coss.cli.report import leaderboard, plot
+from robustbench_coss.errors import CossError
+
+INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+
+app = typer.Typer(
+    name="coss-bench",
+    help="Pretrain CO-SSL encoders and measure how robust any vision encoder is.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("quickstart")(quickstart)
+app.command("pretrain")(pretrain)
+app.command("eval")(evaluate)
+app.command("leaderboard")(leaderboard)
+app.command("plot")(plot)
+app.command("arch")(arch)
+app.command("list")(list_)
+app.command("doctor")(doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"robustbench-coss {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a CossError becomes one line on stderr and status 1, Ctrl-C status 130."""
+    try:
+        app()
+    except CossError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # `coss-bench list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

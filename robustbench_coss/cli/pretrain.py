@@ -1,0 +1,130 @@
+"""`coss-bench pretrain`: train an encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from robustbench_coss.errors import CossError
+
+
+def parse_setting(text: str) -> dict[str, Any]:
+    """`a.b=value` as nested mappings, the value read as YAML: {"a": {"b": value}}."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise CossError(f"--set takes KEY=VALUE, such as optimizer.lr=0.2; got {text!r}")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
+    for part in reversed(key.split(".")):
+        parsed = {part: parsed}
+    nested: dict[str, Any] = parsed
+    return nested
+
+
+def pretrain(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe file, or name of a shipped recipe.", metavar="FILE|NAME"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="byol, co-byol, …")] = None,
+    arch: Annotated[str | None, typer.Option(help="Encoder architecture.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set to train on.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Run folder; default: runs/METHOD-ARCH-DATASET-sSEED.", metavar="RUN"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per optimiser step (global).")
+    ] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Factor on the encoder's channel counts.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--image-size", help="Side of the training images in px.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Train on so many images only, a fixed random subset.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and views.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="32 or bf16 (mixed).", metavar="32|bf16")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other recipe key, e.g. options.w_s=0.5.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
+    ] = False,
+) -> None:
+    """Pretrain an encoder with a self-supervised method.
+
+    Options override the recipe. The run folder holds the recipe, metrics.csv, TensorBoard logs,
+    last.ckpt (written after every epoch; `--resume` goes on from it, to the same weights as an
+    undisturbed run) and, at the end, encoder.safetensors, which `coss-bench eval` measures.
+
+    Examples:
+
+      coss-bench pretrain --method co-byol --arch rf29_resnet18 --dataset parts --epochs 20
+
+      coss-bench pretrain --recipe fashion-mnist-cpu --method byol --seed 1 --out runs/byol-1
+
+      coss-bench pretrain --resume --out runs/byol-1
+    """
+    from pretrain.recipe import build_recipe, dump_recipe, merge, read_recipe
+    from pretrain.train import pretrain as train
+    from pretrain.train import run_recipe
+
+    options = {
+        "method": method,
+        "arch": arch,
+        "dataset": dataset,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "width": width,
+        "size": size,
+        "limit": limit,
+        "seed": seed,
+        "precision": precision,
+    }
+    changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
+    for text in settings or []:
+        changes = merge(changes, parse_setting(text))
+    if resume and out is None:
+        raise CossError("--resume needs --out RUN, the run folder to go on with")
+    if resume and out is not None and recipe is None:
+        import yaml
+
+        base = yaml.safe_load(dump_recipe(run_recipe(out)))
+    else:
+        base = read_recipe(recipe) if recipe else {}
+    resolved = build_recipe(merge(base, changes), recipe or "options")
+    if out is None:
+        out = Path("runs") / "-".join(
+            [resolved.method, resolved.arch, resolved.dataset, f"s{resolved.seed}"]
+        )
+    try:
+        exported = train(
+            resolved, out, device=device, resume=resume, data_root=data_root, download=download
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; go on with: coss-bench pretrain --resume --out {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"encoder: {exported}")
+    typer.echo(f"next: coss-bench eval {out} --suite all")

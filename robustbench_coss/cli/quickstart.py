@@ -1,0 +1,59 @@
+"""`coss-bench quickstart`: the whole loop, small, from nothing to a leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+METHODS = ("byol", "co-byol")
+RECIPE = "quickstart"
+TEST_IMAGES = 200
+"""Test images per suite: enough for a first look, with the intervals to match."""
+
+
+def quickstart(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the two runs and their results.", metavar="FOLDER")
+    ] = Path("runs/quickstart"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Pretrain BYOL and CO-BYOL on embedded images, run all suites, print the leaderboard.
+
+    Needs no download and no GPU; takes a few minutes on two CPU cores. Run again, it does only
+    what is missing. The models are tiny and trained for a short time: this shows how the tool
+    works, not how the methods compare.
+
+    Examples:
+
+      coss-bench quickstart
+
+      coss-bench quickstart --out /tmp/first-look --device cpu
+    """
+    from rich.console import Console
+
+    from pretrain.recipe import build_recipe, read_recipe
+    from pretrain.train import pretrain
+    from robustbench_coss.cli.evaluate import evaluate
+    from robustbench_coss.cli.report import leaderboard, plot
+
+    console = Console(stderr=True)
+    runs = []
+    for number, method in enumerate(METHODS, start=1):
+        console.rule(f"{number}/4 pretrain {method}")
+        run = out / method
+        recipe = build_recipe(read_recipe(RECIPE) | {"method": method}, RECIPE)
+        try:
+            pretrain(recipe, run, device=device, resume=(run / "recipe.yaml").is_file())
+        except KeyboardInterrupt:
+            typer.echo("interrupted; run `coss-bench quickstart` again to continue", err=True)
+            raise typer.Exit(130) from None
+        runs.append(run)
+    results = out / "results"
+    console.rule("3/4 measure with every suite")
+    evaluate(runs, ["all"], results=results, limit=TEST_IMAGES, device=device)
+    console.rule("4/4 tables and figures")
+    leaderboard(results)
+    plot(results)
+    typer.echo(f"records: {results / 'records'}")

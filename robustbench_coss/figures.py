@@ -1,0 +1,542 @@
+"""Figures of what was measured, made for one column of a paper, each with its data as CSV.
+
+Every suite is drawn from its records' own groups, levels and metrics; `LOOKS` only adds wording
+and scales for the project's own suites. Files depend on the records alone: same records, same
+bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from robustbench_coss.configurations import MeasuredSet, Measurement, load_measurements
+from robustbench_coss.files import slug, write_atomically
+from robustbench_coss.records import Metric, Record
+from robustbench_coss.statistics import Estimate, estimate
+
+COLUMN_INCHES = 3.4
+MOST_MODELS = 8
+
+STYLE: dict[str, Any] = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.5,
+    "axes.titlepad": 3,
+    "axes.labelpad": 2,
+    "xtick.major.width": 0.5,
+    "ytick.major.width": 0.5,
+    "xtick.major.size": 2,
+    "ytick.major.size": 2,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "lines.linewidth": 1,
+    "lines.markersize": 3,
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
+    "savefig.dpi": 300,
+}
+
+# Okabe and Ito (2008), "Color universal design": told apart with every common colour blindness.
+# Their yellow is too faint for lines on white; grey takes its place. Marker and dash differ too.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#7F7F7F",
+)
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 3)), ":")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Wording and scales that a suite's records do not carry.
+
+    Attributes:
+        panels: titles by group, in the order drawn; groups not named follow under their own name.
+        x_label: x label that is shorter than the suite's axis ("" keeps that).
+        x_labels: x labels of groups with an axis of their own.
+        scale: "linear", "log" (shares, largest first) or "symlog" (budgets from 0 up, doubling).
+        hidden: groups not drawn.
+        controls: for a control group the panels it is drawn into, thin, instead of its own.
+        keep: a share of the reference value to draw as a line per model.
+    """
+
+    panels: dict[str, str] = field(default_factory=dict)
+    x_label: str = ""
+    x_labels: dict[str, str] = field(default_factory=dict)
+    scale: str = "linear"
+    hidden: tuple[str, ...] = ()
+    controls: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    keep: float | None = None
+
+
+LOOKS: dict[str, Look] = {
+    "corruption": Look(
+        panels={
+            "noise": "Noise",
+            "blur": "Blur",
+            "weather": "Weather",
+            "digital": "Digital",
+            "extra": "Extra",
+        },
+    ),
+    "occlusion": Look(
+        panels={
+            "random-zero": "Random, zeroed",
+            "random-drop": "Random, dropped",
+            "block-zero": "Block, zeroed",
+            "block-drop": "Block, dropped",
+            "noise": "Feature noise",
+            "input-patches": "Input patches (control)",
+        },
+        x_label="masked share",
+        x_labels={"noise": "noise σ (channel s.d.)"},
+    ),
+    "adversarial": Look(
+        panels={"fgsm": "FGSM", "pgd-linf": "PGD, ℓ∞", "pgd-l2": "PGD, ℓ2"},
+        x_label="ε (/255)",
+        x_labels={"pgd-l2": "ε (ℓ2 norm)"},
+        scale="symlog",
+        hidden=("sanity",),
+        controls={"noise-linf": ("fgsm", "pgd-linf")},
+    ),
+    "crop": Look(
+        panels={"centre": "Centre crop", "random": "Random crop"},
+        x_label="crop area",
+        scale="log",
+    ),
+    "redundancy": Look(panels={"pooled": "Pooling some of the positions"}, scale="log", keep=0.95),
+}
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How one model is drawn, the same in every figure of a test set."""
+
+    label: str
+    colour: str
+    marker: str
+    dash: Any
+
+
+def write_figures(results: Path) -> list[Path]:
+    """Draw every figure that the records allow into `results/figures/<test set>/`.
+
+    Each figure is a PDF, a PNG and the CSV of its numbers. More than `MOST_MODELS` models are
+    cut to the best by clean top-1, and the figure says so; its CSV holds what is drawn.
+
+    Returns:
+        Paths written, three per figure.
+
+    Raises:
+        CossError: there are no complete records, one is damaged, or the folder is not writable.
+    """
+    measurements = load_measurements(results)
+    written: list[Path] = []
+    for test_set in dict.fromkeys(m.test_set for m in measurements):
+        here = [m for m in measurements if m.test_set == test_set]
+        ranked = rank_models(here)
+        labels, common = legend_labels(ranked[:MOST_MODELS])
+        pens = {
+            model: Pen(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
+            for i, model in enumerate(ranked[:MOST_MODELS])
+        }
+        kept = [m for m in here if m.configuration in pens]
+        cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
+        note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
+        folder = results / "figures" / test_set.slug
+        for name, data, figure in _figures(test_set, kept, pens, note):
+            written += _save(folder / slug(name), data, figure)
+    return written
+
+
+def rank_models(measurements: Sequence[Measurement]) -> list[str]:
+    """Configurations of one test set by clean top-1, best first; unmeasured ones last, by name."""
+    clean: dict[str, float] = {}
+    for m in measurements:
+        if m.suite == "clean" and m.configuration not in clean:
+            clean[m.configuration] = _metric_estimate(m, m.records[0].metrics[0]).value
+    names = {m.configuration for m in measurements}
+    return sorted(names, key=lambda name: (-clean.get(name, -math.inf), name))
+
+
+def legend_labels(models: Sequence[str]) -> tuple[list[str], str]:
+    """Labels without what all models share after " · ", and what they share ("" if nothing)."""
+    parts = [model.partition(" · ") for model in models]
+    rests = {rest for _, _, rest in parts}
+    if len(models) < 2 or len(rests) > 1 or "" in rests:
+        return list(models), ""
+    return [head for head, _, _ in parts], rests.pop()
+
+
+def _figures(
+    test_set: MeasuredSet, measurements: list[Measurement], pens: dict[str, Pen], note: str
+) -> list[tuple[str, pd.DataFrame, Figure]]:
+    """(name, data, figure) of everything that can be drawn for one test set."""
+    made: list[tuple[str, pd.DataFrame, Figure]] = []
+    with matplotlib.style.context(["default", STYLE]):
+        for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
+            mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
+            mine.sort(key=lambda m: list(pens).index(m.configuration))
+            name = f"{suite}-{protocol}" if protocol else suite
+            curves = curve_data(mine)
+            if not curves.empty:
+                made.append((name, curves, _draw_curves(curves, mine, test_set, pens, note)))
+            apart = metric_data(mine, _metrics_apart(mine[0].records[0]))
+            if not apart.empty:
+                made.append((f"{name}-metrics", apart, _draw_metrics(apart, pens, note)))
+        summary = pd.concat(
+            [
+                metric_data([m], [k for k in m.records[0].metrics if k.headline and k.percent])
+                for m in measurements
+            ]
+        )
+        if not summary.empty:
+            made.insert(0, ("summary", summary, _draw_summary(summary, test_set, pens, note)))
+    return made
+
+
+def curve_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """What a suite's curves show: one line per model, group and level.
+
+    Conditions that share group and level are averaged. The reference (empty group) starts every
+    group's curve. Columns: suite, model, group, level, conditions, value, low, high, sd, seeds,
+    n, interval. Empty if no group but the reference has the suite's y column.
+    """
+    lines = []
+    for m in measurements:
+        first = m.records[0]
+        points: dict[tuple[str, float], list[str]] = {}
+        for cell in first.cells:
+            if first.axis.column in cell.outcomes:
+                points.setdefault((cell.group, cell.level), []).append(cell.condition)
+        if not any(group for group, _ in points):
+            continue
+        for (group, level), conditions in points.items():
+            runs = [[r.column(c, r.axis.column) for c in conditions] for r in m.records]
+            names = (m.test_set.slug, m.configuration, m.suite, group, level)
+            result = estimate(runs, *names, share=first.axis.percent)
+            about = {"group": group, "level": level, "conditions": len(conditions)}
+            lines.append(_data_line(m, about, result))
+    return pd.DataFrame(lines)
+
+
+def metric_data(measurements: Sequence[Measurement], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Metrics with intervals: one line per model and metric.
+
+    Columns: suite, model, metric, heading, percent, value, low, high, sd, seeds, n, interval.
+    """
+    lines = []
+    for m in measurements:
+        for metric in metrics:
+            heading = metric.label + (f" ({m.protocol})" if m.protocol else "")
+            about = {"metric": metric.name, "heading": heading, "percent": metric.percent}
+            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def _data_line(m: Measurement, about: dict[str, Any], result: Estimate) -> dict[str, Any]:
+    return {
+        "suite": m.suite,
+        "model": m.configuration,
+        **about,
+        "value": result.value,
+        "low": result.low,
+        "high": result.high,
+        "sd": result.sd,
+        "seeds": result.seeds,
+        "n": int(m.records[0].index.size),
+        "interval": result.interval,
+    }
+
+
+def _metric_estimate(m: Measurement, metric: Metric) -> Estimate:
+    runs = [[r.column(c, metric.column) for c in metric.conditions] for r in m.records]
+    names = (m.test_set.slug, m.configuration, m.suite, metric.name)
+    return estimate(runs, *names, share=metric.percent)
+
+
+def _metrics_apart(record: Record) -> list[Metric]:
+    """Metrics over conditions that no curve shows, such as a similarity beside accuracies."""
+    drawn = {c.condition for c in record.cells if record.axis.column in c.outcomes}
+    return [k for k in record.metrics if not drawn.intersection(k.conditions)]
+
+
+def _new_figure(height: float) -> Figure:
+    figure = Figure(figsize=(COLUMN_INCHES, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_curves(
+    data: pd.DataFrame,
+    measurements: Sequence[Measurement],
+    test_set: MeasuredSet,
+    pens: dict[str, Pen],
+    note: str,
+) -> Figure:
+    """One panel per group in two columns with a common y axis."""
+    record = measurements[0].records[0]
+    look = LOOKS.get(record.suite, Look())
+    groups = _panel_order(list(dict.fromkeys(data["group"])), look)
+    x_labels = [look.x_labels.get(g, look.x_label or record.axis.label) for g in groups]
+    columns = min(2, len(groups))
+    rows = math.ceil(len(groups) / columns)
+    figure = _new_figure((1.9 if columns == 1 else 1.25) * rows + 0.3)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    scale = 100.0 if record.axis.percent else 1.0
+    for i, (panel, group) in enumerate(zip(panels.flat, groups, strict=False)):
+        for model, pen in pens.items():
+            mine = data[data["model"] == model]
+            if mine.empty:
+                continue
+            _draw_line(panel, _with_reference(mine, group), pen, scale, thin=False)
+            for control, into in look.controls.items():
+                if group in into and control in set(mine["group"]):
+                    _draw_line(panel, _with_reference(mine, control), pen, scale, thin=True)
+            reference = mine[mine["group"] == ""]
+            if look.keep is not None and not reference.empty:
+                level = scale * look.keep * float(reference["value"].iloc[0])
+                panel.axhline(level, color=pen.colour, linestyle=(0, (4, 3)), linewidth=0.5)
+        if record.axis.column == "correct":
+            _chance_line(panel, test_set, "h")
+        _scale_x(panel, _levels(data, group), look.scale)
+        panel.set_title(look.panels.get(group, _plain(group)))
+        if i + columns >= len(groups) or x_labels[i + columns] != x_labels[i]:
+            panel.set_xlabel(x_labels[i])
+        panel.grid(axis="y", linewidth=0.3, color="0.9")
+        panel.set_axisbelow(True)
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for row in panels:
+        row[0].set_ylabel(record.axis.column_label)
+    if record.axis.percent:
+        panels[0, 0].set_ylim(
+            0, min(100.0, 1.08 * scale * float(data["high"].fillna(data["value"]).max()))
+        )
+    handles = [_handle(pen) for model, pen in pens.items() if model in set(data["model"])]
+    if record.axis.column == "correct":
+        handles.append(_chance_handle(test_set))
+    if look.keep is not None:
+        label = f"{100 * look.keep:.0f} % of clean"
+        handles.append(
+            Line2D([], [], color="0.4", linestyle=(0, (4, 3)), linewidth=0.5, label=label)
+        )
+    if look.controls and set(look.controls) & set(data["group"]):
+        handles.append(
+            Line2D([], [], color="0.4", linewidth=0.5, label="random noise of that size")
+        )
+    _legend(figure, handles, note)
+    return figure
+
+
+def _draw_line(panel: Axes, points: pd.DataFrame, pen: Pen, scale: float, thin: bool) -> None:
+    x, y = points["level"].to_numpy(), scale * points["value"].to_numpy()
+    low, high = scale * points["low"].to_numpy(), scale * points["high"].to_numpy()
+    if thin:
+        panel.plot(x, y, color=pen.colour, linewidth=0.5)
+        return
+    panel.fill_between(x, low, high, color=pen.colour, alpha=0.18, linewidth=0)
+    panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash)
+
+
+def _with_reference(mine: pd.DataFrame, group: str) -> pd.DataFrame:
+    """A group's points after the reference, by level; a level has one point."""
+    points = mine[mine["group"].isin(["", group])]
+    return points.sort_values(["level", "group"]).drop_duplicates("level", keep="last")
+
+
+def _levels(data: pd.DataFrame, group: str) -> list[float]:
+    return sorted(set(data.loc[data["group"].isin(["", group]), "level"]))
+
+
+def _panel_order(groups: list[str], look: Look) -> list[str]:
+    known = [group for group in look.panels if group in groups]
+    drawn_into = [g for g, into in look.controls.items() if set(into) & set(groups)]
+    others = [g for g in groups if g and g not in (*known, *look.hidden, *drawn_into)]
+    return known + others
+
+
+def _scale_x(panel: Axes, levels: list[float], scale: str) -> None:
+    positive = [level for level in levels if level > 0]
+    if scale == "linear" or not positive:
+        if all(float(level).is_integer() for level in levels):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return
+    if scale == "log":
+        panel.set_xscale("log")
+        panel.invert_xaxis()  # towards the harder end, as on every other axis
+    else:
+        panel.set_xscale("symlog", base=2, linthresh=positive[0], linscale=1)
+        panel.set_xlim(-0.2 * positive[0], 1.15 * positive[-1])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticks(_spread(levels, scale))
+    panel.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: f"{x:.3g}".replace("0.", ".", 1) if 0 < x < 1 else f"{x:g}")
+    )
+
+
+def _spread(levels: list[float], scale: str) -> list[float]:
+    """The levels that have room for a tick label."""
+    positive = [level for level in levels if level > 0]
+    position = {v: math.log2(v / positive[0]) + 1 if v > 0 else 0.0 for v in levels}
+    gap = 0.13 * (max(position.values()) - min(position.values()))
+    chosen: list[float] = []
+    for level in reversed(levels) if scale == "log" else levels:
+        if not chosen or abs(position[level] - position[chosen[-1]]) >= gap:
+            chosen.append(level)
+    return chosen
+
+
+def _chance_line(panel: Axes, test_set: MeasuredSet, direction: str) -> None:
+    draw = panel.axhline if direction == "h" else panel.axvline
+    draw(100 * test_set.chance, color="0.4", linestyle=":", linewidth=0.7, zorder=1)
+
+
+def _chance_handle(test_set: MeasuredSet) -> Line2D:
+    label = f"chance ({100 * test_set.chance:.3g} %)"
+    return Line2D([], [], color="0.4", linestyle=":", linewidth=0.7, label=label)
+
+
+def _handle(pen: Pen, line: bool = True) -> Line2D:
+    handle = Line2D([], [], color=pen.colour, marker=pen.marker, label=_plain(pen.label))
+    handle.set_linestyle(pen.dash if line else "none")
+    return handle
+
+
+def _plain(text: str) -> str:
+    """Text of others as it is: "$" starts no formula, a leading "_" hides no legend entry."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def _legend(figure: Figure, handles: list[Line2D], note: str) -> None:
+    """A legend above the panels; the figure grows by its height."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = 3 if longest <= 16 else 2 if longest <= 32 else 1
+    rows = math.ceil(len(handles) / columns)
+    columns = math.ceil(len(handles) / rows)
+    lines = rows + len(note.splitlines())
+    figure.set_figheight(figure.get_figheight() + 0.12 * lines)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        title=_plain(note) or None,
+        title_fontsize=STYLE["legend.fontsize"],
+        columnspacing=1.2,
+        handletextpad=0.5,
+        labelspacing=0.25,
+        borderaxespad=0.5,
+        borderpad=0,
+    )
+
+
+def _dots(panel: Axes, y: Sequence[float], lines: pd.DataFrame, pen: Pen, scale: float) -> None:
+    value = scale * lines["value"].to_numpy()
+    reach = np.abs(scale * lines[["low", "high"]].to_numpy().T - value)
+    panel.errorbar(
+        value,
+        y,
+        xerr=np.nan_to_num(reach),
+        color=pen.colour,
+        marker=pen.marker,
+        linestyle="none",
+        elinewidth=0.8,
+    )
+
+
+def _draw_summary(
+    data: pd.DataFrame, test_set: MeasuredSet, pens: dict[str, Pen], note: str
+) -> Figure:
+    """Headline shares as rows of dots, one dot per model."""
+    headings = list(dict.fromkeys(data["heading"]))
+    room = 0.08 * len(pens) + 0.12  # inches per row
+    figure = _new_figure(room * len(headings) + 0.5)
+    panel = figure.subplots()
+    for i, (model, pen) in enumerate(pens.items()):
+        mine = data[data["model"] == model]
+        shift = 0.7 * ((i + 0.5) / len(pens) - 0.5)
+        _dots(panel, [headings.index(h) + shift for h in mine["heading"]], mine, pen, 100)
+    _chance_line(panel, test_set, "v")
+    panel.set_yticks(range(len(headings)), [_plain(h) for h in headings])
+    panel.set_ylim(len(headings) - 0.5, -0.5)
+    panel.set_xlim(0, 100)
+    panel.set_xlabel("share of images (%)")
+    panel.tick_params(axis="y", length=0)
+    for row in range(1, len(headings)):
+        panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
+    handles = [_handle(pen, line=False) for pen in pens.values()]
+    _legend(figure, [*handles, _chance_handle(test_set)], note)
+    return figure
+
+
+def _draw_metrics(data: pd.DataFrame, pens: dict[str, Pen], note: str) -> Figure:
+    """One small panel per metric, each with its own x axis, one bar per model."""
+    metrics = list(dict.fromkeys(data["metric"]))
+    columns = min(2, len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    models = [model for model in pens if model in set(data["model"])]
+    figure = _new_figure(rows * (0.12 * len(models) + 0.45) + 0.15)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        lines = data[data["metric"] == metric].set_index("model")
+        percent = bool(lines["percent"].iloc[0])
+        scale = 100.0 if percent else 1.0
+        for i, model in enumerate(models):
+            if model in lines.index:
+                value = scale * float(lines.loc[model, "value"])
+                panel.barh(i, value, height=0.7, color=pens[model].colour, alpha=0.35)
+                _dots(panel, [i], lines.loc[[model]], pens[model], scale)
+        panel.axvline(0, color="black", linewidth=0.5)
+        panel.set_title(_plain(str(lines["heading"].iloc[0])) + (" (%)" if percent else ""))
+        panel.set_ylim(len(models) - 0.4, -0.6)
+        panel.set_yticks([])
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.spines["left"].set_visible(False)
+    for panel in panels.flat[len(metrics) :]:
+        panel.set_axis_off()
+    _legend(figure, [_handle(pens[model], line=False) for model in models], note)
+    return figure
+
+
+def _save(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:
+    # Dates and versions of the software would make equal figures unequal files.
+    undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
+    paths = []
+    with matplotlib.style.context(["default", STYLE]):
+        for suffix, metadata in undated.items():
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=suffix, metadata=metadata)
+            figure.set_layout_engine("none")  # laid out once, for both
+            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+            write_atomically(paths[-1], buffer.getvalue())
+    paths.append(stem.with_name(f"{stem.name}.csv"))
+    write_atomically(paths[-1], data.to_csv(index=False, lineterminator="\n"))
+    return paths
