@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -114,12 +116,13 @@ class Corruption(BaseSuite):
             )
         size = max(MIN_CHUNK, -(-len(images) // (2 * self.workers)))
         try:
-            jobs = [
-                self._pool.submit(
-                    corrupt_images, images[i : i + size], name, severity, own[i : i + size]
-                )
-                for i in range(0, len(images), size)
-            ]
+            with _deaf_to_interrupts():
+                jobs = [
+                    self._pool.submit(
+                        corrupt_images, images[i : i + size], name, severity, own[i : i + size]
+                    )
+                    for i in range(0, len(images), size)
+                ]
             return np.concatenate([job.result() for job in jobs])
         except BrokenProcessPool as error:
             self.close()
@@ -144,6 +147,19 @@ class Corruption(BaseSuite):
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Workers started inside inherit a mask that keeps Ctrl-C, which is the parent's, from them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:

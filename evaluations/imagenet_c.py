@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import signal
 from collections.abc import Sequence
 
 import cv2
@@ -63,6 +62,5 @@ def corrupt_images(
 
 
 def start_worker() -> None:
-    """Set a worker process up: one thread each, and Ctrl-C left to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Set a worker process up: one thread each."""
     cv2.setNumThreads(1)

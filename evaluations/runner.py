@@ -70,7 +70,8 @@ def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) 
     """The data set to measure on: the one the encoder was pretrained on, or another on purpose.
 
     Raises:
-        CossError: another one is asked for without `transfer`, or none is known.
+        CossError: another one is asked for without `transfer`, it is not registered, or none is
+            known.
     """
     pretrained = checkpoint.metadata.get("dataset")
     if dataset is None:
@@ -80,6 +81,7 @@ def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) 
                 "name a data set with --dataset NAME --transfer"
             )
         return str(pretrained)
+    registry.load("dataset", dataset)  # a misspelt name is not a wish to transfer
     if dataset != pretrained and not transfer:
         raise CossError(
             f"{checkpoint.name} was pretrained on {pretrained!r}, not {dataset!r}; add --transfer "
@@ -248,7 +250,7 @@ def evaluate_run(
     reference = _reference_batch(train, where_to)
     for s in wanted:
         try:
-            loaded[s].prepare(subject, reference, test.size)
+            _prepare(loaded[s], subject, reference, test.size, others=[o for o in chosen if o != s])
             _measure_suite(
                 loaded[s], subject, test, planned[s], started[s], paths[s], batch_size, progress
             )
@@ -292,6 +294,17 @@ def _start(suite: Suite, path: Path, conditions: Sequence[Condition], *, fresh: 
         else:
             fresh.device = partial.device
     return fresh
+
+
+def _prepare(
+    suite: Suite, subject: Subject, reference: Batch, size: int, others: Sequence[str]
+) -> None:
+    try:
+        suite.prepare(subject, reference, size)
+    except CossError as error:
+        if not others:
+            raise
+        raise CossError(f"{error}, or leave it out with --suite {','.join(others)}") from error
 
 
 def _measure_suite(

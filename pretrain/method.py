@@ -21,7 +21,6 @@ from pretrain.data import TrainingBatch
 from pretrain.recipe import OptimizerOptions, Recipe, explain_validation
 from pretrain.views import make_views
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
 
 
 class MethodOptions(BaseModel):
@@ -52,8 +51,8 @@ class Method(pl.LightningModule):
     """Base of the methods.
 
     Subclasses define `Options`, build their heads in `__init__`, list their momentum pairs and
-    define `global_loss`; to have a CO- form they also define `local_head`, `local_predictor` and
-    `pairing`.
+    define `global_loss`; to have a CO- form they also define `local_head`, `local_predictor_head`
+    and `pairing`.
 
     Args:
         encoder: the online encoder, freshly initialised.
@@ -171,6 +170,4 @@ def parse_options(method: type[Method], values: dict[str, Any]) -> MethodOptions
     try:
         return method.Options.model_validate(values)
     except ValidationError as error:
-        error_line = explain_validation(error, "options")
-        known = ", ".join(method.Options.model_fields)
-        raise CossError(f"{error_line} (options of this method: {known})") from error
+        raise explain_validation(error, f"options of {method.__name__}", method.Options) from error

@@ -110,7 +110,10 @@ def knn_top1(
 
 
 class Watch(pl.Callback):
-    """kNN accuracy every few epochs, collapse warnings, and a stop on divergence."""
+    """kNN accuracy every few epochs, collapse warnings, and a stop on divergence.
+
+    Divergence stops training before the epoch's checkpoint is written, so the last one is good.
+    """
 
     def __init__(self, train: ImageSet, validation: ImageSet, every: int) -> None:
         self.train, self.validation, self.every = train, validation, every
@@ -128,13 +131,20 @@ class Watch(pl.Callback):
         last = batch_idx + 1 == trainer.num_training_batches
         look = pl_module.device.type == "cpu" or last or batch_idx % 50 == 0
         if look and not torch.isfinite(outputs["loss"]):
-            raise CossError(
-                f"the loss is {float(outputs['loss'])} in epoch {trainer.current_epoch + 1}, "
-                f"step {trainer.global_step}: training stopped, the last good checkpoint is kept; "
-                "lower the learning rate (--set optimizer.lr=…) or use --precision 32"
-            )
+            raise self._diverged(f"the loss is {float(outputs['loss'])}", trainer)
+
+    @staticmethod
+    def _diverged(what: str, trainer: pl.Trainer) -> CossError:
+        return CossError(
+            f"{what} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}: training "
+            "stopped, the last good checkpoint is kept; start again in another --out with a lower "
+            "learning rate (--set optimizer.lr=…) or --precision 32"
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The last step may have spoilt the weights after a loss that was still finite.
+        if not all(bool(torch.isfinite(p).all()) for p in pl_module.parameters()):
+            raise self._diverged("weights are NaN or infinite", trainer)
         spread = float(trainer.callback_metrics.get("train/embedding_std", torch.ones(())))
         if spread < COLLAPSED:
             warnings.warn(
@@ -181,16 +191,26 @@ class MetricsFile(pl.Callback):
         write_atomically(self.path, text.getvalue())
 
 
+def last_metrics(path: Path) -> dict[str, float]:
+    """Metrics of the last epoch of a `metrics.csv`, without its counts and timing."""
+    with path.open(newline="") as file:
+        *_, row = csv.DictReader(file)
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if value and name not in {"epoch", "step", "seconds"}
+    }
+
+
 class ProgressLine(pl.Callback):
-    """A progress bar over all steps; without a terminal, one plain line per monitored epoch."""
+    """A progress bar over all steps; without a terminal, one plain line per epoch."""
 
     def __init__(self, title: str, batch_size: int) -> None:
         self.console = Console(stderr=True)
         self.title, self.batch_size = title, batch_size
         self.bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            BarColumn(bar_width=10),  # the whole line fits 80 columns
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
@@ -202,7 +222,9 @@ class ProgressLine(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.first_step, self.started = trainer.global_step, time.monotonic()
         total = int(trainer.estimated_stepping_batches)
-        self.task = self.bar.add_task(self.title, total=total, note="")
+        self.task = self.bar.add_task(
+            self.title, total=total, completed=self.first_step, note=self._epoch(trainer)
+        )
         self.bar.start()
 
     def on_train_batch_end(
@@ -215,17 +237,23 @@ class ProgressLine(pl.Callback):
     ) -> None:
         done = (trainer.global_step - self.first_step) * self.batch_size
         rate = done / max(time.monotonic() - self.started, 1e-6)
-        note = f"{rate:.0f} img/s {self.note}"
+        note = f"{self._epoch(trainer)} {rate:.0f} img/s {self.note}"
         self.bar.update(self.task, completed=trainer.global_step, note=note)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metrics = trainer.callback_metrics
-        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        loss = f"loss {float(metrics['train/loss']):.3f}"
         knn = metrics.get("validation/knn_top1")
-        self.note = " ".join([epoch, loss] + ([f"kNN {float(knn):.1%}"] if knn is not None else []))
+        self.note = f"loss {float(metrics['train/loss']):.3f}"
+        if knn is not None:
+            self.note += f" kNN {float(knn):.1%}"
+        line = f"{self._epoch(trainer)} {self.note}"
+        self.bar.update(self.task, note=line)
         if not self.console.is_terminal:
-            self.console.print(f"{self.title}: {self.note}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.title}: {line}", highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def _epoch(trainer: pl.Trainer) -> str:
+        return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.bar.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +12,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pretrain.views import ViewOptions
-from robustbench_coss.errors import CossError, explain_os_errors, unknown_name
+from robustbench_coss.errors import CossError, explain_os_errors
 
 
 class OptimizerOptions(BaseModel):
-    """Optimiser and learning-rate schedule: linear warm-up, then cosine to zero, per step.
+    """Optimiser and learning-rate schedule: linear warm-up, then a cosine to 0.001 of the peak.
 
     `lr` is for a global batch of 256 and is scaled linearly with the global batch size, which is
     `batch_size`: it never depends on how many devices share the batch.
@@ -68,24 +70,42 @@ class Recipe(BaseModel):
     options: dict[str, Any] = {}
 
 
-def explain_validation(error: ValidationError, where: str) -> CossError:
-    """All of pydantic's findings in one line, each with the value received."""
+def explain_validation(error: ValidationError, where: str, model: type[BaseModel]) -> CossError:
+    """All of pydantic's findings in one line, each with the value received or the nearest key."""
     findings = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        path = [str(part) for part in item["loc"]]
+        key = ".".join(path)
         if item["type"] == "extra_forbidden":
-            findings.append(f"unknown key {key!r}")
+            known = _keys(model, path[:-1])
+            near = difflib.get_close_matches(path[-1], known, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+            findings.append(f"unknown key {key!r}, {hint}")
         else:
             findings.append(f"{key}: {item['msg']}, got {item.get('input')!r}"[:160])
     return CossError(f"{where}: {'; '.join(findings)}")
 
 
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys that a model takes at a path of nested models."""
+    for part in path:
+        inner = model.model_fields[part].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)
+
+
 def build_recipe(values: dict[str, Any], where: str) -> Recipe:
     """Validate values into a Recipe. Raises CossError that names every wrong key or type."""
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise explain_validation(error, where) from error
+        raise explain_validation(error, where, Recipe) from error
+    for key, value in _flat(recipe.model_dump()).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise CossError(f"{where}: {key} must be a finite number, got {value}")
+    return recipe
 
 
 def shipped_recipes() -> list[str]:
@@ -105,17 +125,24 @@ def read_recipe(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     if name in shipped_recipes():
-        text = files("pretrain").joinpath("recipes", f"{name}.yaml").read_text(encoding="utf-8")
+        text = files("pretrain").joinpath("recipes", f"{name}.yaml").read_bytes()
     elif path.suffix in {".yaml", ".yml"} or path.exists():
         with explain_os_errors("read recipe", path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes()
     else:
-        raise unknown_name("recipe", name, shipped_recipes())
+        shipped = shipped_recipes()
+        near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.4) or shipped
+        raise CossError(
+            f"no recipe is named {name!r}; did you mean {', '.join(near)}? "
+            "Or pass a file whose name ends in .yaml"
+        )
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise CossError(f"recipe {name} is not valid YAML: {reason}") from error
+        raise CossError(
+            f"recipe {name} is not valid YAML ({reason}); compare the recipe.yaml of a run folder"
+        ) from error
     if not isinstance(values, dict):
         raise CossError(f"recipe {name} must be a mapping of keys to values")
     return values
@@ -136,17 +163,18 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:
     """Dotted keys whose values differ between two recipes."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in values.items():
-            if isinstance(value, dict):
-                out |= flat(value, f"{prefix}{key}.")
-            else:
-                out[prefix + key] = value
-        return out
-
-    one, two = flat(a.model_dump()), flat(b.model_dump())
+    one, two = _flat(a.model_dump()), _flat(b.model_dump())
     return sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))

@@ -6,21 +6,24 @@ A run folder holds `recipe.yaml`, `last.ckpt` (resumable, written after every ep
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import signal
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from pretrain.data import subset, training_loader
 from pretrain.method import Method, parse_options
-from pretrain.monitors import MetricsFile, OnlineProbe, ProgressLine, Watch
-from pretrain.recipe import Recipe, build_recipe, differing_keys, dump_recipe
+from pretrain.monitors import MetricsFile, OnlineProbe, ProgressLine, Watch, last_metrics
+from pretrain.recipe import Recipe, build_recipe, differing_keys, dump_recipe, read_recipe
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.datasets.base import open_dataset
@@ -31,6 +34,7 @@ from robustbench_coss.seeds import seed_of
 
 RECIPE_NAME = "recipe.yaml"
 CHECKPOINT_NAME = "last.ckpt"
+METRICS_NAME = "metrics.csv"
 
 
 def run_recipe(out: Path) -> Recipe:
@@ -38,12 +42,11 @@ def run_recipe(out: Path) -> Recipe:
     path = out / RECIPE_NAME
     if not path.is_file():
         raise CossError(f"nothing to resume: {out} holds no {RECIPE_NAME}; drop --resume to start")
-    with explain_os_errors("read", path):
-        return build_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
+    return build_recipe(read_recipe(str(path)), str(path))
 
 
-def _start_folder(recipe: Recipe, out: Path, resume: bool) -> None:
-    """Check that a run may be written to `out`, and write its recipe."""
+def _check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
+    """Raise CossError unless the run may be written to `out`, or go on there if `resume`."""
     if resume:
         changed = differing_keys(recipe, run_recipe(out))
         if changed:
@@ -51,10 +54,51 @@ def _start_folder(recipe: Recipe, out: Path, resume: bool) -> None:
                 f"{out} was started with another recipe: {', '.join(changed)} differ; "
                 "resume without those options or start afresh in another --out"
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and not out.is_dir():
+        raise CossError(f"{out} is a file; pass a folder as --out")
+    elif out.exists() and any(out.iterdir()):
         raise CossError(f"{out} is not empty; pass --resume to go on with it, or another --out")
-    write_atomically(out / RECIPE_NAME, dump_recipe(recipe))
+
+
+RESUMED = {"epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"}
+"""What Lightning restores beside the weights."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints written like all files of this project.
+
+    Lightning's own way goes through the system's temporary folder, from where a move to another
+    disk is a copy: killed in the middle, it would leave half a checkpoint in place of a whole one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+
+
+def _check_resumable(checkpoint: Path, method: Method) -> None:
+    """Raise CossError unless a checkpoint is whole and fits the method; runs no code in it."""
+    remedy = "delete it to train from the beginning with --resume, or start in another --out"
+    try:
+        with explain_os_errors("read", checkpoint), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on how to load a foreign pickle
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        shapes = {key: value.shape for key, value in stored["state_dict"].items()}
+        complete = {"epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"} <= set(
+            stored
+        )
+    except CossError:
+        raise
+    except Exception as error:  # torch raises many kinds on damaged, foreign or malicious files
+        raise CossError(
+            f"{checkpoint} is truncated or not a checkpoint of this tool "
+            f"({type(error).__name__}); {remedy}"
+        ) from error
+    if not complete or shapes != {key: value.shape for key, value in method.state_dict().items()}:
+        raise CossError(f"{checkpoint} does not fit the recipe beside it; {remedy}")
 
 
 def pretrain(
@@ -83,9 +127,9 @@ def pretrain(
         CossError: anything that the user can put right; what was written before stays.
         KeyboardInterrupt: interrupted; the last finished epoch is in `last.ckpt`.
     """
+    _check_folder(recipe, out, resume)
     exported = out / FILE_NAME
     if resume and exported.is_file():
-        _start_folder(recipe, out, resume)
         return exported
     target = resolve_device(device)
     method_type: type[Method] = registry.load("method", recipe.method)
@@ -101,10 +145,14 @@ def pretrain(
     encoder = build_encoder(recipe.arch, size=train.size, width=recipe.width)
     method = method_type(encoder, recipe)
     loader = training_loader(train, recipe, method.views)
-    _start_folder(recipe, out, resume)
+    checkpoint = out / CHECKPOINT_NAME
+    last = checkpoint if resume and checkpoint.is_file() else None
+    if last is not None:
+        _check_resumable(last, method)
+    if not resume:
+        write_atomically(out / RECIPE_NAME, dump_recipe(recipe))
 
     method.to(memory_format=torch.channels_last)  # 1.3 to 1.5 times faster, on CPUs too
-    checkpoint = out / CHECKPOINT_NAME
     every = recipe.monitor_every or max(1, recipe.epochs // 10)
     _quieten_lightning()
     with explain_os_errors("write to", out):
@@ -119,11 +167,12 @@ def pretrain(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            plugins=[AtomicCheckpointIO()],
             logger=TensorBoardLogger(out, name="", version="tensorboard"),
             callbacks=[
                 OnlineProbe(encoder.dim, len(train.classes), recipe.seed),
                 Watch(train, opened["validation"], every),
-                MetricsFile(out / "metrics.csv"),
+                MetricsFile(out / METRICS_NAME),
                 ProgressLine(f"{recipe.method} seed {recipe.seed}", recipe.batch_size),
                 ModelCheckpoint(
                     out,
@@ -133,13 +182,18 @@ def pretrain(
                 ),
             ],
         )
-        last = str(checkpoint) if resume and checkpoint.is_file() else None
+        handler = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(method, loader, ckpt_path=last, weights_only=True)
-        except SystemExit as error:  # Lightning's answer to Ctrl-C
+        except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores for good
+            signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
+        except torch.OutOfMemoryError as error:
+            raise CossError(
+                f"the GPU ran out of memory at batch size {recipe.batch_size}; start again in "
+                "another --out with a smaller --batch-size, or split batches: --set accumulate=2"
+            ) from error
     trained = method.exported_encoder()
-    metrics = {k: round(float(v), 6) for k, v in trainer.callback_metrics.items()}
     save_encoder(
         exported,
         trained,
@@ -163,7 +217,7 @@ def pretrain(
                 "views": recipe.views.model_dump(mode="json"),
                 "options": method.options.model_dump(mode="json"),
             },
-            "monitors": metrics,
+            "monitors": last_metrics(out / METRICS_NAME),
             "device": device_name(target),
             "versions": versions(),
         },

@@ -5,11 +5,12 @@ Commands import what they need when they run, so `coss-bench --help` is quick.
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from robustbench_coss import __version__
 from robustbench_coss.cli.arch import arch
@@ -22,8 +23,21 @@ from robustbench_coss.errors import CossError
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C in any command that does not answer it itself: one line, and the shell's status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="coss-bench",
+    cls=_Commands,
     help="Pretrain CO-SSL encoders and measure how robust any vision encoder is.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -56,16 +70,15 @@ def _root(
     pass
 
 
+def _one_line(message: Warning | str, *where: object, **more: object) -> str:
+    return f"warning: {message}\n"
+
+
 def main() -> None:
-    """Entry point: a CossError becomes one line on stderr and status 1, Ctrl-C status 130."""
+    """Entry point: a CossError becomes one line on stderr and status 1."""
+    warnings.formatwarning = _one_line  # users are not helped by our file names and line numbers
     try:
         app()
     except CossError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # `coss-bench list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
         sys.exit(1)

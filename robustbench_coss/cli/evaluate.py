@@ -15,7 +15,7 @@ def evaluate(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or encoder.safetensors files.")],
     suite: Annotated[
         list[str] | None,
-        typer.Option(help="Suites: repeat, separate by commas, or `all`."),
+        typer.Option(help="Suites: repeat, or separate by commas; default: all."),
     ] = None,
     results: Annotated[
         Path, typer.Option(help="Folder for records and probes.", metavar="FOLDER")

@@ -81,9 +81,9 @@ def pretrain(
 
     Examples:
 
-      coss-bench pretrain --method co-byol --arch rf29_resnet18 --dataset parts --epochs 20
+      coss-bench pretrain --method co-byol --dataset parts --epochs 20
 
-      coss-bench pretrain --recipe fashion-mnist-cpu --method byol --seed 1 --out runs/byol-1
+      coss-bench pretrain --recipe quickstart --method byol --out runs/byol-1
 
       coss-bench pretrain --resume --out runs/byol-1
     """

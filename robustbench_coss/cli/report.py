@@ -20,9 +20,9 @@ def leaderboard(results: Results = Path("results")) -> None:
 
     Examples:
 
-        coss-bench leaderboard
+      coss-bench leaderboard
 
-        coss-bench leaderboard --results /data/study/results
+      coss-bench leaderboard --results /data/study/results
     """
     from rich.console import Console
 
@@ -42,9 +42,9 @@ def plot(results: Results = Path("results")) -> None:
 
     Examples:
 
-        coss-bench plot
+      coss-bench plot
 
-        coss-bench plot --results /data/study/results
+      coss-bench plot --results /data/study/results
     """
     from robustbench_coss.figures import write_figures
 

@@ -1,9 +1,10 @@
 """`parts`: generated scenes whose class is which parts occur together, and where.
 
-An object has four of five parts in the corners of a square. Every part occurs in every corner in
-exactly two classes, and every set of parts in exactly two classes: neither a part, nor a part at
-its place, nor the set of parts tells the class. Pose, colours and background are drawn
-independently of the class and all parts have the same area, so colours tell nothing either.
+An object has two of one part and two of another in the corners of a square. There are five kinds
+of parts; every one occurs in every corner in exactly two classes, and every pair in exactly two
+classes: neither a part, nor a part at its place, nor the pair of parts tells the class. Pose,
+colours and background are drawn independently of the class and all parts have the same area, so
+colours tell nothing either.
 
 A scene is described in unit coordinates and can be rendered at any resolution. It needs no
 files: this is the data set that is always there.
@@ -24,34 +25,31 @@ from robustbench_coss.seeds import uniform
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-PARTS_OF_OBJECTS = ("disc", "ring", "triangle", "cross", "bar")
+PARTS_OF_OBJECTS = ("disc", "bars", "ring", "posts", "cross")
 COUNTS = {"train": 9_000, "validation": 1_000, "test": 2_000}
 
 # Corners go round the square: upper left, upper right, lower right, lower left.
 _CORNERS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / np.sqrt(2)
-# Classes 2k and 2k + 1 leave out part k. The second one places the same four parts by a
-# permutation that moves each of them and is no rotation or reflection of the square, so that
-# mirrored training crops do not turn one class into the other.
-_PLACES = ((0, 1, 2, 3), (1, 3, 0, 2))
+# Classes 2k and 2k + 1 have two of part k and two of the next part: in rows, or crosswise. No
+# rotation or reflection turns rows into a cross, so mirrored training crops do not turn one class
+# into the other.
+_ROWS, _CROSSWISE = (0, 0, 1, 1), (0, 1, 0, 1)
 ARRANGEMENTS: Ints = np.array(
-    [
-        [(left_out + 1 + place) % 5 for place in places]
-        for left_out in range(5)
-        for places in _PLACES
-    ]
+    [[(first + step) % 5 for step in steps] for first in range(5) for steps in (_ROWS, _CROSSWISE)]
 )
 
 # Lengths in units of the part's radius, chosen so that each part has the area of the unit disc, pi.
 _RING, _RING_HALF = 0.95, 0.25 / 0.95  # mean radius, half thickness: 4 R w = 1
-_INRADIUS = np.sqrt(np.pi / np.sqrt(27))  # equilateral triangle: area = sqrt(27) h^2
 _ARM_HALF = 0.36  # cross: area = 8 L w - 4 w^2
 _ARM = (np.pi + 4 * _ARM_HALF**2) / (8 * _ARM_HALF)
-_BAR_HALF = np.sqrt(np.pi / 12)  # bar three times as long as wide: area = 12 b^2
-_REACH = np.sqrt(10) * _BAR_HALF  # farthest point of any part: the bar's corners
+_BAR = 1.2  # half length of one of three parallel bars: area = 12 L w
+_BAR_HALF = np.pi / (12 * _BAR)
+_PITCH = 0.8  # from bar to bar
+_REACH = np.hypot(_BAR, _PITCH + _BAR_HALF)  # farthest point of any part: the bars' corners
 
-_SLOT = 2.05  # distance of a part from the object's centre, in radii
+_SLOT = 1.95  # distance of a part from the object's centre, in radii
 _JITTER = 0.12  # of a part about its slot, in radii
-_FRAGMENTS = 4
+_FRAGMENTS = 3
 _WAVES = 2
 _CHUNK = 64  # scenes rendered together: few enough for the processor's cache
 
@@ -120,7 +118,7 @@ def draw_scenes(role: str, index: Ints) -> Scenes:
         return uniform(index, count, "parts", role, what).reshape(b, *shape)
 
     pose = draw("pose", 4)
-    part_radius = _between(0.09, 0.125, pose[:, 0])
+    part_radius = _between(0.115, 0.14, pose[:, 0])
     turn = np.deg2rad(_between(-20, 20, pose[:, 1]))
     # The object moves as far as it can without leaving the picture.
     half = part_radius * (_SLOT * np.cos(np.pi / 4 - np.abs(turn)) + _JITTER + _REACH)
@@ -137,13 +135,10 @@ def draw_scenes(role: str, index: Ints) -> Scenes:
     fragment = draw("fragment", _FRAGMENTS, 6)
     layers = draw("colour", _FRAGMENTS + 4, 3)
     ground = draw("ground", 2, 3)
-    scene = draw("scene", 2)
-    # Parts and fragments stand out by lightness, the same in every grey version of the picture:
-    # light on dark in one half of the scenes, dark on light in the other.
-    light_on_dark = scene[:, :1] < 0.5
-    front = _between(0.58, 0.85, layers[:, :, 1])
-    back = _between(0.12, 0.38, ground[:, :, 1])
-    front, back = (np.where(light_on_dark, v, 1 - v) for v in (front, back))
+    slope = draw("slope", 1)[:, 0]
+    # Parts and fragments are light on dark, so they stand out in every grey version of the picture.
+    front = _between(0.7, 0.85, layers[:, :, 1])
+    back = _between(0.12, 0.3, ground[:, :, 1])
 
     wave = draw("wave", _WAVES, 3)
     cycles, heading = _between(1.5, 5, wave[:, :, 0]), np.pi * wave[:, :, 1]
@@ -159,9 +154,9 @@ def draw_scenes(role: str, index: Ints) -> Scenes:
         ),
         angle=np.concatenate([2 * np.pi * fragment[:, :, 4], angle], axis=1),
         cut=np.concatenate([2 * np.pi * fragment[:, :, 5], np.full((b, 4), np.nan)], axis=1),
-        colour=_colours(layers[:, :, 0], front, _between(0.3, 1, layers[:, :, 2])),
-        ground=_colours(ground[:, :, 0], back, _between(0, 0.8, ground[:, :, 2])),
-        slope=2 * np.pi * scene[:, 1],
+        colour=_colours(layers[:, :, 0], front, _between(0.2, 0.8, layers[:, :, 2])),
+        ground=_colours(ground[:, :, 0], back, _between(0, 0.6, ground[:, :, 2])),
+        slope=2 * np.pi * slope,
         waves=np.stack(
             [cycles * np.cos(heading), cycles * np.sin(heading), 2 * np.pi * wave[:, :, 2]], axis=2
         ),
@@ -250,9 +245,6 @@ def _distance(part: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDAr
         distance = np.sqrt(u * u + v * v) - np.float32(1)
     elif part == "ring":
         distance = np.abs(np.sqrt(u * u + v * v) - np.float32(_RING)) - np.float32(_RING_HALF)
-    elif part == "triangle":
-        slanted = np.abs(u) * np.float32(np.sqrt(0.75)) - v * np.float32(0.5)
-        distance = np.maximum(v, slanted) - np.float32(_INRADIUS)
     elif part == "cross":
         u, v = np.abs(u), np.abs(v)
         # The nearer of two bars: the longer coordinate against the arm's end, the shorter
@@ -260,9 +252,10 @@ def _distance(part: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDAr
         distance = np.maximum(
             np.maximum(u, v) - np.float32(_ARM), np.minimum(u, v) - np.float32(_ARM_HALF)
         )
-    else:
-        bar = np.abs(u) - np.float32(3 * _BAR_HALF), np.abs(v) - np.float32(_BAR_HALF)
-        distance = np.maximum(*bar)
+    else:  # three parallel bars: lying ones are called bars, standing ones posts
+        along, across = np.abs((u, v) if part == "bars" else (v, u))
+        nearest = np.minimum(across, np.abs(across - np.float32(_PITCH)))
+        distance = np.maximum(along - np.float32(_BAR), nearest - np.float32(_BAR_HALF))
     return distance
 
 

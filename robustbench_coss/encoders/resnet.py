@@ -69,7 +69,7 @@ def bounded_kernels(layout: Layout, stem: Stem, field: int) -> Kernels:
     """Kernels whose local representations see exactly `field` px.
 
     From the top down, each 3×3 becomes 1×1 if the field then still is at least the wanted one.
-    The paper's own placement is not published at the time of writing; this rule is ours.
+    The paper's own placement was not at hand; this rule is ours.
 
     Raises:
         CossError: the rule does not end at `field` (the message gives the field it ends at).
@@ -94,7 +94,22 @@ def bounded_kernels(layout: Layout, stem: Stem, field: int) -> Kernels:
     return frozen()
 
 
+class Strided1x1(nn.Conv2d):
+    """A 1×1 convolution with a stride, as subsampling before a 1×1 convolution: the same values.
+
+    In channels_last, oneDNN's weight gradient of a strided 1×1 convolution writes past its buffer
+    where fewer channels come in than fit a vector register (uxlfoundation/oneDNN#6035, open with
+    torch 2.14.1 on CPUs): a crash, a hang or wrong gradients. Subsampling first avoids it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.stride[0]
+        return nn.functional.conv2d(x[:, :, ::step, ::step], self.weight, self.bias)
+
+
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    if kernel == 1 and stride > 1:
+        return Strided1x1(inputs, outputs, 1, stride, bias=False)
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
 
 

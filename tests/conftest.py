@@ -1,0 +1,54 @@
+"""What tests of the command line share.
+
+Commands are called in this process where they can be: starting Python and torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from pretrain import monitors
+from robustbench_coss import cli
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left on the terminal and as its status."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def bench(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """`coss-bench` with the given arguments, as its entry point runs it."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("warnings.formatwarning", None)  # set by main(); restored after the test
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["coss-bench", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        return Outcome(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def small_bank() -> Iterator[None]:
+    """kNN accuracy during training, the costliest part of tiny runs, on fewer images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(monitors, "knn_top1", partial(monitors.knn_top1, bank=200, queries=100))
+        yield
