@@ -87,9 +87,7 @@ def _check_resumable(checkpoint: Path, method: Method) -> None:
             warnings.simplefilter("ignore")  # torch's advice on how to load a foreign pickle
             stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
         shapes = {key: value.shape for key, value in stored["state_dict"].items()}
-        complete = {"epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"} <= set(
-            stored
-        )
+        complete = set(stored) >= RESUMED
     except CossError:
         raise
     except Exception as error:  # torch raises many kinds on damaged, foreign or malicious files
