@@ -97,6 +97,11 @@ def co(base: type[Method]) -> type[Method]:
                     f"CO- methods share a projector between local ({encoder.local_dim}) and "
                     f"global ({encoder.dim}) representations, whose sizes differ in this encoder"
                 )
+            if self.options.grid is not None:  # too large a grid is refused before training starts
+                blank = torch.zeros(1, 3, encoder.input.size, encoder.input.size)
+                with torch.no_grad():
+                    take_grid(encoder.eval().local(blank), self.options.grid)
+                encoder.train()
             self.local_projector = self.local_head()
             self.local_predictor = self.local_predictor_head()
             self.target_local_projector = copy.deepcopy(self.local_projector).requires_grad_(False)

@@ -289,7 +289,7 @@ def make_views(
         count: number of views.
 
     Returns:
-        `count` tensors [B, 3, S, S] float32 in [0, 1], on the images' device.
+        `count` tensors [B, 3, S, S] float32 in [0, 1] up to rounding, on the images' device.
     """
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
     pixels = images.float() / 255

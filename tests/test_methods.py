@@ -162,6 +162,8 @@ def test_a_full_grid_equals_all_positions() -> None:
 def test_a_grid_larger_than_the_map_is_refused() -> None:
     with pytest.raises(CossError, match="4×4"):
         take_grid(torch.rand(1, 2, 4, 4), 5)
+    with pytest.raises(CossError, match="lower `grid`"):
+        build(COBYOL, grid=5)
 
 
 def test_a_head_over_positions_is_a_one_by_one_convolution() -> None:

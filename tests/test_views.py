@@ -202,8 +202,8 @@ def test_views_stay_in_the_unit_range_and_keep_their_shape() -> None:
     for view in make_views(x, range(64), 0, 0, 2, OPTIONS):
         assert view.shape == (64, 3, 32, 32)
         assert view.dtype == torch.float32
-        assert view.min() >= 0
-        assert view.max() <= 1
+        assert view.min() >= -1e-6  # interpolation may round past the ends
+        assert view.max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize(
