@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightly.utils.benchmarking import knn_predict
 from torch import Tensor
 from torch.nn import functional as F
 
 from evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.errors import CossError
+from robustbench_coss.knn import NEIGHBOURS, TEMPERATURE, nearest_class
 from robustbench_coss.records import Axis, Metric
 
-# Caron et al. 2021 (DINO): weighted kNN with temperature 0.07; k = 20 is their best of 10 … 200.
-NEIGHBOURS = 20
-TEMPERATURE = 0.07
 CHUNK = 256
 
 
@@ -61,18 +58,11 @@ class Clean(BaseSuite):
         logits = subject.classify(features)
         ranked = logits.topk(min(5, subject.classes), dim=1).indices
         bank, labels = self._bank
-        neighbours = knn_predict(
-            F.normalize(features, dim=1),
-            bank,
-            labels,
-            num_classes=subject.classes,
-            knn_k=min(NEIGHBOURS, len(labels)),
-            knn_t=TEMPERATURE,
-        )
+        neighbours = nearest_class(F.normalize(features, dim=1), bank, labels, subject.classes)
         return {
             "correct": logits.argmax(dim=1) == batch.labels,
             "top5": (ranked == batch.labels[:, None]).any(dim=1),
-            "knn": neighbours[:, 0] == batch.labels,
+            "knn": neighbours == batch.labels,
         }
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:

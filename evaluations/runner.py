@@ -24,6 +24,7 @@ from evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import Checkpoint, load_checkpoint
 from robustbench_coss.datasets.base import ImageSet, Source, open_dataset
+from robustbench_coss.encoders.base import parameters
 from robustbench_coss.environment import check_writable, device_name, resolve_device, versions
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
@@ -404,7 +405,7 @@ def _describe_model(checkpoint: Checkpoint, probe: Probe) -> dict[str, Any]:
         "method": metadata.get("method"),
         "arch": metadata["arch"],
         "width": metadata["width"],
-        "parameters": sum(p.numel() for p in checkpoint.encoder.parameters()),
+        "parameters": parameters(checkpoint.encoder),
         "encoder": metadata.get("encoder"),
         "dataset": metadata.get("dataset"),
         "training": metadata.get("training", {}),

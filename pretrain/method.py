@@ -118,9 +118,13 @@ class Method(pl.LightningModule):
         unit = nn.functional.normalize(projections.detach().float(), dim=1)
         self.embedding_std = unit.std(dim=0).mean() * unit.shape[1] ** 0.5
 
-    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+    def ema_momentum(self, step: int) -> float:
+        """EMA momentum at an optimiser step: from `ema` to 1 along a cosine."""
         steps = int(self.trainer.estimated_stepping_batches)
-        momentum = cosine_schedule(self.global_step, steps, self.options.ema, 1.0)
+        return float(cosine_schedule(step, steps, self.options.ema, 1.0))
+
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+        momentum = self.ema_momentum(self.global_step)
         self.log("train/ema_momentum", momentum, on_step=False, on_epoch=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True)  # type: ignore[union-attr]
 
@@ -128,8 +132,7 @@ class Method(pl.LightningModule):
         """One optimiser step, then one EMA step: under accumulation, not one per micro-batch."""
         before = self.global_step
         super().optimizer_step(*args, **kwargs)
-        steps = int(self.trainer.estimated_stepping_batches)
-        momentum = cosine_schedule(before, steps, self.options.ema, 1.0)
+        momentum = self.ema_momentum(before)
         for online, target in self.momentum_pairs:
             update_momentum(online, target, m=momentum)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightly.utils.benchmarking import knn_predict
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from pretrain.method import Method
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
+from robustbench_coss.knn import nearest_class
 from robustbench_coss.seeds import seed_of
 
 COLLAPSED = 0.05
@@ -85,9 +85,9 @@ class OnlineProbe(pl.Callback):
 def knn_top1(
     method: Method, train: ImageSet, validation: ImageSet, bank: int = 5000, queries: int = 1000
 ) -> float:
-    """Weighted kNN accuracy of the exported encoder on validation images (k = 20, T = 0.07).
+    """Weighted kNN accuracy of the exported encoder on validation images.
 
-    The bank and the queries are fixed random subsets; T is DINO's, k suits small banks.
+    The bank and the queries are fixed random subsets.
     """
     encoder = method.exported_encoder()
     was_training = encoder.training
@@ -103,10 +103,9 @@ def knn_top1(
 
     keys, labels = features(train, bank)
     wanted, truth = features(validation, queries)
-    k = min(20, len(keys))
-    ranked = knn_predict(wanted, keys.T, labels, len(train.classes), knn_k=k, knn_t=0.07)
+    answer = nearest_class(wanted, keys.T, labels, len(train.classes))
     encoder.train(was_training)
-    return float((ranked[:, 0] == truth).float().mean())
+    return float((answer == truth).float().mean())
 
 
 class Watch(pl.Callback):

@@ -27,6 +27,7 @@ from pretrain.recipe import Recipe, build_recipe, differing_keys, dump_recipe, r
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.encoders.base import parameters
 from robustbench_coss.environment import device_name, resolve_device, versions
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
@@ -203,7 +204,7 @@ def pretrain(
             "encoder": method.exported,
             "dataset": recipe.dataset,
             "dataset_fingerprint": train.fingerprint,
-            "parameters": sum(p.numel() for p in trained.parameters()),
+            "parameters": parameters(trained),
             "training": {
                 "seed": recipe.seed,
                 "epochs": recipe.epochs,

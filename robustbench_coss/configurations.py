@@ -16,6 +16,7 @@ from typing import Any
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.records import Record, find_records
+from robustbench_coss.statistics import Estimate
 
 # Reading order of the project's own suites; others follow by name.
 SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy")
@@ -76,6 +77,18 @@ class Measurement:
     def model(self) -> dict[str, Any]:
         """Model metadata that all seeds share (taken from the first)."""
         return self.records[0].model
+
+    def columns(self, result: Estimate) -> dict[str, Any]:
+        """An estimate made from this measurement, as the columns tables and figures share."""
+        return {
+            "value": result.value,
+            "low": result.low,
+            "high": result.high,
+            "sd": result.sd,
+            "seeds": result.seeds,
+            "n": int(self.records[0].index.size),
+            "interval": result.interval,
+        }
 
 
 def load_measurements(results: Path) -> list[Measurement]:

@@ -267,13 +267,7 @@ def _data_line(m: Measurement, about: dict[str, Any], result: Estimate) -> dict[
         "suite": m.suite,
         "model": m.configuration,
         **about,
-        "value": result.value,
-        "low": result.low,
-        "high": result.high,
-        "sd": result.sd,
-        "seeds": result.seeds,
-        "n": int(m.records[0].index.size),
-        "interval": result.interval,
+        **m.columns(result),
     }
 
 

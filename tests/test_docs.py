@@ -32,6 +32,7 @@ from robustbench_coss import registry
 from robustbench_coss.checkpoints import build_encoder, load_checkpoint
 from robustbench_coss.cli import app
 from robustbench_coss.cli.pretrain import parse_setting
+from robustbench_coss.encoders.base import parameters
 from robustbench_coss.encoders.receptive_field import field_by_gradient, field_of
 from robustbench_coss.encoders.resnet import (
     RESNET18,
@@ -39,7 +40,6 @@ from robustbench_coss.encoders.resnet import (
     bounded_kernels,
     chain,
     multiply_accumulates,
-    parameters,
 )
 from robustbench_coss.environment import lower_bounds, release
 

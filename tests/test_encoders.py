@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import build_encoder
+from robustbench_coss.encoders.base import parameters
 from robustbench_coss.encoders.receptive_field import field_by_gradient, field_of
 from robustbench_coss.encoders.resnet import (
     RESNET50,
     bounded_kernels,
     chain,
     multiply_accumulates,
-    parameters,
     resnet18,
     resnet50,
     rf29_resnet18,

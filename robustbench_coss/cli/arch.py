@@ -34,8 +34,9 @@ def arch(
     from rich.table import Table
 
     from robustbench_coss.checkpoints import build_encoder
+    from robustbench_coss.encoders.base import parameters
     from robustbench_coss.encoders.receptive_field import field_by_gradient
-    from robustbench_coss.encoders.resnet import multiply_accumulates, parameters
+    from robustbench_coss.encoders.resnet import multiply_accumulates
     from robustbench_coss.errors import CossError
 
     if size is None:

@@ -70,3 +70,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Global representation of an image: pool(local(x))."""
         return self.pool(self.local(x))
+
+
+def parameters(encoder: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in encoder.parameters())

@@ -272,11 +272,6 @@ def rf99_resnet50(size: int, width: float = 1.0) -> ResNet:
     return ResNet(RESNET50, kernels, InputSpec(size), "imagenet", width, hidden)
 
 
-def parameters(encoder: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in encoder.parameters())
-
-
 @torch.no_grad()
 def multiply_accumulates(encoder: Encoder) -> int:
     """MACs of one image: half the FLOPs that torch counts for convolutions and matrix products."""
