@@ -6,6 +6,7 @@ internal occlusion intervenes in it, redundancy looks at it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,12 @@ class InputSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+Stage = Callable[[Tensor], Tensor]
+"""One step on the way from pixels to local representations."""
+
+
 class Encoder(nn.Module):
-    """Base of all encoders; subclasses implement `local` and may extend `pool`.
+    """Base of all encoders; subclasses implement `local` or `stages`, and may extend `pool`.
 
     Attributes:
         input: the pixel contract.
@@ -49,9 +54,28 @@ class Encoder(nn.Module):
         """Pixels in [0, 1] to the zero-mean, unit-variance scale the convolutions expect."""
         return (x - self.mean) / self.std
 
+    def stages(self) -> dict[str, Stage]:
+        """Named steps whose composition is `local`; each gives a map [B, C, h, w].
+
+        What looks at or changes an earlier map than the last goes through these. An encoder that
+        defines `local` alone has the one stage "local".
+        """
+        if type(self).local is Encoder.local:
+            raise TypeError(f"{type(self).__name__} must define local() or stages()")
+        return {"local": self.local}
+
     def local(self, x: Tensor) -> Tensor:
         """Local representations: [B, 3, H, W] pixels in [0, 1] -> [B, C, h, w]."""
-        raise TypeError(f"{type(self).__name__} must define local()")
+        for stage in self.stages().values():
+            x = stage(x)
+        return x
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """The map after each stage, by name; the last is `local(x)`."""
+        found = {}
+        for name, stage in self.stages().items():
+            x = found[name] = stage(x)
+        return found
 
     def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
         """Global representation: [B, C, h, w] -> [B, D].

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.receptive_field import Layer, field_of
 from robustbench_coss.errors import CossError
 
@@ -206,11 +206,18 @@ class ResNet(Encoder):
             if isinstance(module, nn.Conv2d):  # He et al. 2015, as torchvision initialises
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def local(self, x: Tensor) -> Tensor:
+    def stages(self) -> dict[str, Stage]:
+        return {
+            "stage1": self._stem_and_stage1,
+            "stage2": self.layer2,
+            "stage3": self.layer3,
+            "stage4": self.layer4,
+        }
+
+    def _stem_and_stage1(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(x)))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-        return x
+        result: Tensor = self.layer1(x)
+        return result
 
     def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
         pooled = super().pool(local, keep)
