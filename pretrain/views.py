@@ -2,13 +2,16 @@
 
 The transforms are those of BYOL (Grill et al. 2020, table 6) with torchvision's definitions:
 random resized crop, flip, colour jitter in random order, greyscale, Gaussian blur, solarisation.
+Multi-crop adds small views of small crops (Caron et al. 2020, SwAV; constants as in DINO).
 Every sample has its own draws, keyed by (seed, epoch, sample, view).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -18,18 +21,24 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.errors import CossError
 from robustbench_coss.seeds import uniform
 
 CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
 CROP_DRAWS = 4 * CROP_ATTEMPTS
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as PIL and torchvision use
 
+Chance = Annotated[float, Field(ge=0, le=1)]
+Sigma = Annotated[float, Field(gt=0)]
+
 
 class ViewOptions(BaseModel):
-    """Distribution of the two views; the defaults are BYOL's for ImageNet (table 6).
+    """Distribution of the views; the defaults are BYOL's for ImageNet (table 6).
 
     `blur` and `solarize` are probabilities for the first and the second view. Sizes of crops are
-    shares of the image's area.
+    shares of the image's area. The keys `local_…` are those of the small views that multi-crop
+    methods add: DINO's crops and blur, 6 of them as in lightly's DINO; never solarised.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,22 +46,74 @@ class ViewOptions(BaseModel):
     min_crop: float = Field(0.08, gt=0, le=1)
     max_crop: float = Field(1.0, gt=0, le=1)
     aspect: float = Field(4 / 3, ge=1)
-    flip: float = Field(0.5, ge=0, le=1)
-    jitter: float = Field(0.8, ge=0, le=1)
+    flip: Chance = 0.5
+    jitter: Chance = 0.8
     brightness: float = Field(0.4, ge=0, le=1)
     contrast: float = Field(0.4, ge=0, le=1)
     saturation: float = Field(0.2, ge=0, le=1)
     hue: float = Field(0.1, ge=0, le=0.5)
-    grey: float = Field(0.2, ge=0, le=1)
-    blur: tuple[float, float] = (1.0, 0.1)
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: tuple[float, float] = (0.0, 0.2)
+    grey: Chance = 0.2
+    blur: tuple[Chance, Chance] = (1.0, 0.1)
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
+    solarize: tuple[Chance, Chance] = (0.0, 0.2)
+    local_views: int = Field(6, ge=0)
+    local_min_crop: float = Field(0.05, gt=0, le=1)
+    local_max_crop: float = Field(0.14, gt=0, le=1)
+    local_size: int | None = Field(None, ge=8)
+    local_blur: Chance = 0.5
 
     @model_validator(mode="after")
     def _ordered(self) -> ViewOptions:
-        if self.min_crop > self.max_crop:
-            raise ValueError(f"min_crop {self.min_crop} exceeds max_crop {self.max_crop}")
+        for low, high in (("min_crop", "max_crop"), ("local_min_crop", "local_max_crop")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low} {getattr(self, low)} exceeds {high} {getattr(self, high)}")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError(f"blur_sigma starts at {self.blur_sigma[0]}, above its end")
         return self
+
+    def local_side(self, side: int) -> int:
+        """Side in px of the local views of images of a side in px.
+
+        Unless `local_size` says otherwise 96 to 224 (DINO), rounded to a multiple of 8, at least
+        16: 16 px at 32 px, 40 at 96, 96 at 224.
+        """
+        return self.local_size or max(16, round(side * 96 / 224 / 8) * 8)
+
+
+@dataclass(frozen=True)
+class View:
+    """What sets one view of an image apart from the others.
+
+    Attributes:
+        number: keys its draws.
+        size: side in px.
+        area: smallest and largest share of the image's area.
+        blur, solarize: probabilities.
+    """
+
+    number: int
+    size: int
+    area: tuple[float, float]
+    blur: float
+    solarize: float
+
+
+def plan_views(
+    side: int, count: int, local_count: int, options: ViewOptions
+) -> tuple[list[View], list[View]]:
+    """`count` global and `local_count` local views of images of a side in px."""
+    area, local_area = (
+        (options.min_crop, options.max_crop),
+        (options.local_min_crop, options.local_max_crop),
+    )
+    small = options.local_side(side)
+    return (
+        [View(n, side, area, options.blur[n % 2], options.solarize[n % 2]) for n in range(count)],
+        [
+            View(count + n, small, local_area, options.local_blur, solarize=0)
+            for n in range(local_count)
+        ],
+    )
 
 
 @dataclass(frozen=True)
@@ -68,13 +129,37 @@ class Draws:
         return uniform(self.index, count, "view", self.seed, self.epoch, view, what)
 
 
+@torch.no_grad()
+def refuse_empty_maps(encoder: Encoder, sides: Iterable[int]) -> None:
+    """Raise CossError unless an encoder gives local representations of images of each side in px.
+
+    Views that are too small would fail, or be pooled to NaN, in the middle of the first step.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    for side in sides:
+        blank = torch.zeros(1, 3, side, side, device=encoder.mean.device)
+        try:
+            positions = encoder.local(blank)[0, 0].numel()
+        except RuntimeError:  # a kernel that is larger than the map it slides over
+            positions = 0
+        if positions == 0:
+            raise CossError(
+                f"views of {side} px are too small for this encoder, its map of local "
+                "representations is empty; raise --image-size, or --set views.local_size=… where "
+                "the local views are meant"
+            )
+    encoder.train(was_training)
+
+
 def crop_boxes(
-    draws: NDArray[np.float64], height: int, width: int, options: ViewOptions
+    draws: NDArray[np.float64], height: int, width: int, share: tuple[float, float], aspect: float
 ) -> NDArray[np.int64]:
     """Random resized crop boxes, as torchvision draws them.
 
-    Area is uniform in [min_crop, max_crop] of the image, log aspect ratio uniform; of ten tries the
-    first that fits is taken, else the largest centred crop within the aspect limits.
+    Area is uniform in `share` of the image, log aspect ratio uniform between 1 / `aspect` and
+    `aspect`; of ten tries the first that fits is taken, else the largest centred crop within the
+    aspect limits.
 
     Args:
         draws: [B, CROP_DRAWS] in [0, 1).
@@ -83,8 +168,9 @@ def crop_boxes(
         [B, 4] int64: top, left, height, width in px.
     """
     area_draw, aspect_draw, y_draw, x_draw = np.split(draws, 4, axis=1)
-    area = height * width * (options.min_crop + area_draw * (options.max_crop - options.min_crop))
-    ratio = np.exp((2 * aspect_draw - 1) * np.log(options.aspect))
+    smallest, largest = share
+    area = height * width * (smallest + area_draw * (largest - smallest))
+    ratio = np.exp((2 * aspect_draw - 1) * np.log(aspect))
     w = np.round(np.sqrt(area * ratio)).astype(np.int64)
     h = np.round(np.sqrt(area / ratio)).astype(np.int64)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
@@ -94,8 +180,8 @@ def crop_boxes(
     top = (y_draw[rows, first] * (height - h + 1)).astype(np.int64)
     left = (x_draw[rows, first] * (width - w + 1)).astype(np.int64)
 
-    fallback_w = min(width, round(height * options.aspect))
-    fallback_h = min(height, round(width * options.aspect))
+    fallback_w = min(width, round(height * aspect))
+    fallback_h = min(height, round(width * aspect))
     none = ~fits.any(axis=1)
     h[none], w[none] = fallback_h, fallback_w
     top[none], left[none] = (height - fallback_h) // 2, (width - fallback_w) // 2
@@ -132,8 +218,42 @@ def crop_batch(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_]
     return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
 
+def crop_batch_antialiased(
+    images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int
+) -> Tensor:
+    """The same to any size: a crop that is larger than its result is smoothed as it shrinks.
+
+    Resampling is linear along either axis, so it is two matrix products. Slower than `crop_batch`
+    for results of the images' own size, where both give the same.
+
+    Returns:
+        [B, 3, size, size] float.
+    """
+    box = torch.as_tensor(boxes, dtype=images.dtype, device=images.device)
+    top, left, height, width = box.unbind(1)
+    rows = _resampling(top, height, images.shape[-2], size)
+    columns = _resampling(left, width, images.shape[-1], size)
+    mirrored = torch.as_tensor(flip, device=images.device)[:, None, None]
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+
+
+def _resampling(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
+    """[B, size, side]: weights of `side` pixels in each of `size` samples of [start, start+length).
+
+    A triangle about each sample's centre, as wide as two samples and at least two pixels, cut off
+    at the ends of the box: bilinear resampling with antialiasing as in Pillow and torchvision.
+    """
+    step = (length / size)[:, None, None]
+    sample = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
+    pixel = torch.arange(side, device=start.device) + 0.5 - start[:, None, None]
+    weight = (1 - (pixel - sample).abs() / step.clamp(min=1)).clamp_(min=0)
+    weight = weight * ((pixel > 0) & (pixel < length[:, None, None]))
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
 def crop_image(image: Tensor, box: NDArray[np.int64], flip: bool, size: int) -> Tensor:
-    """The same for one uint8 image of any size, antialiased: [3, H, W] -> [3, size, size]."""
+    """The same for one uint8 image of any shape: [3, H, W] -> [3, size, size]."""
     top, left, height, width = (int(v) for v in box)
     crop: Tensor = TF.resized_crop(image, top, left, height, width, [size, size], antialias=True)
     return crop.flip(2) if flip else crop
@@ -169,20 +289,39 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
     return _blend(images, grey(images), factor)
 
 
-def adjust_hue(images: Tensor, shift: Tensor) -> Tensor:
-    """Rotate the hue of HSV by `shift` turns; images [B, 3, H, W] in [0, 1]."""
-    value, which = images.max(dim=1)
+def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
+    """Rotate the hue of HSV by `factor` turns; images [B, 3, H, W] in [0, 1]."""
+    value = images.amax(dim=1)
     chroma = value - images.amin(dim=1)
-    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    safe = torch.where(chroma > 0, chroma, 1)
     r, g, b = images.unbind(1)
     hue = torch.where(
-        which == 0, (g - b) / safe, torch.where(which == 1, 2 + (b - r) / safe, 4 + (r - g) / safe)
+        r == value,
+        (g - b) / safe,
+        torch.where(g == value, 2 + (b - r) / safe, 4 + (r - g) / safe),
     )
-    hue = (hue / 6 + shift.squeeze(1)) % 1
+    hue = (hue / 6 + factor.squeeze(1)) % 1
     # HSV to RGB in closed form: f(n) = v - c * max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6.
     n = images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
     k = (n + 6 * hue.unsqueeze(1)) % 6
     return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def jitter_factors(draws: NDArray[np.float64], options: ViewOptions) -> NDArray[np.float64]:
+    """[B, 4] factors of brightness, contrast and saturation and shifts of hue, of [B, 4] draws."""
+    spread = np.array([options.brightness, options.contrast, options.saturation])
+    factors = np.empty((len(draws), 4))
+    low = np.maximum(0, 1 - spread)
+    factors[:, :3] = low + draws[:, :3] * (1 + spread - low)
+    factors[:, 3] = (2 * draws[:, 3] - 1) * options.hue
+    return factors
+
+
+def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:
+    """Change some of the images in place; copying whole images is faster than advanced indexing."""
+    if len(rows):
+        at = torch.as_tensor(rows, device=images.device)
+        images.index_copy_(0, at, change(images.index_select(0, at)))
 
 
 def colour_jitter(images: Tensor, draws: NDArray[np.float64], options: ViewOptions) -> Tensor:
@@ -193,21 +332,21 @@ def colour_jitter(images: Tensor, draws: NDArray[np.float64], options: ViewOptio
         draws: [B, 9]: whether to jitter, four factors, four sort keys of the order.
     """
     chosen = draws[:, 0] < options.jitter
-    spread = np.array([options.brightness, options.contrast, options.saturation])
-    factors = np.empty((len(draws), 4))
-    low = np.maximum(0, 1 - spread)
-    factors[:, :3] = low + draws[:, 1:4] * (1 + spread - low)
-    factors[:, 3] = (2 * draws[:, 4] - 1) * options.hue
+    factors = jitter_factors(draws[:, 1:5], options)
     order = draws[:, 5:9].argsort(axis=1)
-    adjust = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    strength = (*spread, options.hue)
+    adjustments = (
+        (adjust_brightness, options.brightness),
+        (adjust_contrast, options.contrast),
+        (adjust_saturation, options.saturation),
+        (adjust_hue, options.hue),
+    )
     images = images.clone()
     for step in range(4):
-        for which in range(4):
-            rows = np.flatnonzero(chosen & (order[:, step] == which))
-            if len(rows) and strength[which] > 0:
-                at = torch.as_tensor(rows, device=images.device)
-                images[at] = adjust[which](images[at], _column(factors[rows, which], images))
+        for which, (adjust, strength) in enumerate(adjustments):
+            if strength > 0:
+                rows = np.flatnonzero(chosen & (order[:, step] == which))
+                factor = _column(factors[rows, which], images)
+                _change(images, rows, partial(adjust, factor=factor))
     return images
 
 
@@ -232,75 +371,94 @@ def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
     return blurred.view(batch, channels, height, width)
 
 
-def photometric(images: Tensor, draws: Draws, view: int, options: ViewOptions) -> Tensor:
+def photometric(images: Tensor, draws: Draws, view: View, options: ViewOptions) -> Tensor:
     """Jitter, greyscale, blur and solarise [B, 3, H, W] images in [0, 1]."""
-    images = colour_jitter(images, draws.of("jitter", view, 9), options)
-    chance = draws.of("photometric", view, 4)
+    images = colour_jitter(images, draws.of("jitter", view.number, 9), options)
+    chance = draws.of("photometric", view.number, 4)
 
     rows = np.flatnonzero(chance[:, 0] < options.grey)
-    at = torch.as_tensor(rows, device=images.device)
-    images[at] = grey(images[at]).expand(-1, 3, -1, -1)
+    _change(images, rows, lambda chosen: grey(chosen).expand(-1, 3, -1, -1))
 
-    rows = np.flatnonzero(chance[:, 1] < options.blur[view % 2])
-    if len(rows):
-        at = torch.as_tensor(rows, device=images.device)
-        low, high = options.blur_sigma
-        sigma = _column(low + chance[rows, 2] * (high - low), images).flatten()
-        images[at] = gaussian_blur(images[at], sigma, high)
+    rows = np.flatnonzero(chance[:, 1] < view.blur)
+    low, high = options.blur_sigma
+    sigma = _column(low + chance[rows, 2] * (high - low), images).flatten()
+    _change(images, rows, partial(gaussian_blur, sigma=sigma, largest=high))
 
-    rows = np.flatnonzero(chance[:, 3] < options.solarize[view % 2])
-    at = torch.as_tensor(rows, device=images.device)
-    selected = images[at]
-    images[at] = torch.where(selected >= 0.5, 1 - selected, selected)
+    rows = np.flatnonzero(chance[:, 3] < view.solarize)
+    _change(images, rows, lambda chosen: torch.where(chosen >= 0.5, 1 - chosen, chosen))
     return images
 
 
+def _boxes_and_flips(
+    draws: Draws, view: View, height: int, width: int, options: ViewOptions
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """[B, 4] crop boxes and [B] whether to mirror, of images of one shape."""
+    boxes = crop_boxes(
+        draws.of("crop", view.number, CROP_DRAWS), height, width, view.area, options.aspect
+    )
+    return boxes, draws.of("flip", view.number, 1)[:, 0] < options.flip
+
+
 def cut_views(
-    image: Tensor, key: int, seed: int, epoch: int, count: int, size: int, options: ViewOptions
+    image: Tensor, key: int, seed: int, epoch: int, views: Sequence[View], options: ViewOptions
 ) -> Tensor:
     """Crops of one decoded image, for data sets whose images differ in size.
 
     Args:
         image: [3, H, W] uint8.
         key: sample index.
+        views: at least one, all of one size.
 
     Returns:
-        [count, 3, size, size] uint8.
+        [views, 3, size, size] uint8.
     """
     draws = Draws(np.array([key]), seed, epoch)
     crops = []
-    for view in range(count):
-        box = crop_boxes(
-            draws.of("crop", view, CROP_DRAWS), image.shape[1], image.shape[2], options
-        )[0]
-        flip = bool(draws.of("flip", view, 1)[0, 0] < options.flip)
-        crops.append(crop_image(image, box, flip, size))
+    for view in views:
+        boxes, flips = _boxes_and_flips(draws, view, image.shape[1], image.shape[2], options)
+        crops.append(crop_image(image, boxes[0], bool(flips[0]), view.size))
     return torch.stack(crops)
 
 
 def make_views(
-    images: Tensor, index: Sequence[int], seed: int, epoch: int, count: int, options: ViewOptions
+    images: Tensor,
+    index: Sequence[int],
+    seed: int,
+    epoch: int,
+    count: int,
+    options: ViewOptions,
+    local_count: int = 0,
+    small: Tensor | None = None,
 ) -> list[Tensor]:
-    """Augmented views of a batch.
+    """Augmented views of a batch: `count` global ones, then `local_count` local ones.
 
     Args:
         images: uint8 [B, 3, S, S] whole images, or [B, count, 3, S, S] crops from `cut_views`.
         index: data set index of each sample.
-        count: number of views.
+        count, local_count: numbers of views.
+        small: uint8 [B, local_count, 3, s, s] local crops from `cut_views`, where `images` are
+            crops and `local_count` is not 0.
 
     Returns:
-        `count` tensors [B, 3, S, S] float32 in [0, 1] up to rounding, on the images' device.
+        `count` tensors [B, 3, S, S], then `local_count` tensors [B, 3, s, s] with
+        s = `options.local_side(S)`; float32 in [0, 1] up to rounding, on the images' device.
     """
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
+    side = images.shape[-1]
+    large_views, small_views = plan_views(side, count, local_count, options)
+    if images.dim() == 5:
+        crops = [*images.unbind(1), *(small.unbind(1) if small is not None else ())]
+        return [
+            photometric(crop.float() / 255, draws, view, options)
+            for crop, view in zip(crops, [*large_views, *small_views], strict=True)
+        ]
     pixels = images.float() / 255
-    views = []
-    for view in range(count):
-        if pixels.dim() == 5:
-            cropped = pixels[:, view]
+    made = []
+    for view in [*large_views, *small_views]:
+        boxes, flips = _boxes_and_flips(draws, view, side, side, options)
+        if view.size == side:
+            cropped = crop_batch(pixels, boxes, flips)
         else:
-            boxes = crop_boxes(
-                draws.of("crop", view, CROP_DRAWS), pixels.shape[2], pixels.shape[3], options
-            )
-            cropped = crop_batch(pixels, boxes, draws.of("flip", view, 1)[:, 0] < options.flip)
-        views.append(photometric(cropped, draws, view, options))
-    return views
+            cropped = crop_batch_antialiased(pixels, boxes, flips, view.size)
+        made.append(photometric(cropped, draws, view, options))
+    return made

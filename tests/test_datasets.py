@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import itertools
 import pickle
 import struct
+import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binom
+from simulate_shards import write_shards
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -34,6 +38,7 @@ from robustbench_coss.datasets.parts import (
     draw_scenes,
     render,
 )
+from robustbench_coss.datasets.shards import tar_members
 from robustbench_coss.datasets.vision import FASHION_MNIST
 from robustbench_coss.errors import CossError
 
@@ -769,3 +774,180 @@ def test_a_train_folder_alone_is_not_enough(source: Any, tmp_path: Path) -> None
     assert source.missing(tmp_path) is not None
     with pytest.raises(CossError, match=f"{source.name} is not in"):
         open_dataset(source.name, "train", root=tmp_path)
+
+
+# ---- shards ----
+
+
+@pytest.fixture
+def shards(pictures: Path, tmp_path: Path) -> Path:
+    """The pictures as shards of eight, named by class numbers."""
+    write_shards(pictures, tmp_path / "shards", per_shard=8)
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize(
+    ("name", "roles"), [("imagefolder", ROLES), ("imagenet", ("train", "test"))]
+)
+def test_shards_give_the_images_of_the_folders_they_were_written_from(
+    name: str, roles: tuple[str, ...], pictures: Path, shards: Path
+) -> None:
+    for role in roles:
+        ours = open_dataset(name, role, size=32, root=shards)
+        check_contract(ours, name, role, 32)
+        folders = open_dataset(name, role, size=32, root=pictures)
+        assert torch.equal(ours.labels, folders.labels)
+        every = range(len(folders))
+        assert torch.equal(ours.images(every), folders.images(every))
+        assert all(torch.equal(ours.raw(i), folders.raw(i)) for i in every)
+        assert ours.classes == ("0", "1", "2")
+
+
+def test_classes_of_shards_are_named_by_a_file(shards: Path) -> None:
+    (shards / "classes.txt").write_text("\n".join((*CLASSES, "gnu")))
+    assert open_dataset("imagefolder", "test", root=shards).classes == (*CLASSES, "gnu")
+    for wrong in ("cat\ndog", "cat\ndog\ncat"):
+        (shards / "classes.txt").write_text(wrong)
+        with pytest.raises(CossError, match="2 different names for 3 classes"):
+            open_dataset("imagefolder", "test", root=shards)
+
+
+def test_the_fingerprint_of_shards_sees_labels_and_lengths_but_not_how_they_are_cut(
+    pictures: Path, shards: Path, tmp_path: Path
+) -> None:
+    def fingerprint(folder: Path) -> str:
+        return open_dataset("imagefolder", "train", root=folder).fingerprint
+
+    write_shards(pictures, tmp_path / "large", per_shard=1000)
+    assert fingerprint(tmp_path / "large") == fingerprint(shards)
+    (pictures / "train/cat/003.png").rename(pictures / "train/dog/0025.png")
+    write_shards(pictures, tmp_path / "label", per_shard=8)
+    with (pictures / "train/cat/000.png").open("ab") as file:
+        file.write(b"x")
+    write_shards(pictures, tmp_path / "length", per_shard=8)
+    found = [fingerprint(tmp_path / name) for name in ("shards", "label", "length")]
+    assert len(set(found)) == 3
+
+
+def test_a_shard_set_is_read_by_worker_processes(shards: Path) -> None:
+    images = pickle.loads(pickle.dumps(open_dataset("imagefolder", "test", root=shards)))
+    loader: Any = DataLoader(
+        Rows(images), batch_size=3, num_workers=1, multiprocessing_context="fork"
+    )
+    assert torch.equal(torch.cat(list(loader)), images.images(range(6)))
+
+
+def members(path: Path, **kinds: bytes) -> None:
+    """Write a tar file of the given members; two underscores stand for a dot."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in kinds.items():
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        ({"a__png": b"x"}, "a.png in .* has no class number; write a.cls"),
+        ({"a__png": b"x", "a__cls": b"cat"}, "a.cls in .* holds 'cat', not the number"),
+        ({"a__png": b"x", "a__cls": b"-1"}, "holds '-1'"),
+        ({"a__png": b"x", "a__cls": b"9" * 30}, "holds '9999"),
+        ({"a__png": b"x", "a__jpg": b"x", "a__cls": b"0"}, "two pictures with the key a"),
+        ({"a__txt": b"x"}, "hold no pictures"),
+        ({"a__png": b"x", "a__cls": b"3"}, "hold class 3, which those of train do not"),
+    ],
+)
+def test_shards_that_do_not_say_what_is_in_them_are_refused(
+    kinds: dict[str, bytes], message: str, shards: Path
+) -> None:
+    for path in shards.glob("test-*.tar"):
+        path.unlink()
+    members(shards / "test-0.tar", **kinds)
+    with pytest.raises(CossError, match=message) as error:
+        open_dataset("imagefolder", "test", root=shards)
+    one_line(error)
+
+
+def test_other_members_of_a_shard_are_passed_over(shards: Path, pictures: Path) -> None:
+    data = (pictures / "test/cat/000.png").read_bytes()
+    for path in shards.glob("test-*.tar"):
+        path.unlink()
+    extra = {"b__json": b"{}", "__DS_Store": b"x", "b__seg__png": b"x"}
+    members(shards / "test-0.tar", **extra, b__cls=b" 2\n", b__png=data)
+    images = open_dataset("imagefolder", "test", root=shards)
+    assert images.labels.tolist() == [2]
+    assert images.raw(0).shape[0] == 3
+
+
+def test_folders_and_shards_together_are_refused(shards: Path, pictures: Path) -> None:
+    (pictures / "test").rename(shards / "test")
+    with pytest.raises(CossError, match="one of train and test and shards for the other"):
+        open_dataset("imagefolder", "test", root=shards)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1), st.sampled_from(["cut", "flip"]))
+def test_a_damaged_shard_is_one_line_or_still_whole(share: float, damage: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        write_pictures(root / "train", ("a",), 3)
+        write_pictures(root / "val", ("a",), 1)
+        write_shards(root, root / "shards", per_shard=9)
+        path = root / "shards/train-000000.tar"
+        data = bytearray(path.read_bytes())
+        used = max(m.offset + m.length for m in tar_members(io.BytesIO(bytes(data))))
+        at = min(int(share * used), used - 1)
+        if damage == "cut":
+            del data[at:]
+        else:
+            data[at] ^= 0x55
+        path.write_bytes(data)
+        message = ""
+        try:
+            images = IMAGEFOLDER.open("train", 32, root / "shards", False)
+        except CossError as error:
+            message = str(error)
+        if message:
+            assert str(path) in message
+            assert "\n" not in message
+        else:  # the bytes of a picture, or of a name, were hit
+            assert damage == "flip"
+            assert len(images) <= 3
+
+
+@pytest.mark.parametrize("damage", ["gzip", "text", "empty"])
+def test_a_shard_that_is_no_plain_tar_is_named(damage: str, shards: Path) -> None:
+    path = next(shards.glob("train-*.tar"))
+    whole = path.read_bytes()
+    path.write_bytes({"gzip": gzip.compress(whole), "text": b"shard" * 999, "empty": b""}[damage])
+    with pytest.raises(CossError, match="compressed or not a tar file") as error:
+        open_dataset("imagefolder", "train", root=shards)
+    assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2000)), min_size=1, max_size=5))
+def test_members_are_those_that_the_standard_library_finds(
+    style: int, wanted: list[tuple[int, int]]
+) -> None:
+    """Names of up to 240 characters in folders: longer than the header's first field."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=style) as tar:
+        tar.addfile(_folder("häuser"))
+        for number, (length, size) in enumerate(wanted):
+            info = tarfile.TarInfo("/".join(["häuser", *["word"] * length, f"{number}.png"]))
+            info.size, info.mtime = size, 1.5  # type: ignore[assignment]
+            tar.addfile(info, io.BytesIO(bytes([number]) * size))
+    with tarfile.open(fileobj=io.BytesIO(archive.getvalue())) as tar:
+        expected = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
+    found = [(m.name, m.offset, m.length) for m in tar_members(archive)]
+    assert found == expected
+    assert len(found) == len(wanted)
+
+
+def _folder(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = tarfile.DIRTYPE
+    return info

@@ -6,6 +6,7 @@ draw) watches training and chooses hyperparameters, `test` is only ever measured
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -103,6 +104,12 @@ class ArraySet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> ArraySet:
+        """The same set with its pixels on a device, where `images` then gives them."""
+        moved = copy.copy(self)
+        moved.pixels = self.pixels.to(device)
+        return moved
 
     def images(self, indices: Sequence[int]) -> Tensor:
         pixels = self.pixels[torch.as_tensor(indices, dtype=torch.int64)]

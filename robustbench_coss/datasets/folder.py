@@ -1,6 +1,7 @@
-"""Pictures in folders, one folder per class: your own (`imagefolder`) and ImageNet-1K (`imagenet`).
+"""Pictures in folders, one folder per class: your own (`imagefolder`), ImageNet-1K, ImageNet-100.
 
-Pictures are read when they are asked for; only their paths and labels are held in memory.
+Pictures are read when they are asked for; only their paths and labels are held in memory. In place
+of a folder train/ there may be tar shards train-*.tar (`shards`), and so for the others.
 
 Which folder plays which role: of test/, val/ and validation/ the first that is there is the test
 set and the next one the validation set; without a next one, validation is held out of train/:
@@ -10,32 +11,36 @@ set and the next one the validation set; without a next one, validation is held 
     train/ test/           9/10 of train     1/10 of train     test
     train/ val/            9/10 of train     1/10 of train     val
 
-ImageNet always tests on val/ and holds 1/100 of train/ out. What is held out is a fixed draw
-(`base.split_validation`).
+ImageNet and ImageNet-100 always test on val/ and hold 1/100 of train/ out. What is held out is a
+fixed draw (`base.split_validation`).
 """
 
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from robustbench_coss.datasets.base import split_validation
+from robustbench_coss.datasets.base import ImageSet, split_validation
+from robustbench_coss.datasets.pictures import ENDINGS, PictureSet
+from robustbench_coss.datasets.shards import (
+    ShardIndex,
+    ShardSet,
+    class_names,
+    find_shards,
+    read_index,
+)
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import sha256_of
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-
-class FolderSet:
+class FolderSet(PictureSet):
     """An `ImageSet` of picture files, read lazily; can be pickled for data loader workers.
 
     The fingerprint covers the sorted relative paths, the file sizes and the class list. It does
@@ -73,53 +78,11 @@ class FolderSet:
         """The file of an image."""
         return self.folder / os.fsdecode(bytes(self.paths[index]))
 
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """[B, 3, size, size] uint8: shorter side to size * 256 / 224, then the centre is cut out.
-
-        The usual evaluation of ImageNet models (256 and 224 px), bilinear with antialiasing.
-
-        Raises:
-            CossError: a picture is missing or damaged.
-        """
-        # Imported here: listing data sets must not cost torchvision's start-up time.
-        from torchvision.transforms import functional as transforms
-
-        shorter = round(self.size * 256 / 224)
-        cut = [
-            transforms.center_crop(transforms.resize(self._picture(i), shorter), self.size)
-            for i in indices
-        ]
-        if not cut:
-            return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
-        return torch.stack([_tensor(picture) for picture in cut])
-
-    def raw(self, index: int) -> Tensor:
-        """[3, H, W] uint8: the whole picture.
-
-        Raises:
-            CossError: the picture is missing or damaged.
-        """
-        return _tensor(self._picture(index))
-
-    def _picture(self, index: int) -> Image.Image:
+    def read(self, index: int) -> tuple[str, bytes]:
+        """Path of a picture and its bytes."""
         path = self.path(index)
-        with explain_os_errors("open", path), path.open("rb") as file:
-            try:
-                return Image.open(file).convert("RGB")
-            except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-                raise _damaged(path, error) from error
-            except Image.DecompressionBombError as error:
-                raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> CossError:
-    reason = " ".join(str(error).split())
-    return CossError(f"picture {path} cannot be read ({reason}); copy it again or remove it")
-
-
-def _tensor(picture: Image.Image) -> Tensor:
-    """[3, H, W] uint8 of an RGB picture."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        with explain_os_errors("open", path):
+            return str(path), path.read_bytes()
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
@@ -168,22 +131,22 @@ class FolderSource:
     def _find(self, root: Path) -> Path | None:
         for name in self.inside:
             folder = root / name
-            if (folder / "train").is_dir() and "test" in self._folders(folder):
+            if _is_there(folder, "train") and "test" in self._folders(folder):
                 return folder
         return None
 
     def _folders(self, folder: Path) -> dict[str, str]:
-        """Role to folder name, for the roles that have a folder of their own."""
-        there = [name for name in self.tests if (folder / name).is_dir()]
+        """Role to folder name, for the roles that have a folder (or shards) of their own."""
+        there = [name for name in self.tests if _is_there(folder, name)]
         return {"train": "train"} | dict(zip(("test", "validation"), there, strict=False))
 
-    def open(self, role: str, size: int, root: Path, download: bool) -> FolderSet:
+    def open(self, role: str, size: int, root: Path, download: bool) -> ImageSet:
         """The images of a role.
 
         Raises:
             CossError: the folders are missing, have no classes or no pictures, or a class of
-                theirs does not occur in train/. `download` is refused by the same message: these
-                data have to be brought.
+                theirs does not occur in train/; shards are damaged (`shards.read_index`).
+                `download` is refused by the same message: these data have to be brought.
         """
         if root.exists() and not root.is_dir():
             raise CossError(f"data root {root} is a file; pass a folder as --data-root")
@@ -193,17 +156,51 @@ class FolderSource:
             cannot = " and cannot be downloaded" if download else ""
             raise CossError(f"{self.name} is not in {where}{cannot}; {self.remedy}")
         folders = self._folders(folder)
-        splits = role not in folders
-        part = "train" if splits else folders[role]
+        part = folders.get(role, "train")
+        in_folders = (folder / part).is_dir()
+        if (folder / "train").is_dir() != in_folders:
+            raise CossError(
+                f"{folder} has a folder for one of train and {part} and shards for the other; "
+                "use folders for both or shards for both"
+            )
+        held_out = "validation" not in folders and role != "test"
+        if not in_folders:
+            index, classes = _index(folder, part)
+            if held_out:
+                index = index.take(self._split(role, len(index.labels)))
+            return ShardSet(self.name, role, index, classes, size)
         classes = _classes(folder / "train")
         paths, sizes, labels = _scan(folder, part, classes)
-        if splits or (role == "train" and "validation" not in folders):
-            train, validation = split_validation(len(labels), self.held_out)
-            kept = (train if role == "train" else validation).numpy()
+        if held_out:
+            kept = self._split(role, len(labels))
             paths, sizes, labels = paths[kept], sizes[kept], labels[kept]
         return FolderSet(
             self.name, role, folder, paths, sizes, torch.from_numpy(labels), classes, size
         )
+
+    def _split(self, role: str, count: int) -> NDArray[np.int64]:
+        """Indices of train or validation images where the latter are held out of `count`."""
+        train, validation = split_validation(count, self.held_out)
+        kept: NDArray[np.int64] = (train if role == "train" else validation).numpy()
+        return kept
+
+
+def _is_there(folder: Path, part: str) -> bool:
+    """Whether a part of a data set is in `folder`, as a folder or as shards."""
+    return (folder / part).is_dir() or bool(find_shards(folder, part))
+
+
+def _index(folder: Path, part: str) -> tuple[ShardIndex, tuple[str, ...]]:
+    """The pictures in the shards of a part, and the classes of the training shards."""
+    train = read_index(find_shards(folder, "train"))
+    classes = class_names(folder, int(train.labels.max()) + 1)
+    index = train if part == "train" else read_index(find_shards(folder, part))
+    if (largest := int(index.labels.max())) >= len(classes):
+        raise CossError(
+            f"the shards {folder / part}-*.tar hold class {largest}, which those of train do not; "
+            "number the classes alike in both"
+        )
+    return index, classes
 
 
 def _scan(
@@ -260,5 +257,18 @@ IMAGENET = FolderSource(
     remedy=(
         "get ILSVRC 2012 from image-net.org (registration needed), unpack it to "
         "imagenet/train/<wnid>/ and imagenet/val/<wnid>/ and pass the folder above as --data-root"
+    ),
+)
+
+IMAGENET100 = FolderSource(
+    name="imagenet100",
+    default_size=224,
+    inside=("imagenet100", "imagenet-100", "."),
+    tests=("val",),
+    held_out=0.01,
+    remedy=(
+        "copy or link the class folders of your 100 classes from ImageNet to "
+        "imagenet100/train/<wnid>/ and imagenet100/val/<wnid>/ and pass the folder above as "
+        "--data-root"
     ),
 )

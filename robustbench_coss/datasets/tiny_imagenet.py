@@ -1,0 +1,137 @@
+"""Tiny ImageNet (Le and Yang 2015): 200 classes of 64 px pictures, as its archive is unpacked.
+
+    tiny-imagenet-200/train/<wnid>/images/<wnid>_0.JPEG
+    tiny-imagenet-200/val/images/val_0.JPEG
+    tiny-imagenet-200/val/val_annotations.txt    name, wnid and a box, separated by tabs
+
+val/ is the test set, the unlabelled test/ is not used, and a fixed tenth of train/ is held out for
+validation (`base.split_validation`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_coss.datasets.base import fit, split_validation
+from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.errors import CossError, explain_os_errors
+
+ANNOTATIONS = Path("val", "val_annotations.txt")
+
+
+class WholePictures(FolderSet):
+    """A `FolderSet` whose pictures are small: evaluation sees them whole, not their centres."""
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """[B, 3, size, size] uint8, resampled only if `size` is not the pictures' own.
+
+        Raises:
+            CossError: a picture is missing or damaged.
+        """
+        if not indices:
+            return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
+        return torch.cat([fit(self.raw(i)[None], self.size, pad=False) for i in indices])
+
+
+@dataclass(frozen=True)
+class TinyImageNet:
+    """Tiny ImageNet as a `Source`.
+
+    Attributes:
+        name: registered name.
+        default_size: side in px unless another is asked for.
+        inside: folders below the data root where it may lie; the first that has it wins.
+        remedy: how to get the data.
+    """
+
+    name: str = "tiny-imagenet"
+    default_size: int = 64
+    inside: tuple[str, ...] = ("tiny-imagenet-200", "tiny-imagenet", ".")
+    remedy: str = (
+        "unpack tiny-imagenet-200.zip (cs231n.stanford.edu/tiny-imagenet-200.zip), which holds "
+        "tiny-imagenet-200/, and pass the folder above as --data-root"
+    )
+
+    def _find(self, root: Path) -> Path | None:
+        for name in self.inside:
+            folder = root / name
+            if (folder / "train").is_dir() and (folder / ANNOTATIONS).is_file():
+                return folder
+        return None
+
+    def missing(self, root: Path) -> str | None:
+        """None if the data are there, else what to do to get them, in one line."""
+        return None if self._find(root) is not None else self.remedy
+
+    def open(self, role: str, size: int, root: Path, download: bool) -> WholePictures:
+        """The images of a role.
+
+        Raises:
+            CossError: the data are missing or incomplete, or the annotations name a class or a
+                picture that is not there. `download` is refused by the same message.
+        """
+        if root.exists() and not root.is_dir():
+            raise CossError(f"data root {root} is a file; pass a folder as --data-root")
+        folder = self._find(root)
+        if folder is None:
+            where = f"{root}, which does not exist" if not root.exists() else str(root)
+            cannot = " and cannot be downloaded" if download else ""
+            raise CossError(f"{self.name} is not in {where}{cannot}; {self.remedy}")
+        with explain_os_errors("read", folder):
+            classes = tuple(sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()))
+            paths, labels = _test(folder, classes) if role == "test" else _train(folder, classes)
+            sizes = np.array([path.stat().st_size for path in paths], np.int64)
+        if not paths:
+            part = "val/images" if role == "test" else "train/<wnid>/images"
+            raise CossError(f"{folder} has no pictures in {part}; unpack the archive again")
+        names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
+        numbers = np.array(labels, np.int64)
+        if role != "test":
+            train, validation = split_validation(len(paths))
+            kept = (train if role == "train" else validation).numpy()
+            names, sizes, numbers = names[kept], sizes[kept], numbers[kept]
+        return WholePictures(
+            self.name, role, folder, names, sizes, torch.from_numpy(numbers), classes, size
+        )
+
+
+def _train(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """Training pictures by class and name, and their labels."""
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted((folder / "train" / name / "images").glob("*.JPEG"))
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels
+
+
+def _test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """Pictures of val/ in the order of the annotations, and their labels."""
+    known = {name: label for label, name in enumerate(classes)}
+    paths: list[Path] = []
+    labels: list[int] = []
+    text = (folder / ANNOTATIONS).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        picture, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        path = folder / "val" / "images" / picture
+        if wnid not in known or not path.is_file():
+            what = f"class {wnid!r}" if wnid not in known else f"picture {picture!r}"
+            raise CossError(
+                f"{folder / ANNOTATIONS}, line {number}, names {what}, which is not there; "
+                "unpack the archive again"
+            )
+        paths.append(path)
+        labels.append(known[wnid])
+    return paths, labels
+
+
+TINY_IMAGENET = TinyImageNet()
