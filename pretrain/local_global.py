@@ -6,8 +6,8 @@ view (arXiv 2501.02860). A method brings its heads and its pairing loss; `co` ad
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -17,9 +17,6 @@ from pretrain.method import Method, MethodOptions, ViewOutputs
 from pretrain.recipe import Recipe
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
-
-Pairing = Callable[[Tensor, Tensor], Tensor]
-"""(predictions [B, N, K], targets [B, K]) -> scalar mean over samples and positions."""
 
 
 def take_grid(local: Tensor, n: int | None) -> Tensor:
@@ -57,7 +54,12 @@ def over_positions(head: nn.Module, rows: Tensor) -> Tensor:
 
 
 def local_global_loss(
-    local: list[Tensor], targets: list[Tensor], head: nn.Module, pairing: Pairing, n: int | None
+    local: list[Tensor],
+    targets: list[Tensor],
+    head: nn.Module,
+    pairing: Callable[[Tensor, Tensor], Tensor],
+    n: int | None,
+    same_view: bool = False,
 ) -> Tensor:
     """Sum over both directions of the pairing of every local with the other view's global.
 
@@ -65,11 +67,13 @@ def local_global_loss(
         local: per view, [B, C, h, w].
         targets: per view, the target's projected global representation u, [B, K].
         head: from a local representation to a prediction, [M, C] -> [M, K].
-        pairing: the method's loss.
+        pairing: the method's loss: predictions [B, N, K], targets [B, K] -> scalar mean.
         n: grid side, None for all positions.
+        same_view: pair with the global representation of the same view instead.
     """
     first, second = (over_positions(head, take_grid(y, n)) for y in local)
-    return pairing(first, targets[1]) + pairing(second, targets[0])
+    one, two = targets if same_view else reversed(targets)
+    return pairing(first, one) + pairing(second, two)
 
 
 class CoOptions(MethodOptions):
@@ -79,6 +83,12 @@ class CoOptions(MethodOptions):
     """Weight of the local term; the paper's good range is 0.2 to 0.5."""
     grid: int | None = Field(None, ge=1)
     """n of an n×n grid of local representations; None for all positions."""
+    heads: Literal["separate", "shared"] = "separate"
+    """Whether local and global representations have heads of their own."""
+    target: Literal["other", "same"] = "other"
+    """The view whose global representation is the target of a local one."""
+    layer: str | None = None
+    """Stage of the encoder that local representations are taken from; None for the last."""
 
 
 def co(base: type[Method]) -> type[Method]:
@@ -90,32 +100,58 @@ def co(base: type[Method]) -> type[Method]:
 
         options: Options
 
-        def __init__(self, encoder: Encoder, recipe: Recipe) -> None:
-            super().__init__(encoder, recipe)
-            if encoder.local_dim != encoder.dim:
-                raise CossError(
-                    f"CO- methods share a projector between local ({encoder.local_dim}) and "
-                    f"global ({encoder.dim}) representations, whose sizes differ in this encoder"
-                )
-            if self.options.grid is not None:  # too large a grid is refused before training starts
-                blank = torch.zeros(1, 3, encoder.input.size, encoder.input.size)
-                with torch.no_grad():
-                    take_grid(encoder.eval().local(blank), self.options.grid)
-                encoder.train()
-            self.local_projector = self.local_head()
-            self.local_predictor = self.local_predictor_head()
-            self.target_local_projector = copy.deepcopy(self.local_projector).requires_grad_(False)
-            self.momentum_pairs.append((self.local_projector, self.target_local_projector))
+        def __init__(self, encoder: Encoder, recipe: Recipe, classes: int = 0) -> None:
+            super().__init__(encoder, recipe, classes)
+            if self.options.layer is not None:
+                if self.options.layer not in encoder.stages():
+                    raise CossError(
+                        f"options.layer: this encoder has no stage {self.options.layer!r}, "
+                        f"only {', '.join(encoder.stages())}"
+                    )
+                self.layer = self.options.layer
+            local = blank_maps(encoder)[self.layer]
+            take_grid(local, self.options.grid)  # too large a grid is refused before training
+            # A target's projector takes global representations, its online twin local ones: where
+            # their sizes differ, a linear map (a 1×1 convolution) goes before the latter.
+            self.local_adapter = (
+                nn.Identity()
+                if local.shape[1] == encoder.dim
+                else nn.Linear(local.shape[1], encoder.dim, bias=False)
+            )
+            self.local_branch = ""
+            if self.options.heads == "separate":
+                self.local_branch = "local_"
+                self.add_branch(self.local_branch)
 
         def losses(self, outputs: ViewOutputs) -> dict[str, Tensor]:
-            with torch.no_grad():
-                targets = [self.target_local_projector(h) for h in outputs.target_pooled]
-            head = nn.Sequential(self.local_projector, self.local_predictor)
-            local = local_global_loss(outputs.local, targets, head, self.pairing, self.options.grid)
+            projector, predictor, pairing = self.branch(self.local_branch)
+            targets = self.targets(self.local_branch, outputs)
+            local = local_global_loss(
+                outputs.local,
+                targets,
+                nn.Sequential(self.local_adapter, projector, predictor),
+                pairing,
+                self.options.grid,
+                same_view=self.options.target == "same",
+            )
+            if not self.sums_directions:
+                local = local / 2
             overall = self.global_loss(outputs)
+            if self.local_branch:  # a shared pairing has seen its targets in the global branch
+                pairing.observe(targets)
             w = self.options.w_s
             return {"loss": (1 - w) * overall + w * local, "global": overall, "local": local}
 
     Co.__name__ = Co.__qualname__ = f"CO{base.__name__}"
     Co.__doc__ = f"{base.__name__} with the local-global term."
     return Co
+
+
+@torch.no_grad()
+def blank_maps(encoder: Encoder) -> dict[str, Tensor]:
+    """The maps of one black image, for their shapes; the encoder is left as it was."""
+    was_training = encoder.training
+    image = torch.zeros(1, 3, encoder.input.size, encoder.input.size)
+    maps = encoder.eval().maps(image)
+    encoder.train(was_training)
+    return maps

@@ -1,4 +1,4 @@
-"""What all methods share: views, optimiser, momentum pairs, logging.
+"""What all methods share: views, networks and their targets, optimiser, logging.
 
 A method is a LightningModule that turns views into a loss. The training loop, checkpoints and
 devices are Lightning's; what is watched during training is in `pretrain.monitors`.
@@ -6,7 +6,8 @@ devices are Lightning's; what is watched during training is in `pretrain.monitor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -18,15 +19,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from pretrain.data import TrainingBatch
+from pretrain.distributed import gather
+from pretrain.pairings import Pairing
 from pretrain.recipe import OptimizerOptions, Recipe, explain_validation
 from pretrain.views import make_views
 from robustbench_coss.encoders.base import Encoder
 
 
 class MethodOptions(BaseModel):
-    """Options that every method has."""
+    """Options of a method; each method extends them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MomentumOptions(MethodOptions):
+    """Options of methods whose target follows the online networks."""
 
     ema: float = Field(0.99, ge=0, le=1)
     """EMA momentum of the target at the first step; it rises to 1 along a cosine."""
@@ -34,46 +41,93 @@ class MethodOptions(BaseModel):
 
 @dataclass(frozen=True)
 class ViewOutputs:
-    """What the networks give for the views of a batch, one entry per view.
+    """What the networks give for a batch, one entry per global view.
 
     Attributes:
-        local: online local representations y, [B, C, h, w].
+        local: online maps that local representations are taken from, [B, C, h, w].
         pooled: online global representations h, [B, D].
-        target_pooled: the target encoder's global representations h', [B, D], without gradient.
+        target_pooled: the target's global representations h', [B, D].
+        small_pooled: online global representations of the local crops of multi-crop methods.
+        labels: [B] int64, -1 where unknown; empty where nobody asked.
     """
 
     local: list[Tensor]
     pooled: list[Tensor]
     target_pooled: list[Tensor]
+    small_pooled: list[Tensor]
+    labels: Tensor
 
 
 class Method(pl.LightningModule):
     """Base of the methods.
 
-    Subclasses define `Options`, build their heads in `__init__`, list their momentum pairs and
-    define `global_loss`; to have a CO- form they also define `local_head`, `local_predictor_head`
-    and `pairing`.
+    Subclasses define `Options` and `global_loss` and build their heads in `__init__`. To have a
+    CO- form (`pretrain.local_global.co`), a method defines `make_heads`.
 
     Args:
         encoder: the online encoder, freshly initialised.
         recipe: the run; `recipe.options` are validated against `Options`.
+        classes: number of classes, for methods that learn from labels.
     """
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     exported = "online"
     views = 2
+    multi_crop = False
+    uses_labels = False
+    sums_directions = True  # of a pair of views; else their mean is taken
 
-    def __init__(self, encoder: Encoder, recipe: Recipe) -> None:
+    def __init__(self, encoder: Encoder, recipe: Recipe, classes: int = 0) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
+        self.classes = classes
         self.options = parse_options(type(self), recipe.options)
+        self.local_views = recipe.views.local_views if self.multi_crop else 0
+        self.layer = next(reversed(encoder.stages()))
         self.momentum_pairs: list[tuple[nn.Module, nn.Module]] = []
         self.embedding_std = torch.zeros(())
 
+    def make_heads(self) -> tuple[nn.Module, nn.Module, Pairing]:
+        """New projector [M, D] -> [M, K], predictor [M, K] -> [M, K] and pairing of one branch."""
+        raise TypeError(f"{type(self).__name__} must define make_heads() to have a CO- form")
+
+    def add_branch(self, prefix: str) -> None:
+        """Make the heads of one branch: `{prefix}projector`, its target, and so on."""
+        projector, predictor, pairing = self.make_heads()
+        setattr(self, f"{prefix}projector", projector)
+        setattr(self, f"{prefix}predictor", predictor)
+        setattr(self, f"{prefix}pairing", pairing)
+
+    def branch(self, prefix: str) -> tuple[nn.Module, nn.Module, Pairing]:
+        """Projector, predictor and pairing of a branch."""
+        return tuple(getattr(self, prefix + part) for part in ("projector", "predictor", "pairing"))
+
+    def target_pooled(self, views: list[Tensor], pooled: list[Tensor]) -> list[Tensor]:
+        """Global representations that the targets are made from, one [B, D] per view."""
+        return pooled
+
+    def targets(self, prefix: str, outputs: ViewOutputs) -> list[Tensor]:
+        """Targets u of a branch, one [B, K] per view."""
+        projector = self.branch(prefix)[0]
+        return [projector(h) for h in outputs.target_pooled]
+
     def encode(self, views: list[Tensor]) -> ViewOutputs:
-        """Online local and global, and target global representations of each view."""
-        raise TypeError(f"{type(self).__name__} must define encode()")
+        """Representations of the global views, and of the local crops that may follow them."""
+        last = next(reversed(self.encoder.stages()))
+        maps = [self.encoder.maps(view) for view in views[: self.views]]
+        pooled = [self.encoder.pool(found[last]) for found in maps]
+        small: list[Tensor] = []
+        if len(views) > self.views:  # crops of one size go through in one piece, as in DINO
+            crops = views[self.views :]
+            small = list(self.encoder(torch.cat(crops)).chunk(len(crops)))
+        return ViewOutputs(
+            local=[found[self.layer] for found in maps],
+            pooled=pooled,
+            target_pooled=self.target_pooled(views[: self.views], pooled),
+            small_pooled=small,
+            labels=torch.empty(0, dtype=torch.long),
+        )
 
     def global_loss(self, outputs: ViewOutputs) -> Tensor:
         """The base objective, a scalar."""
@@ -95,12 +149,15 @@ class Method(pl.LightningModule):
             self.current_epoch,
             self.views,
             self.recipe.views,
+            self.local_views,
+            batch.small,
         )
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]
-        outputs = self.encode(views)
+        outputs = replace(self.encode(views), labels=batch.labels)
         losses = self.losses(outputs)
         for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True)
+            shown = value.detach()
+            self.log(f"train/{name}", shown, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/embedding_std", self.embedding_std, on_step=False, on_epoch=True)
         return {
             "loss": losses["loss"],
@@ -115,26 +172,11 @@ class Method(pl.LightningModule):
         projections, times sqrt(D): 1 for isotropic embeddings, 0 when all images get the same one
         (Chen and He 2021, SimSiam, section 4.1).
         """
-        unit = nn.functional.normalize(projections.detach().float(), dim=1)
+        unit = gather(nn.functional.normalize(projections.detach().float(), dim=1))
         self.embedding_std = unit.std(dim=0).mean() * unit.shape[1] ** 0.5
 
-    def ema_momentum(self, step: int) -> float:
-        """EMA momentum at an optimiser step: from `ema` to 1 along a cosine."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        return float(cosine_schedule(step, steps, self.options.ema, 1.0))
-
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
-        momentum = self.ema_momentum(self.global_step)
-        self.log("train/ema_momentum", momentum, on_step=False, on_epoch=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True)  # type: ignore[union-attr]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """One optimiser step, then one EMA step: under accumulation, not one per micro-batch."""
-        before = self.global_step
-        super().optimizer_step(*args, **kwargs)
-        momentum = self.ema_momentum(before)
-        for online, target in self.momentum_pairs:
-            update_momentum(online, target, m=momentum)
 
     def configure_optimizers(self) -> Any:
         targets = {id(p) for _, target in self.momentum_pairs for p in target.parameters()}
@@ -146,17 +188,68 @@ class Method(pl.LightningModule):
         ]
         options = self.recipe.optimizer
         lr = options.lr * self.recipe.batch_size / 256  # linear scaling (Goyal et al. 2017)
-        optimizer = build_optimizer(options, groups, lr)
+        optimizer = build_optimizer(options, groups, lr, fused=self.device.type == "cuda")
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(round(options.warmup_epochs * steps / self.recipe.epochs), steps - 1)
         schedule = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=steps)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
+class MomentumMethod(Method):
+    """Base of methods whose targets come from a moving average of the online networks.
+
+    Parameters are averaged; BatchNorm's running statistics are the target's own.
+    """
+
+    Options = MomentumOptions
+    options: MomentumOptions
+
+    def __init__(self, encoder: Encoder, recipe: Recipe, classes: int = 0) -> None:
+        super().__init__(encoder, recipe, classes)
+        self.target_encoder = self.follow(encoder)
+
+    def follow(self, online: nn.Module) -> Any:
+        """A frozen copy of a module, which from now on moves towards it by EMA."""
+        target = copy.deepcopy(online).requires_grad_(False)
+        self.momentum_pairs.append((online, target))
+        return target
+
+    def add_branch(self, prefix: str) -> None:
+        super().add_branch(prefix)
+        setattr(self, f"target_{prefix}projector", self.follow(self.branch(prefix)[0]))
+
+    @torch.no_grad()
+    def target_pooled(self, views: list[Tensor], pooled: list[Tensor]) -> list[Tensor]:
+        return [self.target_encoder(view) for view in views]
+
+    @torch.no_grad()
+    def targets(self, prefix: str, outputs: ViewOutputs) -> list[Tensor]:
+        projector = self.get_submodule(f"target_{prefix}projector")
+        return [projector(h) for h in outputs.target_pooled]
+
+    def ema_momentum(self, step: int) -> float:
+        """EMA momentum at an optimiser step: from `ema` to 1 along a cosine."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        return float(cosine_schedule(step, steps, self.options.ema, 1.0))
+
+    def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        momentum = self.ema_momentum(self.global_step)
+        self.log("train/ema_momentum", momentum, on_step=False, on_epoch=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One optimiser step, then one EMA step: under accumulation, not one per micro-batch."""
+        before = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        momentum = self.ema_momentum(before)
+        for online, target in self.momentum_pairs:
+            update_momentum(online, target, m=momentum)  # parameters only, with foreach kernels
+
+
 def build_optimizer(
-    options: OptimizerOptions, groups: list[dict[str, Any]], lr: float
+    options: OptimizerOptions, groups: list[dict[str, Any]], lr: float, fused: bool
 ) -> torch.optim.Optimizer:
-    """The optimiser of a recipe at a scaled learning rate."""
+    """The optimiser of a recipe at a scaled learning rate; LARS has no fused form."""
     decay = options.weight_decay
     if options.name == "lars":
         lars: torch.optim.Optimizer = LARS(
@@ -164,8 +257,10 @@ def build_optimizer(
         )
         return lars
     if options.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=options.momentum, weight_decay=decay)
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=decay)
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=options.momentum, weight_decay=decay, fused=fused
+        )
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=fused)
 
 
 def parse_options(method: type[Method], values: dict[str, Any]) -> MethodOptions:
