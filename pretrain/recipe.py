@@ -1,9 +1,14 @@
-"""Recipes: everything that determines a pretraining run, validated."""
+"""Recipes: everything that determines a pretraining run, validated.
+
+A shipped recipe is a flat file (`quickstart`) or is composed, by name, from the file of a family
+(`co-byol/imagenet1k-rf99-resnet50`); composing is laying mappings over each other, nothing else.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -29,14 +34,22 @@ class OptimizerOptions(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     warmup_epochs: float = Field(1.0, ge=0)
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient of all parameters together; None for no clipping."""
+
+
+VERSION = 1
+"""Of the keys of a recipe and what they mean; a recipe of another version is refused."""
 
 
 class Recipe(BaseModel):
     """A pretraining run. `coss-bench pretrain --recipe FILE.yaml` reads one; options override it.
 
     Attributes:
+        version: of the recipe's keys, `VERSION`.
         method, arch, dataset: registered names.
         width: factor on the encoder's channel counts.
+        mlp: whether an MLP follows the encoder's pooling; None for what the architecture has.
         size: side of the training images in px; None takes the data set's default.
         epochs: passes over the training images.
         batch_size: images per optimiser step (global batch).
@@ -52,10 +65,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    version: int = VERSION
     method: str = "co-byol"
     arch: str = "rf29_resnet18"
     dataset: str = "parts"
     width: float = Field(1.0, gt=0)
+    mlp: bool | None = None
     size: int | None = Field(None, ge=8)
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(256, ge=2)
@@ -97,7 +112,17 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
 
 
 def build_recipe(values: dict[str, Any], where: str) -> Recipe:
-    """Validate values into a Recipe. Raises CossError that names every wrong key or type."""
+    """Validate values into a Recipe.
+
+    Raises:
+        CossError: it is of another version, or has wrong keys or values (all of them are named).
+    """
+    version = values.get("version", VERSION)
+    if version != VERSION:
+        raise CossError(
+            f"{where}: recipe of version {version!r}, this tool reads version {VERSION}; "
+            "use the version of this package that it was written for"
+        )
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -108,13 +133,54 @@ def build_recipe(values: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
+RECIPES = files("pretrain").joinpath("recipes")
+EXAMPLES = ["quickstart", "co-byol/cifar10-rf29-resnet18", "co-byol/imagenet1k-rf99-resnet50"]
+"""Shown where a name is like none of the many shipped recipes."""
+
+
+@cache
+def _family(name: str) -> list[dict[str, Any]]:
+    """The file of a family after those that it builds on (`like`), most general first."""
+    own = yaml.safe_load(RECIPES.joinpath("families", f"{name}.yaml").read_bytes())
+    return [*(_family(own["like"]) if "like" in own else []), own]
+
+
+def _nearest(family: str, key: str) -> Any:
+    """What the file of a family says under a key, or else the nearest one that it builds on."""
+    return next(file[key] for file in reversed(_family(family)) if key in file)
+
+
+@cache
+def _composed() -> dict[str, tuple[str, str]]:
+    """Names of the composed recipes, each with its family and architecture."""
+    found = {}
+    for item in RECIPES.joinpath("families").iterdir():
+        family = item.name.removesuffix(".yaml")
+        for arch in _nearest(family, "architectures"):
+            for method in _nearest(family, "recipes"):
+                found[f"{method}/{family}-{arch}"] = (family, arch)
+    return found
+
+
+def _compose(name: str) -> dict[str, Any]:
+    """The values of a composed recipe: general before special, file by file and within a file."""
+    family, arch = _composed()[name]
+    method = name.partition("/")[0]
+    base = method.removeprefix("co-").removesuffix("-mc")
+    forms = {"co": method.startswith("co-"), "mc": method.endswith("-mc")}
+    values: dict[str, Any] = {"method": method}
+    for file in _family(family):
+        layers = [file.get("common"), file.get("methods", {}).get(base)]
+        layers += [file.get("forms", {}).get(form) for form, wanted in forms.items() if wanted]
+        for layer in layers:
+            values = merge(values, layer or {})
+    return merge(values, _nearest(family, "architectures")[arch])
+
+
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package, without `.yaml`."""
-    return sorted(
-        item.name.removesuffix(".yaml")
-        for item in files("pretrain").joinpath("recipes").iterdir()
-        if item.name.endswith(".yaml")
-    )
+    """Names of the recipes in the package: flat ones, and METHOD/FAMILY-ARCHITECTURE."""
+    flat = [i.name.removesuffix(".yaml") for i in RECIPES.iterdir() if i.name.endswith(".yaml")]
+    return sorted([*flat, *_composed()])
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -124,14 +190,15 @@ def read_recipe(name: str) -> dict[str, Any]:
         CossError: no such file or name, or not a YAML mapping.
     """
     path = Path(name)
+    if name in _composed():
+        return _compose(name)
     if name in shipped_recipes():
-        text = files("pretrain").joinpath("recipes", f"{name}.yaml").read_bytes()
+        text = RECIPES.joinpath(f"{name}.yaml").read_bytes()
     elif path.suffix in {".yaml", ".yml"} or path.exists():
         with explain_os_errors("read recipe", path):
             text = path.read_bytes()
     else:
-        shipped = shipped_recipes()
-        near = difflib.get_close_matches(name, shipped, n=3, cutoff=0.4) or shipped
+        near = difflib.get_close_matches(name, shipped_recipes(), n=3, cutoff=0.4) or EXAMPLES
         raise CossError(
             f"no recipe is named {name!r}; did you mean {', '.join(near)}? "
             "Or pass a file whose name ends in .yaml"
