@@ -5,8 +5,10 @@ safetensors holds arrays and text only: reading one executes nothing.
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import safetensors.torch
 
 from robustbench_coss import registry
 from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.encoders.timm_models import timm_encoder
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
 
@@ -46,7 +49,7 @@ class Checkpoint:
 def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None:
     """Write an encoder atomically.
 
-    `metadata` must hold what `build_encoder` needs: arch, size and width.
+    `metadata` must hold what `build_encoder` needs: arch, size and width, and `mlp` if given.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     # One key: safetensors writes several in no fixed order; equal encoders should be equal files.
@@ -54,13 +57,29 @@ def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None
     write_atomically(path, safetensors.torch.save(tensors, metadata=header))
 
 
-def build_encoder(arch: str, *, size: int, width: float = 1.0) -> Encoder:
-    """A freshly initialised registered encoder for images of `size` px.
+def build_encoder(arch: str, *, size: int, width: float = 1.0, mlp: bool | None = None) -> Encoder:
+    """A freshly initialised encoder for images of `size` px.
+
+    Args:
+        arch: a registered name, or `timm:NAME` for a model of the package timm.
+        size: image side in px.
+        width: factor on the channel counts.
+        mlp: force the MLP after pooling on or off, where the architecture has this switch; None
+            leaves it as the architecture has it.
 
     Raises:
-        CossError: unknown architecture, or a width or size it cannot be built with.
+        CossError: unknown architecture, or a width, size or `mlp` it cannot be built with.
     """
-    encoder: Encoder = registry.load("encoder", arch)(size=size, width=width)
+    family, _, name = arch.partition(":")
+    factory = partial(timm_encoder, name) if family == "timm" else registry.load("encoder", arch)
+    options: dict[str, Any] = {"size": size, "width": width}
+    if mlp is not None:
+        if "mlp" not in inspect.signature(factory).parameters:
+            raise CossError(
+                f"{arch} has no MLP after pooling to switch on or off; leave out mlp={mlp}"
+            )
+        options["mlp"] = mlp
+    encoder: Encoder = factory(**options)
     return encoder
 
 
@@ -118,7 +137,10 @@ def load_checkpoint(where: Path) -> Checkpoint:
             )
         metadata = header["metadata"]
         encoder = build_encoder(
-            metadata["arch"], size=int(metadata["size"]), width=float(metadata["width"])
+            metadata["arch"],
+            size=int(metadata["size"]),
+            width=float(metadata["width"]),
+            mlp=metadata.get("mlp"),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise CossError(f"{path} has damaged metadata ({error!r}); export it again") from error

@@ -1,7 +1,9 @@
-"""`coss-bench arch`: what an encoder is made of and what it sees."""
+"""`coss-bench arch`: what encoders are made of and what they see."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,14 +13,27 @@ NARROW = 1 / 16
 
 
 def arch(
-    name: Annotated[str, typer.Argument(help="A registered encoder (see `coss-bench list`).")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="Registered encoders (see `coss-bench list`) or timm:NAME."
+        ),
+    ],
     size: Annotated[
         int | None,
-        typer.Option("--image-size", help="Image side in px; default: 224, or 32 for rf29."),
+        typer.Option("--image-size", help="Side in px; default: 224, or 32 for rfN_resnet18."),
     ] = None,
     width: Annotated[float, typer.Option(help="Factor on the channel counts.")] = 1.0,
+    mlp: Annotated[
+        bool | None,
+        typer.Option("--mlp/--no-mlp", help="Force the MLP after pooling on or off."),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Draw kernels and fields of ResNets, one row each, to this .png file."),
+    ] = None,
 ) -> None:
-    """Show parameters, MACs, map size and receptive field of an encoder.
+    """Show parameters, MACs, map size and receptive field of encoders.
 
     The receptive field is computed from kernels and strides, and measured as the extent of the
     input gradient of one local representation; the two agree for every encoder of this package.
@@ -27,7 +42,9 @@ def arch(
 
       coss-bench arch rf99_resnet50
 
-      coss-bench arch resnet18 --image-size 32 --width 0.25
+      coss-bench arch rf9_resnet18 rf29_resnet18 --width 0.25 --picture fields.png
+
+      coss-bench arch timm:convnext_atto --image-size 96
     """
     import torch
     from rich.console import Console
@@ -35,25 +52,37 @@ def arch(
 
     from robustbench_coss.checkpoints import build_encoder
     from robustbench_coss.encoders.base import parameters
+    from robustbench_coss.encoders.picture import draw
     from robustbench_coss.encoders.receptive_field import field_by_gradient
-    from robustbench_coss.encoders.resnet import multiply_accumulates
+    from robustbench_coss.encoders.resnet import ResNet, multiply_accumulates
     from robustbench_coss.errors import CossError
+    from robustbench_coss.files import write_atomically
 
-    if size is None:
-        size = 32 if name.startswith("rf29") else 224
-    if size < 8:
+    if size is not None and size < 8:
         raise CossError(f"--image-size must be at least 8 px, got {size}")
-    encoder = build_encoder(name, size=size, width=width).eval()
-    with torch.inference_mode():
-        local = encoder.local(torch.zeros(1, 3, size, size))
-    table = Table(show_header=False, box=None, title=f"{name} at {size} px, width {width:g}")
-    table.add_row("parameters", f"{parameters(encoder) / 1e6:.2f} M")
-    table.add_row("MACs per image", f"{multiply_accumulates(encoder) / 1e6:,.0f} M")
-    table.add_row("local map", f"{local.shape[2]}×{local.shape[3]} × {local.shape[1]} channels")
-    table.add_row("features", str(encoder.dim))
-    field = getattr(encoder, "field", None)
-    if field is not None:
-        narrow = build_encoder(name, size=size, width=NARROW)
-        table.add_row("receptive field (formula)", f"{field} px")
-        table.add_row("receptive field (gradient)", f"{field_by_gradient(narrow, field)} px")
-    Console().print(table)
+    if picture is not None and picture.suffix != ".png":
+        raise CossError(f"--picture writes PNG; give it a name that ends in .png, not {picture}")
+    drawn = {}
+    for name in names:
+        side = size or (32 if re.fullmatch(r"rf\d+_resnet18", name) else 224)
+        encoder = build_encoder(name, size=side, width=width, mlp=mlp).eval()
+        if isinstance(encoder, ResNet):
+            drawn[name] = encoder
+        elif picture is not None:
+            raise CossError(f"--picture draws ResNets, RF-ResNets and BagNets only; drop {name}")
+        with torch.inference_mode():
+            local = encoder.local(torch.zeros(1, 3, side, side))
+        table = Table(show_header=False, box=None, title=f"{name} at {side} px, width {width:g}")
+        table.add_row("parameters", f"{parameters(encoder) / 1e6:.2f} M")
+        table.add_row("MACs per image", f"{multiply_accumulates(encoder) / 1e6:,.0f} M")
+        table.add_row("local map", f"{local.shape[2]}×{local.shape[3]} × {local.shape[1]} channels")
+        table.add_row("features", str(encoder.dim))
+        field = getattr(encoder, "field", None)
+        if field is not None:
+            narrow = build_encoder(name, size=side, width=NARROW)
+            table.add_row("receptive field (formula)", f"{field} px")
+            table.add_row("receptive field (gradient)", f"{field_by_gradient(narrow, field)} px")
+        Console().print(table)
+    if picture is not None:
+        write_atomically(picture, draw(drawn))
+        typer.echo(f"wrote {picture}")

@@ -1,13 +1,14 @@
-"""ResNets with the seam between local representations and pooling, and RF-ResNets.
+"""ResNets with the seam between local representations and pooling: plain, RF-ResNets, BagNets.
 
 An RF-ResNet bounds the receptive field of its local representations by turning 3×3 convolutions
 into 1×1 from the top down, and adds an MLP after average pooling (CO-SSL, arXiv 2501.02860).
-Parameter names follow torchvision's, so its weights load.
+Parameter names follow torchvision's, so its weights load into the plain ones.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,15 +18,20 @@ from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.receptive_field import Layer, field_of
 from robustbench_coss.errors import CossError
 
-Stem = Literal["imagenet", "cifar"]
+Stem = Literal["imagenet", "cifar", "bagnet"]
 Kernels = tuple[tuple[tuple[int, ...], ...], ...]
 """Kernel side of each k×k convolution: [stage][block][convolution]."""
 
 CIFAR_STEM_UP_TO = 64
 """Images of at most this side get the CIFAR stem (3×3, stride 1, no max pooling; SimCLR B.9)."""
 
-STEM_LAYERS: dict[Stem, list[Layer]] = {"imagenet": [(7, 2), (3, 2)], "cifar": [(3, 1)]}
+STEM_LAYERS: dict[Stem, list[Layer]] = {
+    "imagenet": [(7, 2), (3, 2)],
+    "cifar": [(3, 1)],
+    "bagnet": [(1, 1), (3, 1)],
+}
 STAGE_STRIDES = (1, 2, 2, 2)
+BAGNET_STRIDES = (2, 2, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,13 @@ def full_kernels(layout: Layout) -> Kernels:
     return tuple(((3,) * layout.convolutions,) * count for count in layout.blocks)
 
 
-def chain(stem: Stem, kernels: Kernels) -> list[Layer]:
-    """(kernel, stride) along the path with the widest field; the stride sits in a stage's first."""
+def chain(stem: Stem, kernels: Kernels, strides: tuple[int, ...] = STAGE_STRIDES) -> list[Layer]:
+    """(kernel, stride) along the path with the widest field; the stride sits in a stage's first.
+
+    With the kernels of the first n stages only, the chain up to the end of stage n.
+    """
     layers = list(STEM_LAYERS[stem])
-    for stage, stride in zip(kernels, STAGE_STRIDES, strict=True):
+    for stage, stride in zip(kernels, strides, strict=False):
         for number, block in enumerate(stage):
             for position, kernel in enumerate(block):
                 layers.append((kernel, stride if number == position == 0 else 1))
@@ -97,6 +106,8 @@ def bounded_kernels(layout: Layout, stem: Stem, field: int) -> Kernels:
 class Strided1x1(nn.Conv2d):
     """A 1×1 convolution with a stride, as subsampling before a 1×1 convolution: the same values.
 
+    Both strides are the same, there is neither padding nor grouping.
+
     In channels_last, oneDNN's weight gradient of a strided 1×1 convolution writes past its buffer
     where fewer channels come in than fit a vector register (uxlfoundation/oneDNN#6035, open with
     torch 2.14.1 on CPUs): a crash, a hang or wrong gradients. Subsampling first avoids it.
@@ -111,6 +122,14 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     if kernel == 1 and stride > 1:
         return Strided1x1(inputs, outputs, 1, stride, bias=False)
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _stem_convolution(stem: Stem, outputs: int) -> nn.Module:
+    if stem == "imagenet":
+        return _conv(3, outputs, 7, stride=2)
+    if stem == "cifar":
+        return _conv(3, outputs, 3)
+    return nn.Sequential(_conv(3, outputs, 1), _conv(outputs, outputs, 3))
 
 
 class Block(nn.Module):
@@ -153,9 +172,15 @@ class ResNet(Encoder):
         layout: depth and block type.
         kernels: kernel side of each k×k convolution.
         input: the pixel contract.
-        stem: "imagenet" (7×7 stride 2, max pooling) or "cifar" (3×3).
+        stem: "imagenet" (7×7 stride 2, max pooling), "cifar" (3×3) or "bagnet" (1×1, then 3×3).
         width: factor on all channel counts.
-        mlp_hidden: hidden units of the MLP after pooling; 0 for no MLP.
+        mlp_hidden: hidden units of the MLP after pooling at width 1; 0 for no MLP.
+        strides: of each stage's first k×k convolution.
+
+    Attributes:
+        field: receptive field of a local representation in px.
+        jump: distance between neighbouring local representations in px.
+        reach: (field, jump) after the stem and after each of the four stages.
     """
 
     def __init__(
@@ -166,38 +191,37 @@ class ResNet(Encoder):
         stem: Stem,
         width: float,
         mlp_hidden: int = 0,
+        strides: tuple[int, ...] = STAGE_STRIDES,
     ) -> None:
         if not 0 < width <= 8:
             raise CossError(f"width must be above 0 and at most 8, got {width:g}")
         planes = [max(1, round(64 * width * 2**stage)) for stage in range(4)]
         dim = planes[-1] * layout.expansion
         super().__init__(input, local_dim=dim, dim=dim)
-        self.layers = chain(stem, kernels)
-        self.field, self.jump = field_of(self.layers)
+        self.stem, self.kernels = stem, kernels
+        self.reach = [field_of(chain(stem, kernels[:number], strides)) for number in range(5)]
+        self.field, self.jump = self.reach[-1]
 
-        self.conv1 = (
-            _conv(3, planes[0], 3)
-            if stem == "cifar"
-            else nn.Conv2d(3, planes[0], 7, stride=2, padding=3, bias=False)
-        )
+        self.conv1 = _stem_convolution(stem, planes[0])
         self.bn1 = nn.BatchNorm2d(planes[0])
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem == "imagenet" else nn.Identity()
         inputs = planes[0]
         stages = []
-        for number, (stage, stride) in enumerate(zip(kernels, STAGE_STRIDES, strict=True)):
+        for number, (stage, stride) in enumerate(zip(kernels, strides, strict=True)):
             blocks = []
             for index, block in enumerate(stage):
                 blocks.append(Block(inputs, planes[number], block, stride if index == 0 else 1))
                 inputs = planes[number] * layout.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        hidden = max(1, round(mlp_hidden * width))
         self.mlp = (
             nn.Sequential(
-                nn.Linear(dim, mlp_hidden, bias=False),
-                nn.BatchNorm1d(mlp_hidden),
+                nn.Linear(dim, hidden, bias=False),
+                nn.BatchNorm1d(hidden),
                 nn.ReLU(inplace=True),
-                nn.Linear(mlp_hidden, dim),
+                nn.Linear(hidden, dim),
             )
             if mlp_hidden
             else None
@@ -245,50 +269,109 @@ def stem_for(size: int) -> Stem:
     return "cifar" if size <= CIFAR_STEM_UP_TO else "imagenet"
 
 
-def _plain(layout: Layout, size: int, width: float) -> ResNet:
-    return ResNet(layout, full_kernels(layout), InputSpec(size), stem_for(size), width)
+def features_of(layout: Layout) -> int:
+    """Features at width 1: the channels of the last stage."""
+    return 512 * layout.expansion
 
 
-def resnet18(size: int, width: float = 1.0) -> ResNet:
-    """ResNet-18 for images of `size` px; up to 64 px with the CIFAR stem."""
-    return _plain(RESNET18, size, width)
+def plain_resnet(layout: Layout, size: int, width: float = 1.0, mlp: bool = False) -> ResNet:
+    """The ordinary ResNet for images of `size` px; up to 64 px with the CIFAR stem.
 
-
-def resnet50(size: int, width: float = 1.0) -> ResNet:
-    """ResNet-50 for images of `size` px; up to 64 px with the CIFAR stem."""
-    return _plain(RESNET50, size, width)
-
-
-def rf29_resnet18(size: int, width: float = 1.0) -> ResNet:
-    """ResNet-18 with the CIFAR stem and a receptive field of 29 px: 3×3 up to stage 3's first.
-
-    The MLP after pooling has as many hidden units as the encoder has features.
+    Args:
+        layout: depth and block type.
+        size: image side in px.
+        width: factor on all channel counts.
+        mlp: whether an MLP follows the pooling, with as many hidden units as features.
     """
-    kernels = bounded_kernels(RESNET18, "cifar", 29)
-    return ResNet(RESNET18, kernels, InputSpec(size), "cifar", width, max(1, round(512 * width)))
+    hidden = features_of(layout) if mlp else 0
+    return ResNet(layout, full_kernels(layout), InputSpec(size), stem_for(size), width, hidden)
 
 
-RF99_HIDDEN = 2256
-"""Hidden units of RF99-ResNet-50's MLP; they give the paper's 23.7 M parameters."""
+RF_STEMS: dict[Layout, Stem] = {RESNET18: "cifar", RESNET50: "imagenet"}
+"""An RF-ResNet has one stem at all image sizes, so that its name says its field."""
+
+RF_HIDDEN = {RESNET18: features_of(RESNET18), RESNET50: 2256}
+"""Hidden units of the MLP of all RF-ResNets of a depth, so that they differ in kernels alone.
+
+For ResNet-50 the number gives RF99-ResNet-50 the paper's 23.7 M parameters.
+"""
 
 
-def rf99_resnet50(size: int, width: float = 1.0) -> ResNet:
-    """ResNet-50 with the ImageNet stem and a receptive field of 99 px."""
-    kernels = bounded_kernels(RESNET50, "imagenet", 99)
-    hidden = max(1, round(RF99_HIDDEN * width))
-    return ResNet(RESNET50, kernels, InputSpec(size), "imagenet", width, hidden)
+def rf_resnet(
+    layout: Layout, field: int, size: int, width: float = 1.0, mlp: bool = True
+) -> ResNet:
+    """The RF-ResNet of a depth and a receptive field.
+
+    Args:
+        layout: depth and block type.
+        field: receptive field of a local representation in px.
+        size: image side in px.
+        width: factor on all channel counts, the MLP's included.
+        mlp: whether the MLP follows the pooling.
+
+    Raises:
+        CossError: the rule does not reach exactly this field.
+    """
+    stem = RF_STEMS[layout]
+    kernels = bounded_kernels(layout, stem, field)
+    return ResNet(layout, kernels, InputSpec(size), stem, width, RF_HIDDEN[layout] if mlp else 0)
+
+
+def bagnet(
+    blocks: tuple[int, int, int, int], size: int, width: float = 1.0, mlp: bool = False
+) -> ResNet:
+    """A BagNet (Brendel and Bethge 2019, arXiv 1904.00760): ResNet-50 with few 3×3 convolutions.
+
+    The original pads nothing; here all convolutions are padded as in the other ResNets, so that
+    maps are as large and images smaller than the field are taken.
+
+    Args:
+        blocks: per stage, how many of the leading blocks have a 3×3 convolution.
+        size: image side in px.
+        width: factor on all channel counts.
+        mlp: whether an MLP follows the pooling, with as many hidden units as features.
+    """
+    kernels = tuple(
+        ((3,),) * wide + ((1,),) * (count - wide)
+        for wide, count in zip(blocks, RESNET50.blocks, strict=True)
+    )
+    hidden = features_of(RESNET50) if mlp else 0
+    return ResNet(RESNET50, kernels, InputSpec(size), "bagnet", width, hidden, BAGNET_STRIDES)
+
+
+# The registered names. Fields grow by about 1.5 (ResNet-18) and 1.7 (ResNet-50) from one to the
+# next; all but 99 are reached with 3×3 up to one layer and 1×1 above it.
+resnet18 = partial(plain_resnet, RESNET18)
+resnet50 = partial(plain_resnet, RESNET50)
+rf9_resnet18 = partial(rf_resnet, RESNET18, 9)
+rf13_resnet18 = partial(rf_resnet, RESNET18, 13)
+rf21_resnet18 = partial(rf_resnet, RESNET18, 21)
+rf29_resnet18 = partial(rf_resnet, RESNET18, 29)
+rf45_resnet18 = partial(rf_resnet, RESNET18, 45)
+rf61_resnet18 = partial(rf_resnet, RESNET18, 61)
+rf19_resnet50 = partial(rf_resnet, RESNET50, 19)
+rf35_resnet50 = partial(rf_resnet, RESNET50, 35)
+rf59_resnet50 = partial(rf_resnet, RESNET50, 59)
+rf99_resnet50 = partial(rf_resnet, RESNET50, 99)
+rf171_resnet50 = partial(rf_resnet, RESNET50, 171)
+rf267_resnet50 = partial(rf_resnet, RESNET50, 267)
+bagnet9 = partial(bagnet, (1, 1, 0, 0))
+bagnet17 = partial(bagnet, (1, 1, 1, 0))
+bagnet33 = partial(bagnet, (1, 1, 1, 1))
 
 
 @torch.no_grad()
 def multiply_accumulates(encoder: Encoder) -> int:
     """MACs of one image: half the FLOPs that torch counts for convolutions and matrix products."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     device = next(encoder.parameters()).device
     size = encoder.input.size
     was_training = encoder.training
     encoder.eval()
-    with FlopCounterMode(display=False) as counter:
+    # Attention as matrix products: torch does not count its fused form on CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(1, 3, size, size, device=device))
     encoder.train(was_training)
     return int(counter.get_total_flops()) // 2
