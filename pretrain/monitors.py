@@ -1,4 +1,8 @@
-"""What is watched while a method trains: accuracy, collapse, divergence, progress, metrics."""
+"""What is watched while a method trains: accuracy, collapse, divergence, progress, metrics.
+
+In a run of several processes, all watch what one process would: features are gathered, kNN is
+shared out, and only the first process writes and prints.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pretrain.data import TrainingBatch, subset
+from pretrain.distributed import (
+    gather,
+    mean_over_ranks,
+    rank,
+    reported_once,
+    sum_over_ranks,
+    world_size,
+)
 from pretrain.method import Method
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
@@ -32,7 +44,8 @@ class OnlineProbe(pl.Callback):
     """A linear classifier trained beside the method on detached features of the first view.
 
     It has its own optimiser (SGD, learning rate 0.1, momentum 0.9) and never touches the encoder.
-    Its training accuracy is that on augmented views: a trend to watch, not a result.
+    Its training accuracy is that on augmented views: a trend to watch, not a result. Every rank
+    trains the same one, on the features of all ranks.
     """
 
     def __init__(self, dim: int, classes: int, seed: int) -> None:
@@ -56,10 +69,11 @@ class OnlineProbe(pl.Callback):
         batch: TrainingBatch,
         batch_idx: int,
     ) -> None:
-        known = outputs["labels"] >= 0
+        features, labels = gather(outputs["features"]), gather(outputs["labels"])
+        known = labels >= 0
         if int(known.sum()) < 2:
             return
-        features, labels = outputs["features"][known].float(), outputs["labels"][known]
+        features, labels = features[known].float(), labels[known]
         logits = self.layer(self.norm(features))
         loss = F.cross_entropy(logits, labels)
         self.optimizer.zero_grad()
@@ -87,19 +101,22 @@ def knn_top1(
 ) -> float:
     """Weighted kNN accuracy of the exported encoder on validation images.
 
-    The bank and the queries are fixed random subsets.
+    The bank and the queries are fixed random subsets, which the ranks encode a share of each.
     """
     encoder = method.exported_encoder()
     was_training = encoder.training
     encoder.eval()
 
     def features(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
-        chosen = subset(len(images), count).tolist()
-        rows = []
-        for start in range(0, len(chosen), 250):
-            pixels = images.images(chosen[start : start + 250]).to(method.device)
-            rows.append(F.normalize(encoder(pixels.float() / 255).float(), dim=1))
-        return torch.cat(rows), images.labels[chosen].to(method.device)
+        chosen = subset(len(images), count)
+        rows = torch.zeros(len(chosen), encoder.dim, device=method.device)
+        mine = range(rank(), len(chosen), world_size())
+        for start in range(0, len(mine), 250):
+            some = torch.tensor(mine[start : start + 250])
+            pixels = images.images(chosen[some].tolist()).to(method.device)
+            found = F.normalize(encoder(pixels.float() / 255).float(), dim=1)
+            rows[some.to(method.device)] = found
+        return sum_over_ranks(rows), images.labels[chosen].to(method.device)
 
     keys, labels = features(train, bank)
     wanted, truth = features(validation, queries)
@@ -108,10 +125,15 @@ def knn_top1(
     return float((answer == truth).float().mean())
 
 
+class Diverged(CossError):
+    """Training was stopped because the loss or the weights were no longer finite."""
+
+
 class Watch(pl.Callback):
     """kNN accuracy every few epochs, collapse warnings, and a stop on divergence.
 
     Divergence stops training before the epoch's checkpoint is written, so the last one is good.
+    Checkpoints carry the fingerprint of the training images, for `pretrain.train` to compare.
     """
 
     def __init__(self, train: ImageSet, validation: ImageSet, every: int) -> None:
@@ -129,23 +151,34 @@ class Watch(pl.Callback):
         # Reading the loss makes a GPU wait, so there it is looked at every 50 steps.
         last = batch_idx + 1 == trainer.num_training_batches
         look = pl_module.device.type == "cpu" or last or batch_idx % 50 == 0
-        if look and not torch.isfinite(outputs["loss"]):
-            raise self._diverged(f"the loss is {float(outputs['loss'])}", trainer)
+        if not look:
+            return
+        loss = mean_over_ranks(outputs["loss"].detach())  # so that all ranks stop together
+        if not torch.isfinite(loss):
+            raise self._diverged(f"the loss is {float(loss)}", trainer)
 
     @staticmethod
     def _diverged(what: str, trainer: pl.Trainer) -> CossError:
-        return CossError(
-            f"{what} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}: training "
-            "stopped, the last good checkpoint is kept; start again in another --out with a lower "
-            "learning rate (--set optimizer.lr=…) or --precision 32"
+        return reported_once(
+            Diverged(
+                f"{what} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}: "
+                "training stopped, the last good checkpoint is kept; start again in another --out "
+                "with a lower learning rate (--set optimizer.lr=…) or --precision 32"
+            )
         )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["dataset_fingerprint"] = self.train.fingerprint
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The last step may have spoilt the weights after a loss that was still finite.
         if not all(bool(torch.isfinite(p).all()) for p in pl_module.parameters()):
             raise self._diverged("weights are NaN or infinite", trainer)
+        # Metrics are averaged over the ranks when they are first read, so all ranks read them.
         spread = float(trainer.callback_metrics.get("train/embedding_std", torch.ones(())))
-        if spread < COLLAPSED:
+        if spread < COLLAPSED and rank() == 0:
             warnings.warn(
                 f"embeddings are collapsing: their standard deviation is {spread:.3f} of an "
                 "isotropic one's; lower the learning rate or raise the EMA momentum",

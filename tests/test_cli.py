@@ -196,7 +196,7 @@ def test_settings_reach_the_exported_encoder(bench: Bench, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("--method coo-byol", "unknown method 'coo-byol'; did you mean co-byol, byol?"),
+        ("--method coo-byol", "unknown method 'coo-byol'; did you mean co-byol,"),
         ("--arch resnet17", "unknown encoder 'resnet17'; did you mean resnet18,"),
         ("--dataset cifr10", "unknown dataset 'cifr10'; did you mean cifar10"),
         ("--recipe quikstart", "no recipe is named 'quikstart'; did you mean quickstart?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import re
 import shlex
@@ -27,20 +28,16 @@ from tiny import pictures, tiny_subject
 import robustbench_coss
 from evaluations.protocol import Subject, correct
 from evaluations.runner import ORDER
+from pretrain.local_global import CoOptions
 from pretrain.recipe import Recipe, build_recipe, merge, read_recipe, shipped_recipes
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import build_encoder, load_checkpoint
 from robustbench_coss.cli import app
 from robustbench_coss.cli.pretrain import parse_setting
 from robustbench_coss.encoders.base import parameters
-from robustbench_coss.encoders.receptive_field import field_by_gradient, field_of
-from robustbench_coss.encoders.resnet import (
-    RESNET18,
-    RESNET50,
-    bounded_kernels,
-    chain,
-    multiply_accumulates,
-)
+from robustbench_coss.encoders.picture import draw
+from robustbench_coss.encoders.receptive_field import field_by_gradient
+from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.environment import lower_bounds, release
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +51,9 @@ MANUAL = [page for page in PAGES if page.parent != ROOT / "results"]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS = PROJECT["optional-dependencies"]
+DEVELOPMENT = [r for r in GROUPS["dev"] if not r.startswith(PROJECT["name"])]
+EXTRAS = [r for group, members in GROUPS.items() if group != "dev" for r in members]
 
 
 def name_of(page: Path) -> str:
@@ -151,11 +151,12 @@ def test_names_given_to_options_are_registered(command: list[str]) -> None:
         if option in kinds:
             for name in value.split(","):  # "my-…" stands for the reader's own
                 known = registry.names(kinds[option])
-                assert name in known or name == "all" or name.startswith("my-")
+                assert name in known or name == "all" or name.startswith(("my-", "timm:"))
         if option == "--recipe":
             assert value in shipped_recipes()
-    if command[0] == "arch" and len(command) > 1:
-        assert command[1] in registry.names("encoder")
+    if command[0] == "arch":
+        for name in itertools.takewhile(lambda word: not word.startswith("-"), command[1:]):
+            assert name in registry.names("encoder") or name.startswith("timm:")
 
 
 @pytest.mark.parametrize("command", [c for c in IN_BLOCKS if " --set " in str(c.id)])
@@ -220,25 +221,36 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def test_the_tables_of_recipe_keys_are_complete_and_give_the_defaults() -> None:
-    expected = flat(Recipe().model_dump(mode="json"))
-    for name in own("method"):
-        expected |= flat(
-            registry.load("method", name).Options().model_dump(mode="json"), "options."
-        )
+def test_the_tables_of_recipe_keys_and_method_options_are_complete_and_give_the_defaults() -> None:
     page = text_of(DOCS / "pretraining.md")
     part = page[page.index("## Recipes") : page.index("## The run folder")]
-    listed = {row[0].strip("`"): yaml.safe_load(row[1].strip("`")) for row in rows(part)}
-    listed.pop("key")
+    methods = {name: registry.load("method", name) for name in own("method")}
+    bases = {name: method for name, method in methods.items() if not name.startswith("co-")}
+    recipe = flat(Recipe().model_dump(mode="json"))
+    expected = {("recipe", key): value for key, value in recipe.items()}
+    for name, method in methods.items():
+        for key, value in method.Options().model_dump(mode="json").items():
+            if key in CoOptions.model_fields:
+                expected["co", f"options.{key}"] = value
+            elif name in bases:
+                expected[name, f"options.{key}"] = value
+    listed = {}
+    for row in rows(part):
+        if row[0].startswith("`"):
+            key, default = row[0].strip("`"), yaml.safe_load(row[1].strip("`"))
+            table = "co" if key.removeprefix("options.") in CoOptions.model_fields else "recipe"
+            owners = re.findall(r"`([\w-]+)`", row[2]) if len(row) == 4 else [table]
+            listed |= {(owner, key): default for owner in owners}
     assert listed.keys() == expected.keys()
-    for key, value in expected.items():
+    for where, value in expected.items():
         same = pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
-        assert listed[key] == same, key
+        assert listed[where] == same, where
 
 
 def test_every_shipped_recipe_is_named() -> None:
-    for name in shipped_recipes():
-        assert f"`{name}`" in text_of(DOCS / "pretraining.md"), name
+    for name in shipped_recipes():  # tests/test_recipes.py reads the table of the others
+        if "/" not in name:
+            assert f"`{name}`" in text_of(DOCS / "pretraining.md"), name
 
 
 def test_the_defaults_of_views_in_words_are_those_of_the_code() -> None:
@@ -250,7 +262,8 @@ def test_the_defaults_of_views_in_words_are_those_of_the_code() -> None:
         mine = re.findall(r"`(\w+)`", named)
         keys += mine
         stated = [float(Fraction(n)) for n in re.findall(r"[\d.]+(?:/\d+)?", default)]
-        values = np.hstack([getattr(options, key) for key in mine])
+        stated_size = {"local_size": 96 / 224}  # None, the default, stands for this share
+        values = np.hstack([stated_size.get(key, getattr(options, key)) for key in mine])
         if "aspect" in mine:
             values = np.array([options.min_crop, options.max_crop, 1 / options.aspect, values[2]])
         assert stated == pytest.approx(values.tolist())
@@ -259,7 +272,10 @@ def test_the_defaults_of_views_in_words_are_those_of_the_code() -> None:
 
 # ---- encoders ----
 
-ARCH_ROWS = [row for row in rows(text_of(DOCS / "encoders.md")) if len(row) == 7][1:]
+ARCH_PAGES = (DOCS / "encoders.md", DOCS / "rf-resnet.md")
+ARCH_ROWS = [
+    row for page in ARCH_PAGES for row in rows(text_of(page)) if len(row) == 7 and row[0] != "name"
+]
 
 
 @pytest.mark.parametrize("row", ARCH_ROWS, ids=lambda row: f"{row[0]} {row[1]}")
@@ -278,32 +294,42 @@ def test_every_encoder_has_a_row() -> None:
     assert {row[0].strip("`") for row in ARCH_ROWS} == set(own("encoder"))
 
 
-@pytest.mark.parametrize(
-    ("name", "layout", "stem", "field"),
-    [("rf99_resnet50", RESNET50, "imagenet", 99), ("rf29_resnet18", RESNET18, "cifar", 29)],
-)
-def test_the_tables_of_kernels_are_those_of_the_rule(
-    name: str, layout: Any, stem: Any, field: int
-) -> None:
-    page = text_of(DOCS / "encoders.md")
-    start = page.index(f"`{name}`, the ")
-    _, (_, _, *after_stem), *stages = list(rows(page[start : page.index("\n\n", start + 100)]))
-    kernels = bounded_kernels(layout, stem, field)
-    assert [int(n) for n in after_stem] == list(field_of(chain(stem, ((), (), (), ()))))
-    assert len(stages) == 4
-    for number, (label, cell, field_after, jump_after) in enumerate(stages, start=1):
-        assert label == f"stage {number}"
-        flat_kernels = [k for block in kernels[number - 1] for k in block]
-        assert [int(n) for n in re.findall(r"\d", cell)] == flat_kernels
-        reached = field_of(chain(stem, (*kernels[:number], (), (), ())[:4]))
-        assert (int(field_after), int(jump_after)) == reached
-        # Bold marks what differs from the ordinary ResNet.
-        assert set(re.sub(r"\*\*[1, ]+\*\*", "", cell)) <= set("3, *")
-    assert "*" not in stages[0][1]
+def test_the_table_of_kernels_is_that_of_the_encoders() -> None:
+    page = text_of(DOCS / "rf-resnet.md")
+    listed = {row[0].strip("`"): row[1:] for row in rows(page) if len(row) == 5 and "`" in row[0]}
+    assert listed.keys() == set(own("encoder")) - {"resnet18", "resnet50"}
+    for name, stages in listed.items():
+        encoder = build_encoder(name, size=32, width=1 / 64)
+        kernels = [[[int(k) for k in b.split()] for b in cell.split(", ")] for cell in stages]
+        flat_kernels = [[k for block in stage for k in block] for stage in kernels]
+        assert flat_kernels == [[k for b in stage for k in b] for stage in encoder.kernels]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("command", block_commands(DOCS / "rf-resnet.md"), ids=lambda c: c[-1])
+def test_the_pictures_of_fields_are_what_the_command_draws(command: list[str]) -> None:
+    options = dict(itertools.pairwise(command))
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), command[1:]))
+    size = int(options.get("--image-size", 224))
+    encoders = {name: build_encoder(name, size=size, width=1 / 64) for name in names}
+    picture = ROOT / options["--picture"]
+    drawn, kept = (
+        np.asarray(Image.open(source).convert("RGB"), np.float64)
+        for source in (io.BytesIO(draw(encoders)), picture)  # type: ignore[arg-type]
+    )
+    assert drawn.shape == kept.shape
+    assert np.abs(drawn - kept).mean() < 2  # of 255: letters differ between versions of matplotlib
+    assert picture.stat().st_size < 150_000
+
+
+def test_the_example_of_an_unregistered_field_has_that_field() -> None:
+    (code,) = blocks(DOCS / "rf-resnet.md", "python")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["rf139_resnet50"](size=32, width=1 / 64).field == 139
 
 
 def test_the_split_of_parameters_between_body_and_mlp_is_as_stated() -> None:
-    page = text_of(DOCS / "encoders.md")
+    page = text_of(DOCS / "rf-resnet.md")
     for name, size in (("rf99_resnet50", 224), ("rf29_resnet18", 32)):
         encoder = build_encoder(name, size=size)
         mlp = parameters(encoder.mlp)  # type: ignore[arg-type]
@@ -423,7 +449,14 @@ def test_the_example_of_a_method_trains(my_package: ModuleType, name: str) -> No
 
 def test_every_python_example_is_run_by_a_test_above() -> None:
     shown = {page.name: len(blocks(page, "python")) for page in MANUAL if blocks(page, "python")}
-    assert shown == {"datasets.md": 1, "encoders.md": 1, "extending.md": 4, "results.md": 1}
+    assert shown == {
+        "datasets.md": 1,
+        "encoders.md": 1,
+        "export.md": 5,  # by tests/test_export.py
+        "extending.md": 4,
+        "results.md": 1,
+        "rf-resnet.md": 1,
+    }
 
 
 # ---- packaging ----
@@ -445,7 +478,7 @@ def test_constraints_hold_one_version_each_at_or_above_the_declared_bounds() -> 
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][\w.]*", line)] == []
     pinned = {re.sub(r"[-_.]+", "-", n).lower(): v for n, v in (s.split("==") for s in lines)}
     assert len(pinned) == len(lines)
-    declared = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    declared = [*PROJECT["dependencies"], *EXTRAS, *DEVELOPMENT]
     bounds = lower_bounds(declared)
     assert len(bounds) == len(declared)
     for name, bound in bounds.items():
@@ -455,8 +488,8 @@ def test_constraints_hold_one_version_each_at_or_above_the_declared_bounds() -> 
 def test_every_dependency_is_explained() -> None:
     page = text_of(DOCS / "dependencies.md")
     explained = {row[0].strip("`") for row in rows(page)}
-    assert explained - {"distribution"} == set(lower_bounds(PROJECT["dependencies"]))
-    for name in lower_bounds(PROJECT["optional-dependencies"]["dev"]):
+    assert explained - {"distribution"} == set(lower_bounds([*PROJECT["dependencies"], *EXTRAS]))
+    for name in lower_bounds(DEVELOPMENT):
         assert f"`{name}`" in page, name
 
 

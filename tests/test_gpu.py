@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from safetensors.torch import load_file
 
 from evaluations.probe import ProbeConfig
 from evaluations.runner import evaluate_run
+from pretrain.monitors import Watch
 from pretrain.recipe import build_recipe
 from pretrain.train import pretrain
 from pretrain.views import ViewOptions, make_views
@@ -61,3 +65,43 @@ def test_a_run_trained_on_the_gpu_is_measured_alike_on_gpu_and_cpu(
         outcomes.append(np.stack([cell.outcomes["correct"] for cell in record.cells]))
     # Rounding differs between the devices, in the probe's training too: 2 % of verdicts may.
     assert (outcomes[0] != outcomes[1]).mean() < 0.02
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_one_step_of_every_optimiser_with_clipping(
+    optimizer: str, precision: str, tmp_path: Path
+) -> None:
+    one_step(tmp_path, precision=precision, optimizer={"name": optimizer, "clip": 1.0})
+
+
+def test_one_step_of_compiled_stages_is_one_of_plain_ones(tmp_path: Path) -> None:
+    plain = one_step(tmp_path / "plain")
+    compiled = one_step(tmp_path / "compiled", compiled=True)
+    assert plain.keys() == compiled.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(compiled[name], weight, rtol=1e-2, atol=1e-3)
+
+
+def test_fused_optimisers_and_channels_last_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def look(self: Watch, trainer: pl.Trainer, method: pl.LightningModule, *more: object) -> None:
+        weight = next(p for p in method.parameters() if p.dim() == 4 and p.shape[1] > 1)
+        channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        seen.append((trainer.optimizers[0].defaults["fused"], channels_last, weight.device.type))
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", look)
+    one_step(tmp_path)
+    assert seen == [(True, True, "cuda")]
+
+
+def one_step(out: Path, compiled: bool = False, **changes: Any) -> dict[str, torch.Tensor]:
+    """Weights after one step of CO-BYOL on the GPU."""
+    values = {"width": 0.125, "epochs": 1, "limit": 64, "batch_size": 64}
+    recipe = build_recipe(values | {"options": {"hidden": 64, "dim": 32}} | changes, "test")
+    weights = load_file(pretrain(recipe, out / "run", device="cuda", compiled=compiled))
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+    return weights

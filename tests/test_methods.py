@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lightly.loss import DINOLoss, NegativeCosineSimilarity
 from lightly.models.modules.heads import DINOProjectionHead
 from torch import Tensor, nn
 
+from pretrain import train
 from pretrain.byol import BYOL, COBYOL, MultiCropBYOL
 from pretrain.dino import CODINO, DINO, MultiCropDINO
 from pretrain.local_global import local_global_loss, over_positions, take_grid
@@ -26,6 +28,7 @@ from pretrain.simclr import COSimCLR, SimCLR
 from pretrain.supervised import Supervised
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import build_encoder
+from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 
@@ -226,6 +229,18 @@ def test_supervised_training_is_cross_entropy_of_one_view() -> None:
     expected = -logits.log_softmax(1)[torch.arange(6), torch.arange(6) % 3].mean()
     assert len(outputs.pooled) == method.views == 1
     torch.testing.assert_close(method.losses(outputs)["loss"], expected)
+
+
+def test_supervised_training_refuses_images_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
+    images = ArraySet("some", "train", pixels, torch.full((8,), -1), ("a", "b"), 32)
+    monkeypatch.setattr(train, "_open", lambda *_: (images, images))
+    recipe = build_recipe({"method": "supervised", "batch_size": 4}, "test")
+    with pytest.raises(CossError, match="supervised learns from labels"):
+        train.pretrain(recipe, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_multi_crop_byol_without_crops_equals_byol_and_crops_predict_both_targets() -> None:

@@ -26,6 +26,7 @@ from pretrain.byol import BYOL
 from pretrain.method import ViewOutputs
 from pretrain.recipe import build_recipe
 from pretrain.train import pretrain
+from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.errors import CossError
 
 Bench = Callable[..., Outcome]
@@ -156,6 +157,16 @@ def test_ctrl_c_exits_130_and_the_command_it_names_goes_on(
     assert_equal_runs(run, undisturbed["byol"])
 
 
+def test_a_terminated_run_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, "byol")
+    err = stop_once(process, run / "last.ckpt", signal.SIGTERM)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1].startswith("interrupted; go on with: coss-bench pretrain --resume")
+    assert "Traceback" not in err
+    assert not (run / "encoder.safetensors").exists()
+
+
 def test_a_run_stopped_between_its_last_epoch_and_the_export_is_only_exported(
     tmp_path: Path, undisturbed: dict[str, Path]
 ) -> None:
@@ -209,6 +220,23 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(stopped: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return shutil.copytree(stopped, tmp_path / "begun")
+
+
+def test_a_run_whose_images_have_changed_is_not_resumed(
+    begun: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(name: str, role: str, **options: Any) -> ImageSet:
+        images = open_dataset(name, role, **options)
+        images.fingerprint = "of other images"
+        return images
+
+    monkeypatch.setattr("pretrain.train.open_dataset", changed)
+    before = (begun / "last.ckpt").read_bytes()
+    outcome = bench("pretrain", "--resume", "--out", begun)
+    assert outcome.code == 1
+    assert outcome.err.startswith("error: the training images of parts are not those that")
+    assert len(outcome.err.splitlines()) == 1
+    assert (begun / "last.ckpt").read_bytes() == before
 
 
 class Bomb:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import csv
 import math
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +15,18 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain import data
 from pretrain.byol import BYOL
 from pretrain.data import EpochOrder, subset, training_loader
 from pretrain.method import Method
 from pretrain.monitors import OnlineProbe
 from pretrain.recipe import Recipe, build_recipe, differing_keys, dump_recipe, merge
-from pretrain.train import pretrain
+from pretrain.train import ClipGradients, StopOnSignal, compile_stages, pretrain
 from robustbench_coss.checkpoints import build_encoder, load_checkpoint
 from robustbench_coss.datasets.base import ArraySet, open_dataset
 from robustbench_coss.errors import CossError
 
+pytestmark = pytest.mark.usefixtures("small_bank")
 TINY: dict[str, Any] = {
     "method": "co-byol",
     "width": 1 / 16,
@@ -46,7 +51,7 @@ def parts() -> ArraySet:
 
 def test_epochs_visit_every_sample_once_in_a_new_order() -> None:
     chosen = torch.arange(100, 150)
-    order = EpochOrder(chosen, 50, seed=0)
+    order = EpochOrder(chosen, 50, seed=0, micro=5)
     seen = []
     for epoch in range(2):
         order.set_epoch(epoch)
@@ -55,8 +60,23 @@ def test_epochs_visit_every_sample_once_in_a_new_order() -> None:
         seen.append([i for _, i in keys])
     assert sorted(seen[0]) == sorted(seen[1]) == chosen.tolist()
     assert seen[0] != seen[1]
-    again = EpochOrder(chosen, 50, seed=0)
+    again = EpochOrder(chosen, 50, seed=0, micro=10)
     assert [i for _, i in again] == seen[0]
+
+
+def test_processes_share_out_the_order_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [i for _, i in EpochOrder(torch.arange(100), 48, seed=3, micro=12)]
+    monkeypatch.setattr(data, "world_size", lambda: 3)
+    shares = []
+    for number in range(3):
+        monkeypatch.setattr(data, "rank", lambda number=number: number)
+        order = EpochOrder(torch.arange(100), 48, seed=3, micro=4)
+        shares.append([i for _, i in order])
+        assert len(order) == len(shares[-1]) == 16
+    # At any time the three hold, one after the other, what one process holds: 12 samples.
+    for step in range(4):
+        together = [i for share in shares for i in share[4 * step : 4 * step + 4]]
+        assert together == whole[12 * step : 12 * step + 12]
 
 
 def test_a_smaller_training_subset_lies_in_a_larger_one() -> None:
@@ -211,3 +231,68 @@ def test_collapse_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Method, "watch_collapse", lambda self, z: None)  # stays at zero
     with pytest.warns(UserWarning, match="collapsing"):
         pretrain(tiny(epochs=1), tmp_path / "run", device="cpu")
+
+
+def test_bf16_trains_on_a_cpu_too(tmp_path: Path) -> None:
+    exported = pretrain(tiny(precision="bf16", epochs=1), tmp_path / "run", device="cpu")
+    half, full = load_checkpoint(exported), pretrain(tiny(epochs=1), tmp_path / "full")
+    assert half.metadata["training"]["precision"] == "bf16"
+    for weight, other in zip(
+        half.encoder.parameters(), load_checkpoint(full).encoder.parameters(), strict=True
+    ):
+        assert weight.dtype == torch.float32  # mixed: bf16 is for activations only
+        torch.testing.assert_close(weight, other, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_and_a_second_one_at_once(number: signal.Signals) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    stop = StopOnSignal()
+    nothing: Any = None
+    try:
+        stop.on_train_start(nothing, nothing)
+        stop.on_train_batch_end(nothing, nothing, nothing, nothing, 0)
+        os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            stop.on_train_batch_end(nothing, nothing, nothing, nothing, 1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+
+
+def test_compiled_stages_are_used_and_leave_names_and_outputs_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def compile_as_is(stage: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+        def compiled(x: torch.Tensor) -> torch.Tensor:
+            calls.append(stage)
+            return stage(x)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compile_as_is)
+    method = BYOL(build_encoder("rf29_resnet18", size=32, width=1 / 16), tiny(method="byol"))
+    method.eval()
+    names, x = list(method.state_dict()), torch.rand(2, 3, 32, 32)
+    expected = method.encoder(x), method.target_encoder(x)
+    compile_stages(method)
+    assert torch.equal(method.encoder(x), expected[0])
+    assert len(calls) == 4
+    assert torch.equal(method.target_encoder(x), expected[1])
+    assert len(calls) == 8
+    assert list(method.state_dict()) == names
+
+
+def test_gradients_are_scaled_down_to_the_norm_and_never_up() -> None:
+    recipe = tiny(method="byol")
+    method = BYOL(build_encoder("rf29_resnet18", size=32, width=1 / 16), recipe)
+    weight = method.encoder.conv1.weight
+    for norm, expected in ((5.0, 3.0), (100.0, 6.0)):
+        weight.grad = torch.zeros_like(weight)
+        weight.grad.view(-1)[:2] = torch.tensor([6.0, 8.0])  # of norm 10
+        ClipGradients(norm).on_before_optimizer_step(None, method, None)  # type: ignore[arg-type]
+        assert float(weight.grad.view(-1)[0]) == pytest.approx(expected)

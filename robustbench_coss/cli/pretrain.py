@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from robustbench_coss.errors import CossError
+
+if TYPE_CHECKING:
+    from pretrain.recipe import Recipe
 
 
 def parse_setting(text: str) -> dict[str, Any]:
@@ -27,6 +30,40 @@ def parse_setting(text: str) -> dict[str, Any]:
     return nested
 
 
+def _resolve(
+    name: str | None, options: dict[str, Any], settings: list[str], out: Path | None, resume: bool
+) -> tuple[Recipe, Path]:
+    """The recipe and the run folder that the command line asks for."""
+    import yaml
+
+    from pretrain.recipe import build_recipe, dump_recipe, merge, read_recipe
+    from pretrain.train import run_recipe
+
+    changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
+    for text in settings:
+        changes = merge(changes, parse_setting(text))
+    if resume and out is None:
+        raise CossError("--resume needs --out RUN, the run folder to go on with")
+    if resume and out is not None and name is None:
+        base = yaml.safe_load(dump_recipe(run_recipe(out)))
+    else:
+        base = read_recipe(name) if name else {}
+    recipe = build_recipe(merge(base, changes), name or "options")
+    named = "-".join([recipe.method, recipe.arch, recipe.dataset, f"s{recipe.seed}"])
+    return recipe, out or Path("runs") / named
+
+
+def _show_plan(recipe: Recipe, device: str, data_root: Path) -> None:
+    """Print a recipe in full, then its plan as comments: together a recipe file again."""
+    from pretrain.plan import describe, make_plan
+    from pretrain.recipe import dump_recipe
+
+    plan = make_plan(recipe, device=device, data_root=data_root)
+    typer.echo(dump_recipe(recipe), nl=False)
+    for line in describe(plan):
+        typer.echo(f"# {line}")
+
+
 def pretrain(
     recipe: Annotated[
         str | None,
@@ -41,6 +78,12 @@ def pretrain(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Show the recipe in full and what the run would take; write nothing."
+        ),
     ] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[
@@ -62,6 +105,16 @@ def pretrain(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")
     ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the encoder with torch.compile, for GPUs.")
+    ] = False,
+    skip_bad_images: Annotated[
+        bool,
+        typer.Option(
+            "--skip-bad-images",
+            help="Read every picture first and leave out those that cannot be read.",
+        ),
+    ] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,10 +139,14 @@ def pretrain(
       coss-bench pretrain --recipe quickstart --method byol --out runs/byol-1
 
       coss-bench pretrain --resume --out runs/byol-1
+
+      coss-bench pretrain --recipe co-byol/imagenet1k-rf99-resnet50 --dry-run
+
+      torchrun --nproc-per-node 2 -m robustbench_coss pretrain --method byol
     """
-    from pretrain.recipe import build_recipe, dump_recipe, merge, read_recipe
+    from pretrain.distributed import ReportedElsewhere, join, rank, same_outcome, world_size
     from pretrain.train import pretrain as train
-    from pretrain.train import run_recipe
+    from robustbench_coss.environment import resolve_device
 
     options = {
         "method": method,
@@ -103,28 +160,31 @@ def pretrain(
         "seed": seed,
         "precision": precision,
     }
-    changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
-    for text in settings or []:
-        changes = merge(changes, parse_setting(text))
-    if resume and out is None:
-        raise CossError("--resume needs --out RUN, the run folder to go on with")
-    if resume and out is not None and recipe is None:
-        import yaml
-
-        base = yaml.safe_load(dump_recipe(run_recipe(out)))
-    else:
-        base = read_recipe(recipe) if recipe else {}
-    resolved = build_recipe(merge(base, changes), recipe or "options")
-    if out is None:
-        out = Path("runs") / "-".join(
-            [resolved.method, resolved.arch, resolved.dataset, f"s{resolved.seed}"]
-        )
     try:
-        exported = train(
-            resolved, out, device=device, resume=resume, data_root=data_root, download=download
-        )
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; go on with: coss-bench pretrain --resume --out {out}", err=True)
-        raise typer.Exit(130) from None
-    typer.echo(f"encoder: {exported}")
-    typer.echo(f"next: coss-bench eval {out} --suite all")
+        join(resolve_device(device))
+        with same_outcome():
+            resolved, run = _resolve(recipe, options, settings or [], out, resume)
+        if dry_run:
+            _show_plan(resolved, device, data_root)
+            return
+        try:
+            exported = train(
+                resolved,
+                run,
+                device=device,
+                resume=resume,
+                data_root=data_root,
+                download=download,
+                compiled=compiled,
+                skip_bad_images=skip_bad_images,
+            )
+        except KeyboardInterrupt:
+            if rank() == 0:
+                again = "coss-bench pretrain" if world_size() == 1 else "the same command and"
+                typer.echo(f"interrupted; go on with: {again} --resume --out {run}", err=True)
+            raise typer.Exit(130) from None
+    except ReportedElsewhere:
+        raise typer.Exit(1) from None
+    if rank() == 0:
+        typer.echo(f"encoder: {exported}")
+        typer.echo(f"next: coss-bench eval {run} --suite all")
