@@ -26,8 +26,8 @@ _METHODS = {
     "co-byol": "CO-BYOL",
     "dino": "DINO",
     "co-dino": "CO-DINO",
-    "moco-v3": "MoCo v3",
-    "co-moco-v3": "CO-MoCo v3",
+    "mocov3": "MoCo v3",
+    "co-mocov3": "CO-MoCo v3",
     "simclr": "SimCLR",
     "co-simclr": "CO-SimCLR",
 }
@@ -141,6 +141,60 @@ def load_measurements(results: Path) -> list[Measurement]:
     return found
 
 
+def along(measurements: Iterable[Measurement], *settings: str) -> dict[str, list[Measurement]]:
+    """Measurements whose models differ in some training settings and in nothing else.
+
+    Args:
+        measurements: of one suite under one protocol.
+        settings: dotted keys of model metadata ("training.views.min_crop", "arch").
+
+    Returns:
+        Label of what the models share -> measurements, for those families of models in which every
+        one of the settings takes at least two values.
+    """
+    families: dict[str, list[Measurement]] = defaultdict(list)
+    shared: dict[str, dict[str, Any]] = {}
+    for m in measurements:
+        flat = [_lookup(m.model, key) for key in settings]
+        if any(value is _MISSING for value in flat):
+            continue
+        model = _setting_aside(m.model, settings)
+        key = _configuration_key(model)
+        families[key].append(m)
+        shared[key] = model
+    varied = {
+        key: family
+        for key, family in families.items()
+        if all(len({canonical_json(_lookup(m.model, s)) for m in family}) > 1 for s in settings)
+    }
+    labels = configuration_labels(shared[key] for key in varied)
+    return {labels[key]: varied[key] for key in sorted(varied, key=lambda key: labels[key])}
+
+
+def without_local_term(m: Measurement, measurements: Iterable[Measurement]) -> Measurement | None:
+    """The measurement of a CO- model's base method, all else being equal; None if there is none."""
+    mine = _without_identity(m.model)
+    options = _lookup(mine, "training.options")
+    for other in measurements:
+        theirs = _without_identity(other.model)
+        fewer = _lookup(theirs, "training.options")
+        if f"co-{theirs.get('method')}" != mine.get("method") or _MISSING in (options, fewer):
+            continue
+        # The base method has some of the options, with the same values.
+        if not fewer.items() <= options.items():
+            continue
+        aside = ("method", "training.options")
+        if _setting_aside(mine, aside) == _setting_aside(theirs, aside):
+            return other
+    return None
+
+
+def setting(m: Measurement, key: str) -> Any:
+    """The value at a dotted key of a measurement's model metadata; None if there is none."""
+    value = _lookup(m.model, key)
+    return None if value is _MISSING else value
+
+
 def suite_order(suite: str) -> tuple[int, str]:
     """Sort key: the project's suites in reading order, then others by name."""
     return (SUITES.index(suite) if suite in SUITES else len(SUITES), suite)
@@ -165,12 +219,33 @@ def method_name(method: str) -> str:
 
 
 def _short_label(model: dict[str, Any]) -> str:
-    if not (model.get("method") and model.get("arch")):
+    if not model.get("method") or model.get("arch") is None:
         return str(model["name"])
     width = float(model.get("width", 1.0))
-    return f"{method_name(model['method'])} · {model['arch']}" + (
-        f" ×{width:g}" if width != 1 else ""
-    )
+    named = filter(None, (method_name(model["method"]), model["arch"]))  # "" is set aside
+    return " · ".join(named) + (f" ×{width:g}" if width != 1 else "")
+
+
+_MISSING = object()
+
+
+def _lookup(model: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, or _MISSING: None is a value that a setting may have."""
+    value: Any = model
+    for part in key.split("."):
+        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+    return value
+
+
+def _setting_aside(model: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Metadata without some settings and what follows from them."""
+    kept = dict(model)
+    for key in settings:
+        first, _, rest = key.partition(".")
+        kept[first] = _setting_aside(kept[first], [rest]) if rest else ""
+        if key == "arch":
+            kept.pop("parameters", None)
+    return kept
 
 
 # What was set about a probe; the rest of its summary was found, and differs between seeds.

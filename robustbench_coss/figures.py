@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +21,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from robustbench_coss.configurations import MeasuredSet, Measurement, load_measurements
+from robustbench_coss.configurations import (
+    MeasuredSet,
+    Measurement,
+    along,
+    load_measurements,
+    setting,
+    without_local_term,
+)
 from robustbench_coss.files import slug, write_atomically
 from robustbench_coss.records import Metric, Record
 from robustbench_coss.statistics import Estimate, estimate
@@ -172,7 +181,8 @@ def write_figures(results: Path) -> list[Path]:
         cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
         note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
         folder = results / "figures" / test_set.slug
-        for name, data, figure in _figures(test_set, kept, pens, note):
+        made = _figures(test_set, kept, pens, note) + _training_figures(test_set, here)
+        for name, data, figure in made:
             written += _save(folder / slug(name), data, figure)
     return written
 
@@ -517,6 +527,192 @@ def _draw_metrics(data: pd.DataFrame, pens: dict[str, Pen], note: str) -> Figure
     for panel in panels.flat[len(metrics) :]:
         panel.set_axis_off()
     _legend(figure, [_handle(pens[model], line=False) for model in models], note)
+    return figure
+
+
+MIN_CROP = "training.views.min_crop"
+GRID = "training.options.grid"
+
+TRAINING = {
+    "crop": (MIN_CROP, "smallest training crop (share of the image's area)"),
+    "w_s": ("training.options.w_s", "weight of the local term, $w_s$"),
+    "grid": (GRID, "local representations in the local term, $n^2$"),
+}
+"""Figure name -> dotted key of the training setting that it is drawn along, and its x label."""
+
+
+def _training_figures(
+    test_set: MeasuredSet, measurements: Sequence[Measurement]
+) -> list[tuple[str, pd.DataFrame, Figure]]:
+    """Clean top-1 along the training settings that vary while all else is equal."""
+    made: list[tuple[str, pd.DataFrame, Figure]] = []
+    clean = [m for m in measurements if m.suite == "clean"]
+    with matplotlib.style.context(["default", STYLE]):
+        for protocol in dict.fromkeys(m.protocol for m in clean):
+            mine = [m for m in clean if m.protocol == protocol]
+            suffix = f"-{protocol}" if protocol else ""
+            for name, (key, x_label) in TRAINING.items():
+                data = training_data(mine, key)
+                if not data.empty:
+                    figure = _draw_training(data, test_set, x_label)
+                    made.append((f"training-{name}{suffix}", data, figure))
+            data = field_data(mine)
+            if not data.empty:
+                made.append((f"training-crop-field{suffix}", data, _draw_field(data, test_set)))
+    return made
+
+
+def training_data(measurements: Sequence[Measurement], key: str) -> pd.DataFrame:
+    """The first metric along a training setting: one line per family of models and value.
+
+    A setting of the local term starts at level 0, the base method without that term, where one was
+    measured. All positions (a grid of null) are the level infinity.
+
+    Columns: suite, model, configuration, level, metric, value, low, high, sd, seeds, n, interval.
+    """
+    lines = []
+    for label, family in along(measurements, key).items():
+        points = [(_level(m, key), m) for m in family]
+        base = without_local_term(family[0], measurements) if key != MIN_CROP else None
+        if base is not None and 0.0 not in dict(points):
+            points.append((0.0, base))
+        for level, m in sorted(points, key=lambda point: point[0]):
+            metric = m.records[0].metrics[0]
+            about = {
+                "model": label,
+                "configuration": m.configuration,
+                "level": level,
+                "metric": metric.name,
+            }
+            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def _level(m: Measurement, key: str) -> float:
+    value = setting(m, key)
+    if key == GRID:
+        return math.inf if value is None else float(value) ** 2
+    return float(value)
+
+
+def field_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """The first metric over architecture and smallest training crop.
+
+    Columns: suite, model, arch, level, metric, value, low, high, sd, seeds, n, interval. Bounded
+    fields come first, by size, then the other architectures by name.
+    """
+    lines = []
+    for label, family in along(measurements, "arch", MIN_CROP).items():
+        for m in sorted(family, key=lambda m: (_field_order(m.model["arch"]), _level(m, MIN_CROP))):
+            metric = m.records[0].metrics[0]
+            about = {
+                "model": label,
+                "arch": m.model["arch"],
+                "level": _level(m, MIN_CROP),
+                "metric": metric.name,
+            }
+            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def _field_order(arch: str) -> tuple[float, str]:
+    bounded = re.match(r"rf(\d+)_", arch)
+    return (float(bounded[1]) if bounded else math.inf, arch)
+
+
+_INTERVALS = {
+    "t": "Student's t over seeds",
+    "wilson": "Wilson over test images",
+    "bootstrap": "bootstrap over test images",
+}
+
+
+def _seeds_note(data: pd.DataFrame) -> str:
+    low, high = int(data["seeds"].min()), int(data["seeds"].max())
+    count = f"{low}" if low == high else f"{low} to {high}"
+    return f"{count} seed{'s' if high > 1 else ''} per point"
+
+
+def _draw_training(data: pd.DataFrame, test_set: MeasuredSet, x_label: str) -> Figure:
+    """One panel, one line per family of models; the y axis need not start at 0."""
+    families = list(dict.fromkeys(data["model"]))
+    best = data.groupby("model")["value"].max()
+    drawn = sorted(families, key=lambda f: -best[f])[:MOST_MODELS]
+    drawn.sort(key=families.index)
+    labels, common = legend_labels(drawn)
+    figure = _new_figure(2.0)
+    panel = figure.subplots()
+    # Levels without a number of their own (all positions) take the place after the largest one.
+    levels = sorted(set(data["level"]))
+    even = math.inf in levels
+    place = {level: float(i) if even else level for i, level in enumerate(levels)}
+    handles = []
+    for i, family in enumerate(drawn):
+        pen = Pen(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
+        mine = data[data["model"] == family].assign(level=lambda d: d["level"].map(place))
+        _draw_line(panel, mine, pen, 100, thin=False)
+        at_zero = mine[mine["level"] == place.get(0.0, -1.0)]
+        panel.plot(
+            *(at_zero["level"], 100 * at_zero["value"]), pen.marker, color=pen.colour, mfc="white"
+        )
+        handles.append(_handle(pen))
+    if 0.0 in levels:
+        label = "0: without local term"
+        handles.append(Line2D([], [], color="0.3", marker="o", ls="none", mfc="white", label=label))
+    width = max(place.values()) - min(place.values())
+    shown: list[float] = []
+    for level in levels:  # those that have room for a tick label
+        if not shown or place[level] - place[shown[-1]] >= 0.07 * width:
+            shown.append(level)
+    names = ["all" if level == math.inf else f"{level:g}" for level in shown]
+    panel.set_xticks([place[level] for level in shown], names)
+    panel.set_xlabel(x_label)
+    panel.set_ylabel("clean top-1 (%)")
+    panel.grid(axis="y", linewidth=0.3, color="0.9")
+    panel.set_axisbelow(True)
+    kinds = " and ".join(_INTERVALS[kind] for kind in dict.fromkeys(data["interval"]))
+    cut = f"the {MOST_MODELS} best of {len(families)}" if len(families) > MOST_MODELS else ""
+    about = [test_set.label, common, cut, f"chance {100 * test_set.chance:.3g} %"]
+    bands = f"{_seeds_note(data)}; bands: 95 %, {kinds}"
+    _legend(figure, handles, " · ".join(filter(None, about)) + f"\n{bands}")
+    return figure
+
+
+def _draw_field(data: pd.DataFrame, test_set: MeasuredSet) -> Figure:
+    """A heat map per family of models with a common colour scale; numbers in the cells."""
+    families = list(dict.fromkeys(data["model"]))
+    archs = sorted(set(data["arch"]), key=_field_order)
+    levels = sorted(set(data["level"]))
+    figure = _new_figure(len(families) * (0.3 * len(archs) + 0.45) + 0.4)
+    panels = figure.subplots(len(families), 1, squeeze=False, sharex=True)[:, 0]
+    shades = Normalize(100 * data["value"].min(), 100 * data["value"].max())
+    for panel, family in zip(panels, families, strict=True):
+        mine = data[data["model"] == family].set_index(["arch", "level"])
+        shown = np.full((len(archs), len(levels)), np.nan)
+        for (arch, level), line in mine.iterrows():
+            row, column = archs.index(arch), levels.index(level)
+            shown[row, column] = 100 * line["value"]
+            spread = "" if math.isnan(line["sd"]) else f"\n±{100 * line['sd']:.1f}"
+            dark = shades(shown[row, column]) < 0.55
+            panel.text(
+                *(column, row, f"{shown[row, column]:.1f}{spread}"),
+                ha="center", va="center", fontsize=5.5, color="white" if dark else "black",
+            )  # fmt: skip
+        panel.set_facecolor("0.92")  # not measured
+        image = panel.imshow(shown, cmap="cividis", norm=shades, aspect="auto")
+        panel.set_title(_plain(family))
+        panel.set_yticks(range(len(archs)), [_plain(arch) for arch in archs])
+        panel.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    panels[-1].set_xlabel(TRAINING["crop"][1])
+    bar = figure.colorbar(image, ax=list(panels), fraction=0.04, pad=0.02)
+    bar.set_label("clean top-1 (%)")
+    bar.outline.set_visible(False)
+    spread = "mean ± s.d., " if (data["seeds"] > 1).any() else ""
+    empty = "; grey: not measured" if len(data) < len(families) * len(archs) * len(levels) else ""
+    title = f"{test_set.label} · {spread}{_seeds_note(data)}{empty}"
+    figure.suptitle(_plain(title), fontsize=STYLE["legend.fontsize"])
     return figure
 
 

@@ -96,6 +96,29 @@ def test_equal_short_names_are_told_apart_by_what_differs(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("views", ({"min_crop": 0.08}, {"min_crop": 1.0})), ("options", ({"w_s": 0.1}, {"w_s": 0.5}))],
+)
+def test_points_of_a_sweep_are_rows_and_only_their_seeds_are_put_together(
+    tmp_path: Path, key: str, values: tuple[dict[str, float], ...]
+) -> None:
+    for k, value in enumerate(values):
+        for seed in range(2):
+            training = {key: value}
+            share = 0.3 + 0.4 * k
+            name = f"{value}-s{seed}"
+            simulate.save(tmp_path, simulate.clean(share, seed=seed, name=name, training=training))
+    table = load_table(tmp_path)
+    top = table[table["metric"] == "clean_top1"].set_index("model")["value"].to_dict()
+    (setting,) = values[0]
+    assert top == {
+        f"BYOL · rf29_resnet18 ×0.25 ({setting}={values[0][setting]})": pytest.approx(0.3),
+        f"BYOL · rf29_resnet18 ×0.25 ({setting}={values[1][setting]})": pytest.approx(0.7),
+    }
+    assert set(table["seeds"]) == {2}
+
+
 def test_a_seed_that_was_run_twice_counts_once_and_the_latest_counts(tmp_path: Path) -> None:
     simulate.save(
         tmp_path,

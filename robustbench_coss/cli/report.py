@@ -38,7 +38,8 @@ def plot(results: Results = Path("results")) -> None:
     """Draw the figures of all suites as PDF and PNG, each with its numbers as CSV.
 
     Figures go to `figures/<test set>/` in the results folder: accuracy along each suite's axis
-    with 95 % intervals, and a summary. They are as wide as one column of a paper.
+    with 95 % intervals, a summary, and clean accuracy along training settings that a sweep varied.
+    They are as wide as one column of a paper.
 
     Examples:
 

@@ -1,0 +1,195 @@
+"""`coss-bench sweep`: pretrain every combination of a grid, here or on a Ray cluster."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustbench_coss.errors import CossError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pretrain.sweep import Run
+
+TODO = {"new": "to start", "interrupted": "to resume", "finished": "finished"}
+
+
+def sweep(
+    sweep: Annotated[
+        str, typer.Argument(help="Sweep file, or name of a shipped sweep.", metavar="FILE|NAME")
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe to vary, instead of the sweep's own.", metavar="FILE|NAME"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run folders; default: runs/SWEEP.", metavar="FOLDER"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and their states, train nothing.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")
+    ] = "auto",
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Hand the runs to Ray: the address of a cluster, or auto for this machine.",
+            metavar="ADDRESS|auto",
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            help="With --cluster: GPU share of a run; default: 1 if there are GPUs, else 0.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
+    ] = False,
+) -> None:
+    """Pretrain every combination of a grid over a recipe.
+
+    Every run is what `coss-bench pretrain` would write, in a folder named by what varies. Finished
+    runs are skipped and interrupted ones go on from their last checkpoint, so after a stop for
+    whatever reason, run the same command again. A run that fails does not stop the others.
+
+    Examples:
+
+      coss-bench sweep crop --dry-run
+
+      coss-bench sweep crop
+
+      coss-bench sweep my-sweep.yaml --cluster auto --gpus-per-run 0.5
+    """
+    from rich.console import Console
+
+    from pretrain.sweep import plan, read_sweep, state
+
+    if gpus_per_run is not None and cluster is None:
+        raise CossError("--gpus-per-run is for --cluster; a run here has the device to itself")
+    wanted = read_sweep(sweep)
+    if recipe is not None:
+        wanted = wanted.model_copy(update={"recipe": recipe})
+    folder = out or Path(wanted.out or Path("runs") / Path(sweep).stem)
+    if cluster is not None:  # workers have a working folder of their own
+        folder, data_root = folder.resolve(), data_root.resolve()
+    runs = plan(wanted, folder)
+    states = {run: TODO[state(run)] for run in runs}
+    console = Console()
+    if dry_run:
+        console.print(_table(states))
+        finished = sum(found == TODO["finished"] for found in states.values())
+        typer.echo(
+            f"{len(runs)} runs in {folder}: {finished} finished, {len(runs) - finished} to go"
+        )
+        return
+    open_runs = [run for run in runs if states[run] != TODO["finished"]]
+    try:
+        failures = _train(open_runs, device, cluster, gpus_per_run, data_root, download)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    console.print(_table(dict.fromkeys(runs, "finished") | failures))
+    if failures:
+        named = ", ".join(run.name for run in failures)
+        raise CossError(
+            f"{len(failures)} of {len(runs)} runs did not finish: {named}; put right what is named "
+            "above and run the same command again"
+        )
+    typer.echo(f"next: coss-bench eval {folder}/*")
+
+
+def _train(
+    runs: list[Run],
+    device: str,
+    cluster: str | None,
+    gpus: float | None,
+    data_root: Path,
+    download: bool,
+) -> dict[Run, str]:
+    """Train runs and tell of each as it ends; those that failed, as "failed" or "diverged"."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from pretrain.monitors import Diverged
+    from pretrain.sweep import prepare_data, results, train
+    from robustbench_coss.executors import in_process, on_ray
+
+    if not runs:
+        return {}
+    prepare_data(runs, data_root, download)
+    console = Console(stderr=True)
+    failures: dict[Run, str] = {}
+
+    def here(run: Run) -> None:
+        numbered = f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
+        console.print(numbered, markup=False, highlight=False, soft_wrap=True)
+        train(run, device=device, data_root=data_root)
+
+    bar = Progress(
+        TextColumn("runs"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=cluster is None or not console.is_terminal,  # here, each run shows its own
+    )
+    with ExitStack() as stack:
+        if cluster is None:
+            outcomes = in_process(here, runs)
+        else:
+            share = {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus is None else gpus
+            execute = stack.enter_context(on_ray(cluster, share))
+            outcomes = execute(partial(train, device=device, data_root=data_root), runs)
+        stack.enter_context(bar)
+        for run, outcome in bar.track(outcomes, total=len(runs)):
+            if isinstance(outcome, CossError):
+                failures[run] = "diverged" if isinstance(outcome, Diverged) else "failed"
+                told = f"{failures[run]}: {outcome}"
+            else:
+                knn, seconds = results(run.folder)
+                told = f"finished, kNN {_percent(knn)} %, {_seconds(seconds)} s"
+            line = f"{run.name}: {told}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return failures
+
+
+def _table(states: dict[Run, str]) -> Table:
+    """One row per run: its name, its state and, once it is finished, accuracy and time."""
+    from rich.table import Table
+
+    from pretrain.sweep import results
+
+    colours = {"failed": "red", "diverged": "red", "finished": "green"}
+    table = Table(box=None, header_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
+    table.add_column("kNN (%)", justify="right")
+    table.add_column("seconds", justify="right")
+    for run, state in states.items():
+        knn, seconds = results(run.folder) if state == "finished" else (None, None)
+        table.add_row(
+            run.name,
+            f"[{colours.get(state, 'default')}]{state}[/]",
+            _percent(knn),
+            _seconds(seconds),
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds:.0f}"
