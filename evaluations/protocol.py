@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.records import Axis, Cell, Check, Metric
 
@@ -83,6 +84,14 @@ class Suite(Protocol):
     version: int
     axis: Axis
 
+    def configure(self, test: ImageSet) -> None:
+        """Called once before anything else, with the test images that will be measured on.
+
+        Raises:
+            CossError: the suite's settings do not fit these images.
+        """
+        ...
+
     def config(self) -> dict[str, Any]:
         """JSON-able settings that determine the outcomes."""
         ...
@@ -129,6 +138,9 @@ class BaseSuite:
     name: str
     version = 1
     axis = Axis("condition")
+
+    def configure(self, test: ImageSet) -> None:
+        pass
 
     def config(self) -> dict[str, Any]:
         return {}

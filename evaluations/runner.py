@@ -8,7 +8,7 @@ is measured again only if something that determines its outcomes has changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def evaluate_run(
     force: bool = False,
     probe: ProbeConfig | None = None,
     transfer: bool = False,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Measure a model with suites and write their records.
@@ -151,6 +152,7 @@ def evaluate_run(
         force: measure again what is up to date. A partial record of the same key is continued
             all the same, so that an interrupted forced evaluation is not lost either.
         probe: how the linear classifier is trained; None takes the defaults.
+        options: keyword arguments of suites, by the suite's name.
 
     Returns:
         The paths of the records, in the order of `suites`.
@@ -178,7 +180,10 @@ def evaluate_run(
     config = probe or ProbeConfig()
 
     paths = {s: record_path(results, checkpoint.name, checkpoint.sha256, name, s) for s in chosen}
-    loaded: dict[str, Suite] = {s: registry.load("suite", s)() for s in chosen}
+    given = options or {}
+    loaded: dict[str, Suite] = {s: registry.load("suite", s)(**given.get(s, {})) for s in chosen}
+    for suite in loaded.values():
+        suite.configure(test)
     classifier_key = probe_key(checkpoint.sha256, train, validation, config)
     keys = {
         s: sha256_of(

@@ -1,20 +1,32 @@
-"""Corruptions against imagecorruptions called by hand, and independence of the workers."""
+"""The suite: its backends against images corrupted by hand, ready-made pictures, mCE."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import imagecorruptions
 import numpy as np
 import pytest
+import simulate
 import torch
+from PIL import Image
 from tiny import pictures, tiny_subject
 
 from evaluations.corruption import Corruption
-from evaluations.imagenet_c import GROUPS, corrupt_images
-from evaluations.protocol import Condition, Subject
+from evaluations.corruption_error import ALEXNET, ALEXNET_CLEAN, corruption_errors
+from evaluations.fast_corruptions import corrupt
+from evaluations.fast_corruptions.draws import sample_keys
+from evaluations.imagenet_c import GROUPS, NAMES, STANDARD, corrupt_images
+from evaluations.protocol import Batch, Condition, Subject
+from robustbench_coss.checkpoints import build_encoder, save_encoder
+from robustbench_coss.datasets.base import ArraySet, ImageSet, open_dataset
 from robustbench_coss.errors import CossError
+from robustbench_coss.records import Cell, Record, find_records
 from robustbench_coss.seeds import seed_of
 
-NAMES = [name for names in GROUPS.values() for name in names]
 CELLS = [(name, 3) for name in NAMES] + [("shot_noise", s) for s in (1, 2, 4, 5)]
 
 
@@ -42,7 +54,7 @@ def test_a_cell_equals_imagecorruptions_called_by_hand(
 ) -> None:
     batch = pictures(3, first=70)
     condition = Condition(f"{name}@{severity}", "any", severity)
-    got = Corruption(workers=1).corrupt(batch.images, batch.index, condition, 5)
+    got = Corruption("reference", workers=1).corrupt(batch.images, batch.index, condition, 5)
     assert got.dtype == torch.float32
     pixels = (batch.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     with np.errstate(all="ignore"):
@@ -69,7 +81,7 @@ def test_outcomes_do_not_depend_on_the_number_of_workers_and_a_dead_worker_is_ex
     subject: Subject,
 ) -> None:
     batch = pictures(30)
-    one, two = Corruption(workers=1), Corruption(workers=2)
+    one, two = (Corruption("reference", workers=n) for n in (1, 2))
     try:
         for name in ("impulse_noise@4", "snow@2"):
             condition = Condition(name, "any", 1.0)
@@ -105,3 +117,299 @@ def test_the_headline_averages_the_fifteen_standard_corruptions_at_five_severiti
     assert names == {f"{name}@{s}" for name in standard for s in range(1, 6)}
     sizes = {g: len(metrics[f"corruption_{g}"].conditions) for g in GROUPS}
     assert sizes == {"noise": 15, "blur": 20, "weather": 20, "digital": 20, "extra": 20}
+
+
+# ---- backends and constants ----
+
+
+def test_the_fast_backend_is_the_default_and_draws_by_seed_condition_and_index() -> None:
+    batch = pictures(3, first=70)
+    suite = Corruption()
+    suite.configure(array_set(32))
+    for name in ("fog", "jpeg_compression"):
+        got = suite.corrupt(batch.images, batch.index, Condition(f"{name}@2", "any", 2), 5)
+        keys = sample_keys([70, 71, 72], 5, "corruption", f"{name}@2")
+        assert torch.equal(got, corrupt(batch.images, name, 2, keys, "cifar-c"))
+
+
+def array_set(size: int, count: int = 4) -> ArraySet:
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=draw)
+    return ArraySet("mine", "test", pixels, torch.arange(count) % 3, ("a", "b", "c"), size)
+
+
+@pytest.mark.parametrize(
+    ("backend", "constants", "size", "expected"),
+    [
+        ("auto", None, 32, ("fast", "cifar-c")),
+        ("auto", None, 96, ("fast", "imagenet-c")),
+        ("fast", "imagenet-c", 32, ("fast", "imagenet-c")),
+        ("fast", "cifar-c", 96, ("fast", "cifar-c")),
+        ("reference", None, 32, ("reference", "imagenet-c")),
+        ("reference", "imagenet-c", 32, ("reference", "imagenet-c")),
+    ],
+)
+def test_the_settings_say_which_backend_and_constants(
+    backend: str, constants: str | None, size: int, expected: tuple[str, str]
+) -> None:
+    suite = Corruption(backend, constants)
+    suite.configure(array_set(size))
+    assert (suite.config()["backend"], suite.config()["constants"]) == expected
+
+
+def test_records_of_the_reference_backend_made_before_there_was_another_stay_up_to_date() -> None:
+    suite = Corruption("reference")
+    suite.configure(array_set(32))
+    assert suite.version == 1
+    assert suite.config().keys() == {"backend", "constants", "imagecorruptions-imaug"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "quick"}, "unknown backend 'quick'; known: auto, fast, reference"),
+        ({"constants": "mnist-c"}, "unknown constants 'mnist-c'; known: imagenet-c, cifar-c"),
+        (
+            {"backend": "reference", "constants": "cifar-c"},
+            "the reference backend has ImageNet-C's constants only; "
+            "use --backend fast with --constants cifar-c",
+        ),
+        (
+            {"backend": "fast", "root": Path("x")},
+            "--corruption-root reads images that are corrupted already; "
+            "leave out --backend and --constants",
+        ),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CossError) as caught:
+        Corruption(**options)  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+def test_the_record_of_an_evaluation_says_backend_and_constants(
+    bench: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    metadata = {"arch": "rf29_resnet18", "size": 32, "width": 1 / 16, "dataset": "parts"}
+    encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
+    save_encoder(tmp_path / "run" / "encoder.safetensors", encoder, metadata)
+    few = ("--limit", 3, "--probe-train", 60, "--data-root", tmp_path, "--results", tmp_path)
+    for more, constants in (((), "cifar-c"), (("--constants", "imagenet-c"), "imagenet-c")):
+        outcome = bench("eval", tmp_path / "run", "--suite", "corruption", *few, *more)
+        assert outcome.code == 0, outcome.err
+        ((_, record),) = find_records(tmp_path)
+        assert record.suite_config == {"backend": "fast", "fast": 1, "constants": constants}
+        assert record.complete
+
+
+# ---- ready-made pictures ----
+
+
+def save_arrays(folder: Path, test: ImageSet, names: tuple[str, ...] = NAMES) -> None:
+    """In CIFAR-10-C's layout: the value of every pixel says corruption, severity and image."""
+    folder.mkdir(exist_ok=True)
+    count, size = len(test), test.size
+    np.save(folder / "labels.npy", np.tile(test.labels.numpy(), 5).astype(np.uint8))
+    for k, name in enumerate(names):
+        value = 10 * k + np.arange(5 * count) // count + 40 * (np.arange(5 * count) % count)
+        pixels = np.broadcast_to(value[:, None, None, None], (5 * count, size, size, 3))
+        np.save(folder / f"{name}.npy", pixels.astype(np.uint8))
+
+
+def open_root(folder: Path, test: ImageSet) -> Corruption:
+    suite = Corruption(root=folder)
+    suite.configure(test)
+    return suite
+
+
+def test_arrays_of_cifar_10_c_pair_row_by_row_and_block_by_block(
+    tmp_path: Path, subject: Subject
+) -> None:
+    test = array_set(32)
+    save_arrays(tmp_path, test)
+    suite = open_root(tmp_path, test)
+    conditions = suite.conditions(subject)
+    assert len(conditions) == 96
+    batch = Batch(test.images([2, 0]).float() / 255, test.labels[[2, 0]], [2, 0])
+    for k, severity in ((0, 1), (7, 5), (18, 3)):
+        condition = Condition(f"{NAMES[k]}@{severity}", "any", severity)
+        got = suite.corrupt(batch.images, batch.index, condition, 0) * 255
+        for row, i in enumerate([2, 0]):
+            assert torch.all(got[row].round() == (10 * k + severity - 1 + 40 * i) % 256)
+    assert set(suite.measure(subject, batch, conditions[5], 0)) == {"correct"}
+    assert suite.config()["backend"] == "ready-made"
+    assert {m.name for m in suite.metrics(conditions)} >= {"corruption_top1", "corruption_extra"}
+
+
+def test_arrays_of_another_test_set_are_refused(tmp_path: Path) -> None:
+    save_arrays(tmp_path, array_set(32))
+    with pytest.raises(CossError, match="has 20 labels, which are not five times those of the 5"):
+        open_root(tmp_path, array_set(32, count=5))
+    (tmp_path / "fog.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(CossError, match=r"fog\.npy is damaged"):
+        open_root(tmp_path, array_set(32))
+    np.save(tmp_path / "fog.npy", np.zeros((20, 32, 31, 3), np.uint8))
+    with pytest.raises(
+        CossError, match=r"fog.npy holds uint8 of shape \[20, 32, 31, 3\], expected"
+    ):
+        open_root(tmp_path, array_set(32))
+    np.save(tmp_path / "fog.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(CossError, match=r"fog\.npy is damaged"):
+        open_root(tmp_path, array_set(32))
+
+
+def test_a_missing_standard_corruption_is_named_and_missing_extra_ones_are_left_out(
+    tmp_path: Path, subject: Subject
+) -> None:
+    test = array_set(32)
+    standard = tuple(name for group in STANDARD for name in GROUPS[group])
+    save_arrays(tmp_path, test, standard)
+    suite = open_root(tmp_path, test)
+    conditions = suite.conditions(subject)
+    assert len(conditions) == 76
+    assert "corruption_extra" not in {m.name for m in suite.metrics(conditions)}
+    (tmp_path / "frost.npy").unlink()
+    with pytest.raises(CossError, match=r"lacks frost.npy \(and 0 more of the 15"):
+        open_root(tmp_path, test)
+    with pytest.raises(CossError, match="is not a folder"):
+        Corruption(root=tmp_path / "absent")
+
+
+def image_folder(root: Path, size: int) -> ImageSet:
+    """Clean pictures in two classes, and an `imagefolder` of them."""
+    for part, names in (("train", "ab"), ("test", "abc")):
+        for category in ("n01", "n02"):
+            folder = root / "clean" / part / category
+            folder.mkdir(parents=True)
+            for name in names:
+                Image.new("RGB", (48, 48), (9, 9, 9)).save(folder / f"{name}_{category}.png")
+    return open_dataset("imagefolder", "test", size=size, root=root / "clean")
+
+
+def save_folders(root: Path, side: int) -> Path:
+    """In ImageNet-C's layout: a picture's red is its corruption, green severity, blue its name."""
+    for k, name in enumerate(NAMES[:15]):
+        for severity in range(1, 6):
+            for category in ("n01", "n02"):
+                folder = root / "C" / name / str(severity) / category
+                folder.mkdir(parents=True)
+                for j, picture in enumerate("abc"):
+                    colour = (10 * k, 40 * severity, 100 * (category == "n02") + 30 * j)
+                    Image.new("RGB", (side, side), colour).save(
+                        folder / f"{picture}_{category}.JPEG", quality=100, subsampling=0
+                    )
+    return root / "C"
+
+
+def test_folders_of_imagenet_c_pair_by_class_and_file_name(tmp_path: Path) -> None:
+    test = image_folder(tmp_path, 32)
+    suite = open_root(save_folders(tmp_path, 32), test)
+    images = test.images(range(6)).float() / 255
+    got = suite.corrupt(images, [4, 0, 5], Condition("glass_blur@3", "blur", 3.0), 0) * 255
+    colours = got[:, :, 16, 16]
+    k = NAMES.index("glass_blur")
+    # Sorted: a, b, c of n01, then of n02.
+    expected = torch.tensor([[10 * k, 120, 130], [10 * k, 120, 0], [10 * k, 120, 160]])
+    torch.testing.assert_close(colours, expected.float(), atol=3, rtol=0)
+
+
+def test_a_picture_at_the_model_s_size_is_not_resized(tmp_path: Path) -> None:
+    test = image_folder(tmp_path, 40)
+    root = save_folders(tmp_path, 40)
+    path = root / "fog" / "1" / "n01" / "a_n01.JPEG"
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(path, quality=90)
+    suite = open_root(root, test)
+    fog = Condition("fog@1", "weather", 1.0)
+    got = suite.corrupt(test.images([0]).float(), [0], fog, 0)[0] * 255
+    decoded = np.asarray(Image.open(path)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(got.round().numpy(), decoded)
+    larger = open_root(root, open_dataset("imagefolder", "test", size=56, root=tmp_path / "clean"))
+    assert larger.corrupt(test.images([0]).float(), [0], fog, 0).shape == (1, 3, 56, 56)
+
+
+def test_a_missing_or_damaged_picture_and_a_data_set_without_file_names_are_explained(
+    tmp_path: Path,
+) -> None:
+    test = image_folder(tmp_path, 32)
+    root = save_folders(tmp_path, 32)
+    suite = open_root(root, test)
+    images, snow = test.images([1]).float() / 255, Condition("snow@2", "weather", 2.0)
+    (root / "snow" / "2" / "n01" / "b_n01.JPEG").write_bytes(b"no picture")
+    with pytest.raises(CossError, match="cannot be read"):
+        suite.corrupt(images, [1], snow, 0)
+    (root / "snow" / "2" / "n01" / "b_n01.JPEG").unlink()
+    with pytest.raises(CossError, match="does not exist"):
+        suite.corrupt(images, [1], snow, 0)
+    (root / "snow" / "2" / "n01" / "a_n01.JPEG").unlink()
+    with pytest.raises(CossError, match="must have the same class folders and file names"):
+        open_root(root, test)
+    with pytest.raises(CossError, match="mine has no file names to pair"):
+        open_root(root, array_set(32))
+
+
+# ---- corruption errors ----
+
+
+def with_errors(clean: float, errors: dict[str, float], classes: int = 1000) -> Record:
+    """A record of 1,000 images whose errors are the given ones at every severity."""
+
+    def column(error: float) -> dict[str, np.ndarray]:
+        return {"correct": np.arange(1000) >= round(1000 * error)}
+
+    cells = [Cell("clean", "", 0.0, column(clean))]
+    for name, error in errors.items():
+        cells += [Cell(f"{name}@{s}", "any", s, column(error)) for s in range(1, 6)]
+    record = simulate.record(cells, [], suite="corruption")
+    record.dataset["classes"] = classes
+    return record
+
+
+def test_alexnet_itself_has_an_mce_and_a_relative_mce_of_one() -> None:
+    found = corruption_errors(with_errors(ALEXNET_CLEAN, ALEXNET))
+    assert found.mce == pytest.approx(1, abs=1e-3)
+    assert found.relative_mce == pytest.approx(1, abs=5e-3)
+    noise = (0.886428 + 0.894468 + 0.922640) / 3
+    assert found.by_family["noise"] == pytest.approx(noise, abs=1e-3)
+
+
+def test_mce_against_a_record_by_hand() -> None:
+    standard = list(ALEXNET)
+    base = with_errors(0.1, dict.fromkeys(standard, 0.4), classes=10)
+    mine = with_errors(0.2, dict.fromkeys(standard, 0.4) | {"fog": 0.8}, classes=10)
+    found = corruption_errors(mine, base)
+    assert found.ce["fog"] == pytest.approx(2)
+    assert found.mce == pytest.approx((14 * 1 + 2) / 15)
+    assert found.relative_mce == pytest.approx((14 * 0.2 / 0.3 + 0.6 / 0.3) / 15)
+    assert found.by_family["weather"] == pytest.approx((3 * 0.4 + 0.8) / 4)
+
+
+def test_a_baseline_without_errors_gives_no_number_and_raises_nothing() -> None:
+    perfect = with_errors(0.0, dict.fromkeys(ALEXNET, 0.0))
+    found = corruption_errors(with_errors(0.1, dict.fromkeys(ALEXNET, 0.2)), perfect)
+    assert math.isnan(found.mce)
+    assert math.isnan(found.relative_mce)
+    partly = with_errors(0.0, dict.fromkeys(ALEXNET, 0.0) | {"fog": 0.4})
+    found = corruption_errors(with_errors(0.1, dict.fromkeys(ALEXNET, 0.2)), partly)
+    assert found.mce == pytest.approx(0.5)
+    assert found.relative_mce == pytest.approx(0.25)
+
+
+def test_records_that_cannot_be_compared_are_refused() -> None:
+    mine = with_errors(0.1, ALEXNET, classes=10)
+    with pytest.raises(CossError, match="AlexNet's errors are of ImageNet's 1,000 classes"):
+        corruption_errors(mine)
+    with pytest.raises(CossError, match="lacks fog"):
+        corruption_errors(with_errors(0.1, {k: v for k, v in ALEXNET.items() if k != "fog"}))
+    other = with_errors(0.1, ALEXNET, classes=10)
+    other.suite_config = {"backend": "other"}
+    with pytest.raises(CossError, match="different settings"):
+        corruption_errors(mine, other)
+    other.dataset["fingerprint"] = "other"
+    with pytest.raises(CossError, match="different test sets"):
+        corruption_errors(mine, other)
+    with pytest.raises(CossError, match="this is of 'clean'"):
+        corruption_errors(simulate.clean(0.5))

@@ -48,6 +48,27 @@ def evaluate(
         int | None,
         typer.Option(help="Train the probe on so many images, a random subset; default: all."),
     ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What corrupts images: fast (torch, on --device), reference (imagecorruptions, "
+            "on the CPU) or auto, which is fast."
+        ),
+    ] = "auto",
+    constants: Annotated[
+        str | None,
+        typer.Option(
+            help="Strength of corruptions: imagenet-c or cifar-c; default: cifar-c up to 64 px."
+        ),
+    ] = None,
+    corruption_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ready-made corrupted images: a folder of ImageNet-C, Tiny-ImageNet-C or "
+            "CIFAR-10-C.",
+            metavar="FOLDER",
+        ),
+    ] = None,
 ) -> None:
     """Measure how robust pretrained encoders are, suite by suite.
 
@@ -78,6 +99,12 @@ def evaluate(
         raise CossError(f"--probe-train must be at least 1, got {probe_train}")
     config = ProbeConfig(protocol=probe, max_train=probe_train)
     suites = suite_names(suite or ["all"])
+    corruption = {"backend": backend, "constants": constants, "root": corruption_root}
+    if "corruption" in suites:
+        # Imported only where it is needed: it brings a compiler with it.
+        from evaluations.corruption import check_options
+
+        check_options(backend, constants, corruption_root)
     resolve_device(device)
     # Every run is looked at before the first is measured: a typo in the last one should not cost
     # the hours spent on those before it.
@@ -108,6 +135,7 @@ def evaluate(
                     force=force,
                     probe=config,
                     transfer=transfer,
+                    options={"corruption": corruption},
                     progress=progress,
                 )
     except KeyboardInterrupt:
