@@ -289,7 +289,10 @@ def _torchvision_content(checkpoint: Checkpoint) -> bytes:
 
 
 def _plain_lines(checkpoint: Checkpoint, path: Path) -> str:
-    load = f'model.load_state_dict(torch.load({_quoted(path)}, weights_only=True)["model"])'
+    load = (
+        f"checkpoint = torch.load({_quoted(path)}, weights_only=True)\n"
+        'model.load_state_dict(checkpoint["model"])'
+    )
     return _torchvision_lines(checkpoint, load)
 
 

@@ -436,7 +436,7 @@ def test_ctrl_c_in_an_evaluation_exits_130_and_the_same_command_goes_on(
 ) -> None:
     arguments = [
         *("eval", str(run), "--suite", "occlusion", "--results", str(tmp_path)),
-        *("--limit", "50", "--probe-train", "64", "--device", "cpu"),
+        *("--limit", "400", "--probe-train", "64", "--device", "cpu"),
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "robustbench_coss", *arguments],
