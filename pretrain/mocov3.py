@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
+from pretrain.byol import BYOL
 from pretrain.local_global import co
-from pretrain.method import MomentumMethod, MomentumOptions, ViewOutputs
-from pretrain.pairings import InfoNCE, Pairing, across_views
-from pretrain.recipe import Recipe
-from robustbench_coss.encoders.base import Encoder
+from pretrain.pairings import InfoNCE, Pairing
 
 
 def head(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
@@ -28,40 +26,26 @@ def head(inputs: int, hidden: int, outputs: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class MoCoV3(MomentumMethod):
+class MoCoV3(BYOL):
     """Tell the target's projection of an image's other view from those of all other images.
 
-    The loss of a direction is scaled by 2·T and both are summed, as in the published code.
+    Networks and views are combined as in BYOL; heads and pairing differ. The loss of a direction is
+    scaled by 2·T and both are summed, as in the published code.
     """
 
-    class Options(MomentumOptions):
+    class Options(BYOL.Options):
         """Heads and temperature (defaults of the published code for ResNet-50)."""
 
-        hidden: int = Field(4096, ge=1)
-        """Hidden units of projector and predictor."""
-        dim: int = Field(256, ge=2)
-        """Size of projections and predictions."""
         temperature: float = Field(1.0, gt=0)
         """T of the contrast."""
 
     options: Options
-
-    def __init__(self, encoder: Encoder, recipe: Recipe, classes: int = 0) -> None:
-        super().__init__(encoder, recipe, classes)
-        self.add_branch("")
 
     def make_heads(self) -> tuple[nn.Module, nn.Module, Pairing]:
         hidden, dim = self.options.hidden, self.options.dim
         projector = head(self.encoder.dim, hidden, dim, norm=True)
         predictor = head(dim, hidden, dim, norm=False)
         return projector, predictor, InfoNCE(self.options.temperature, 2 * self.options.temperature)
-
-    def global_loss(self, outputs: ViewOutputs) -> Tensor:
-        projector, predictor, pairing = self.branch("")
-        projections = [projector(h) for h in outputs.pooled]
-        self.watch_collapse(projections[0])
-        predictions = [predictor(z) for z in projections]
-        return across_views(predictions, self.targets("", outputs), pairing)
 
 
 COMoCoV3 = co(MoCoV3)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pretrain.sweep import Run
 
-TODO = {"new": "to start", "interrupted": "to resume", "finished": "finished"}
+LABELS = {"new": "to start", "interrupted": "to resume", "finished": "finished"}
 
 
 def sweep(
@@ -84,16 +84,16 @@ def sweep(
     if cluster is not None:  # workers have a working folder of their own
         folder, data_root = folder.resolve(), data_root.resolve()
     runs = plan(wanted, folder)
-    states = {run: TODO[state(run)] for run in runs}
+    states = {run: LABELS[state(run)] for run in runs}
     console = Console()
     if dry_run:
         console.print(_table(states))
-        finished = sum(found == TODO["finished"] for found in states.values())
+        finished = sum(found == LABELS["finished"] for found in states.values())
         typer.echo(
             f"{len(runs)} runs in {folder}: {finished} finished, {len(runs) - finished} to go"
         )
         return
-    open_runs = [run for run in runs if states[run] != TODO["finished"]]
+    open_runs = [run for run in runs if states[run] != LABELS["finished"]]
     try:
         failures = _train(open_runs, device, cluster, gpus_per_run, data_root, download)
     except KeyboardInterrupt:
