@@ -41,6 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.data import training_loader
 from pretrain.method import Method
+from pretrain.plan import saved_for_backward
 from pretrain.recipe import Recipe, build_recipe
 from pretrain.train import quieten_lightning
 from pretrain.views import make_views
@@ -164,20 +165,11 @@ def peak_memory(recipe: Recipe, pixels: Tensor, device: torch.device) -> float:
         step()
         return float(torch.cuda.max_memory_allocated() - before)
     method, step = stepper(recipe, pixels, device)
-    state = {t.untyped_storage().data_ptr() for t in method.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in state:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_for_backward(method) as kept:
         step()
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     every = sum(p.numel() for p in method.parameters())
-    return float(sum(kept.values()) + 4 * (every + 2 * trained))
+    return float(sum(kept) + 4 * (every + 2 * trained))
 
 
 class Pictures(Dataset[tuple[list[Tensor], int]]):

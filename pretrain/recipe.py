@@ -225,6 +225,14 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """("a.b", 1) as {"a": {"b": 1}}, for `merge`."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    made: dict[str, Any] = value
+    return made
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """A recipe as YAML that reads back as the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

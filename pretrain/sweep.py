@@ -23,6 +23,7 @@ from pretrain.recipe import (
     differing_keys,
     explain_validation,
     merge,
+    nested,
     read_recipe,
 )
 from robustbench_coss import registry
@@ -124,7 +125,7 @@ def plan(sweep: Sweep, out: Path) -> list[Run]:
     for values in itertools.chain.from_iterable(map(_points, [sweep.grid, *sweep.also])):
         changed = base
         for key, value in values.items():
-            changed = merge(changed, _nested(key, value))
+            changed = merge(changed, nested(key, value))
         described = ", ".join(f"{key}={value}" for key, value in values.items())
         recipe = _checked(changed, f"run with {described}")
         name = _name(recipe, values)
@@ -144,14 +145,6 @@ def _points(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
     """Every combination of a grid's values."""
     for combination in itertools.product(*grid.values()):
         yield dict(zip(grid, combination, strict=True))
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    """("a.b", 1) as {"a": {"b": 1}}."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
 
 
 def _checked(values: dict[str, Any], where: str) -> Recipe:

@@ -17,6 +17,8 @@ def parse_setting(text: str) -> dict[str, Any]:
     """`a.b=value` as nested mappings, the value read as YAML: {"a": {"b": value}}."""
     import yaml
 
+    from pretrain.recipe import nested
+
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise CossError(f"--set takes KEY=VALUE, such as optimizer.lr=0.2; got {text!r}")
@@ -24,10 +26,7 @@ def parse_setting(text: str) -> dict[str, Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
-    for part in reversed(key.split(".")):
-        parsed = {part: parsed}
-    nested: dict[str, Any] = parsed
-    return nested
+    return nested(key, parsed)
 
 
 def _resolve(
