@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.errors import CossError
 from robustbench_coss.knn import NEIGHBOURS, TEMPERATURE, nearest_class
 from robustbench_coss.records import Axis, Metric
@@ -60,7 +60,7 @@ class Clean(BaseSuite):
         bank, labels = self._bank
         neighbours = nearest_class(F.normalize(features, dim=1), bank, labels, subject.classes)
         return {
-            "correct": logits.argmax(dim=1) == batch.labels,
+            "correct": top1(logits) == batch.labels,
             "top5": (ranked == batch.labels[:, None]).any(dim=1),
             "knn": neighbours == batch.labels,
         }

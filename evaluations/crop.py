@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss import seeds
 from robustbench_coss.records import Axis, Metric
 
@@ -51,10 +51,10 @@ class Crop(BaseSuite):
             where = crop_corners(batch, condition.level, random, *names)
             images = crop_and_resize(batch.images, where, crop_side(batch.images, condition.level))
             cut = subject.encoder(images)
-        answer = subject.classify(cut).argmax(dim=1)
+        answer = top1(subject.classify(cut))
         return {
             "correct": answer == batch.labels,
-            "agrees": answer == subject.classify(full).argmax(dim=1),
+            "agrees": (answer == top1(subject.classify(full))) & (answer >= 0),
             "cosine": F.cosine_similarity(cut.float(), full.float(), dim=1),
         }
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluations.masks import block_mask, random_mask
-from evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss import seeds
 from robustbench_coss.errors import CossError
 from robustbench_coss.records import Axis, Metric
@@ -96,7 +96,7 @@ class Occlusion(BaseSuite):
                 features = encoder.pool(local, keep=~mask)
         else:
             features = encoder.pool(local)
-        return {"correct": subject.classify(features).argmax(dim=1) == batch.labels}
+        return {"correct": top1(subject.classify(features)) == batch.labels}
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         def of(group: str) -> tuple[str, ...]:

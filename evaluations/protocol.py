@@ -8,8 +8,8 @@ statistics are the runner's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -21,21 +21,22 @@ from robustbench_coss.records import Axis, Cell, Check, Metric
 
 
 class Subject(nn.Module):
-    """What is measured: a frozen encoder and a linear classifier on its global representation.
+    """What is measured: a frozen encoder and a classifier on its global representation.
 
     `forward` maps pixels in [0, 1], [B, 3, H, W], to logits [B, K]; normalisation is inside the
     encoder, so attacks and corruptions act in pixel space.
+
+    Args:
+        encoder: gives the global representation.
+        classifier: [B, D] to [B, K]: a linear probe, or the model's own head.
+        classes: K; None reads it off a linear classifier.
     """
 
-    def __init__(self, encoder: Encoder, classifier: nn.Linear) -> None:
+    def __init__(self, encoder: Encoder, classifier: nn.Module, classes: int | None = None) -> None:
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
+        self.classes = int(classifier.out_features) if classes is None else classes  # type: ignore[arg-type]
         self.eval().requires_grad_(False)
-
-    @property
-    def classes(self) -> int:
-        """K, the number of classes."""
-        return int(self.classifier.out_features)
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits [B, K] of global representations [B, D]."""
@@ -64,11 +65,14 @@ class Batch:
         images: [B, 3, H, W] float32 in [0, 1] on the model's device.
         labels: [B] int64 on the model's device.
         index: data set index of each sample; what every random draw is keyed by.
+        earlier: for a suite that is `linked`: the outcomes of these samples under the conditions
+            of the same group that come before this one, by condition and column; else empty.
     """
 
     images: Tensor
     labels: Tensor
     index: Sequence[int]
+    earlier: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class Suite(Protocol):
@@ -78,11 +82,14 @@ class Suite(Protocol):
         name: registered name.
         version: raised whenever outcomes would change; older records are then measured again.
         axis: how the conditions are drawn.
+        linked: whether a condition needs the outcomes of earlier ones of its group
+            (`Batch.earlier`); the conditions of a group are then measured in order.
     """
 
     name: str
     version: int
     axis: Axis
+    linked: bool
 
     def configure(self, test: ImageSet) -> None:
         """Called once before anything else, with the test images that will be measured on.
@@ -120,11 +127,15 @@ class Suite(Protocol):
         ...
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
-        """The numbers that this suite reports."""
+        """The numbers that this suite reports, over measured conditions and derived ones."""
+        ...
+
+    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Further cells that follow from the measured ones, sample by sample, without the model."""
         ...
 
     def checks(self, cells: Sequence[Cell]) -> list[Check]:
-        """Sanity checks over the finished cells; an empty list where there are none."""
+        """Sanity checks over the finished cells, derived ones included; empty if there are none."""
         ...
 
     def close(self) -> None:
@@ -138,6 +149,7 @@ class BaseSuite:
     name: str
     version = 1
     axis = Axis("condition")
+    linked = False
 
     def configure(self, test: ImageSet) -> None:
         pass
@@ -148,6 +160,9 @@ class BaseSuite:
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
         pass
 
+    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
+        return []
+
     def checks(self, cells: Sequence[Cell]) -> list[Check]:
         return []
 
@@ -155,8 +170,14 @@ class BaseSuite:
         pass
 
 
+def top1(logits: Tensor) -> Tensor:
+    """[B] int64: the class with the highest of [B, K] logits; -1, never right, if one is NaN or
+    infinite.
+    """
+    return torch.where(torch.isfinite(logits).all(dim=1), logits.argmax(dim=1), -1)
+
+
 @torch.inference_mode()
 def correct(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
     """[B] bool: whether the top-1 class of each image is its label."""
-    logits: Tensor = subject(images)
-    return logits.argmax(dim=1) == labels
+    return top1(subject(images)) == labels

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from evaluations.masks import random_mask
-from evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
@@ -79,7 +79,7 @@ class Redundancy(BaseSuite):
         if count < height * width:
             keep = random_mask(batch.index, (height, width), count, *names).to(local.device)
         logits = subject.classify(subject.encoder.pool(local, keep=keep))
-        return {"correct": logits.argmax(dim=1) == batch.labels}
+        return {"correct": top1(logits) == batch.labels}
 
     def _similarity(
         self, encoder: Encoder, local: Tensor, index: Sequence[int], *names: seeds.Name

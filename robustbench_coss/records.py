@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+MIGRATED = (1,)  # older schemas that are read as well: 1 had no `Cell.problem`
 Column = NDArray[Any]
 
 
@@ -78,6 +79,7 @@ class Cell:
         level: position on the suite's axis (severity, mask ratio, epsilon in 1/255, crop area …).
         outcomes: column name to [n] array (bool, integer or float), sample order as `Record.index`.
         wall_time_s: seconds the measurement took.
+        problem: what makes these outcomes doubtful ("3 of 500 outputs are NaN or infinite"), or "".
     """
 
     condition: str
@@ -85,6 +87,7 @@ class Cell:
     level: float
     outcomes: dict[str, Column]
     wall_time_s: float = 0.0
+    problem: str = ""
 
 
 @dataclass
@@ -214,6 +217,7 @@ def to_json(record: Record) -> dict[str, Any]:
             "group": c.group,
             "level": c.level,
             "wall_time_s": round(c.wall_time_s, 3),
+            "problem": c.problem,
             "outcomes": {name: _encode(column) for name, column in c.outcomes.items()},
         }
         for c in record.cells
@@ -237,6 +241,7 @@ def from_json(content: dict[str, Any]) -> Record:
             c["level"],
             {name: _decode(column) for name, column in c["outcomes"].items()},
             c["wall_time_s"],
+            c.get("problem", ""),
         )
         for c in content["cells"]
     ]
@@ -259,12 +264,12 @@ def read_record(path: Path) -> Record:
     try:
         content = json.loads(raw.decode("utf-8"))
         schema = content["schema"]
-        if schema != SCHEMA:
+        if schema not in (*MIGRATED, SCHEMA):
             raise CossError(
                 f"record {path} has schema {schema}, this version reads {SCHEMA}; "
                 "measure it again with `coss-bench eval … --force`"
             )
-        return from_json(content)
+        return from_json(content | {"schema": SCHEMA})
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise CossError(
             f"record {path} is damaged ({type(error).__name__}: {error}); "

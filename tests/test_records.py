@@ -200,6 +200,18 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
         read_record(tmp_path / "r.json")
 
 
+def test_a_record_of_the_first_schema_is_read_as_one_without_problems(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_record(path, simulate.clean(0.5))
+    content = json.loads(path.read_text()) | {"schema": 1}
+    for cell in content["cells"]:
+        del cell["problem"]
+    path.write_text(json.dumps(content))
+    migrated = read_record(path)
+    assert migrated.digest() == simulate.clean(0.5).digest()
+    assert {cell.problem for cell in migrated.cells} == {""}
+
+
 def test_a_record_of_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_record(path, simulate.clean(0.5))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 from tiny import pictures, split, tiny_subject
 
-from evaluations.protocol import Subject, Suite
+from evaluations.protocol import Subject, Suite, top1
 from robustbench_coss import registry
 
 COUNT = 8
@@ -98,3 +99,8 @@ def test_the_reference_condition_is_the_undisturbed_image(suite: Suite, subject:
     with torch.no_grad():
         expected = subject(batch.images).argmax(1) == batch.labels
     assert torch.equal(suite.measure(subject, batch, reference, 0)["correct"], expected)
+
+
+def test_a_class_is_answered_only_where_all_logits_are_finite() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [9.0, math.nan, 0.0], [math.inf, 0.0, 0.0]])
+    assert top1(logits).tolist() == [1, -1, -1]
