@@ -1,300 +1,306 @@
-"""Accuracy under small adversarial perturbations: FGSM and PGD through torchattacks.
+"""Accuracy under small adversarial perturbations: white-box and black-box attacks, their worst
+case, and the checks that tell a robust model from a broken attack.
 
-Attacks see the whole classifier in eval mode. Random sign noise of the same size is the control.
+`evaluations.attacks` runs an attack, `evaluations.attack_checks` asks whether to believe it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
-import torchattacks
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
+from evaluations.attack_checks import (
+    CONTROL,
+    GRADIENT,
+    MORE,
+    MORE_STEPS,
+    SANITY,
+    SCRATCH,
+    TRANSFER,
+    UNBOUNDED_EPS,
+    at,
+    run_checks,
+)
+from evaluations.attacks import (
+    ATTACKS,
+    AUTOATTACK_STEPS,
+    L2,
+    LINF,
+    QUERIES,
+    STEP_SHARE,
+    TARGETS,
+    Strength,
+    Watch,
+    flat_gradient,
+    is_right,
+    run_attack,
+    sign_noise,
+    verify,
+)
+from evaluations.options import levels
 from evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
-from robustbench_coss import seeds
+from evaluations.sample_draws import streams
+from evaluations.surrogate import Surrogate, train_surrogate
+from robustbench_coss.errors import CossError
 from robustbench_coss.records import Axis, Cell, Check, Metric
+from robustbench_coss.seeds import seed_of
 
 LINF_EPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # in 1/255
 L2_EPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # Euclidean norm of pixels in [0, 1], at 32 px
 L2_SIZE = 32
-STEPS = 10
-STEP_SHARE = 2.5  # Madry et al. 2018: step = 2.5 · eps / steps reaches any point of the ball
-LINF_ATTACKS = ("fgsm", "pgd-linf")
-ATTACKS = (*LINF_ATTACKS, "pgd-l2")
-CONTROL = "noise-linf"
-SANITY_EPS = 64.0
-SANITY = f"pgd-linf@{SANITY_EPS:g}/255"
-SANITY_LIMIT = 0.05  # accuracy above this under SANITY means that the attack does not work
-TOLERANCE = 1e-5
-NORMAL_95 = 1.96
+STANDARD = ("fgsm", "mi-fgsm", "pgd-linf", "apgd-ce", "pgd-l2")
+WORST = {LINF: "worst-linf", L2: "worst-l2"}
+NORM_LABEL = {LINF: "Linf", L2: "L2"}
+PGD = "pgd-linf"
+# Attacks Dong et al. 2018 made to transfer; the surrogate's own gradients lead it.
+TRANSFERRED = "mi-fgsm"
 
 
 class Adversarial(BaseSuite):
-    """FGSM, PGD-L∞ and PGD-L2 over ladders of small budgets.
+    """Attacks over ladders of small budgets, and the worst of them.
 
-    Column: `correct`: right on the clean image and still right on the disturbed one. The level is
-    epsilon in 1/255 for L∞ and the norm itself for L2.
+    Column: `correct`: right on the clean image and under the attack at this budget and at every
+    smaller one. The level is epsilon in 1/255 for L∞ and the norm itself for L2. The condition
+    "gradient" also has `flat`: the clean image's input gradient is zero.
+
+    Args:
+        attacks: names of `evaluations.attacks.ATTACKS`; "standard" or "all" of them.
+        eps: L∞ budgets in 1/255, below 64.
+        eps_l2: L2 budgets for images of 32 px, multiplied by size / 32 for others.
+        steps: gradient steps of the iterated attacks; AutoAttack has its own number.
+        restarts: random starts of the attacks that draw.
+
+    Raises:
+        CossError: an option is not of these.
     """
 
     name = "adversarial"
-    version = 1
+    version = 2
     axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
+    linked = True
+
+    def __init__(
+        self,
+        attacks: str | Sequence[str] = "standard",
+        eps: float | Sequence[float] = LINF_EPS,
+        eps_l2: float | Sequence[float] = L2_EPS,
+        steps: int = 10,
+        restarts: int = 1,
+    ) -> None:
+        self.attacks = choose(attacks)
+        self.eps = levels("adversarial.eps", eps, below=UNBOUNDED_EPS)
+        self.eps_l2 = levels("adversarial.eps_l2", eps_l2)
+        self.steps = _count("adversarial.steps", steps)
+        self.restarts = _count("adversarial.restarts", restarts)
+        self._watch = Watch()
+        self._surrogate: Surrogate | None = None
+        self._agreement = 0.0
 
     def config(self) -> dict[str, Any]:
+        auto = any(name.startswith("autoattack") for name in self.attacks)
+        square = auto or any(name.startswith("square") for name in self.attacks)
         return {
-            "linf_eps_255": list(LINF_EPS),
-            "l2_eps_at_32_px": list(L2_EPS),
+            "attacks": list(self.attacks),
+            "linf_eps_255": list(self.eps),
+            "l2_eps_at_32_px": list(self.eps_l2),
             "l2_eps_scaled_by": "size / 32",
-            "steps": STEPS,
+            "steps": self.steps,
             "step_size": f"{STEP_SHARE} * eps / steps",
+            "restarts": self.restarts,
             "random_start": True,
-            "sanity_eps_255": SANITY_EPS,
+            "targets": TARGETS,
+            **({"autoattack_steps": AUTOATTACK_STEPS} if auto else {}),
+            **({"square_queries": QUERIES} if square else {}),
+            "verdict": "broken at a smaller eps counts at every larger one",
+            "sanity_eps_255": UNBOUNDED_EPS,
+            "sanity_steps": MORE * self.steps,
             "torchattacks": version("torchattacks"),
         }
 
     def conditions(self, subject: Subject) -> list[Condition]:
         scale = subject.encoder.input.size / L2_SIZE
-        return [
-            Condition("clean", "", 0.0),
-            *(
-                Condition(f"{group}@{eps:g}/255", group, eps)
-                for group in (*LINF_ATTACKS, CONTROL)
-                for eps in LINF_EPS
-            ),
-            *(Condition(f"pgd-l2@{eps * scale:g}", "pgd-l2", eps * scale) for eps in L2_EPS),
-            Condition(SANITY, "sanity", SANITY_EPS),
-        ]
+        ladder = []
+        for name in self.attacks:
+            if ATTACKS[name].norm == LINF:
+                ladder += [Condition(at(name, e), name, e) for e in self.eps]
+            else:
+                ladder += [Condition(f"{name}@{e * scale:g}", name, e * scale) for e in self.eps_l2]
+        return [Condition("clean", "", 0.0), *ladder, *self._sanity()]
+
+    def _sanity(self) -> list[Condition]:
+        """The control and what else only the checks need; most of it is held against PGD-Linf."""
+        own = [Condition(GRADIENT, SANITY, 0.0)]
+        control = []
+        if PGD in self.attacks:
+            middle, largest = self.eps[(len(self.eps) - 1) // 2], self.eps[-1]
+            own += [
+                Condition(at(MORE_STEPS, middle), SANITY, middle),
+                Condition(at(SCRATCH, largest), SANITY, largest),
+                Condition(at(TRANSFER, largest), SANITY, largest),
+            ]
+            control = [Condition(at(CONTROL, e), CONTROL, e) for e in self.eps]
+        return [*control, *own, Condition(at(SCRATCH, UNBOUNDED_EPS), SANITY, UNBOUNDED_EPS)]
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        for name in self.attacks:
+            if subject.classes < ATTACKS[name].classes:
+                raise CossError(
+                    f"attack {name!r} needs at least {ATTACKS[name].classes} classes and this "
+                    f"model has {subject.classes}; leave it out of adversarial.attacks"
+                )
+        if PGD in self.attacks:
+            self._surrogate, self._agreement = train_surrogate(subject, reference)
+
+    def summary(self) -> dict[str, Any]:
+        """The share of training images on which the surrogate agrees with the model."""
+        return {"surrogate_agreement": self._agreement} if self._surrogate is not None else {}
 
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
-        right = correct(subject, batch.images, batch.labels)
-        # An image that is misclassified as it is counts as broken and is not attacked.
-        chosen = right.nonzero().flatten()
-        if condition.group and len(chosen):
-            index = [int(batch.index[i]) for i in chosen.tolist()]
-            images, labels = batch.images[chosen].contiguous(), batch.labels[chosen]
-            disturbed = disturb(subject, images, labels, index, condition, seed)
-            right = right.index_put((chosen,), correct(subject, disturbed, labels))
-        return {"correct": right}
+        if condition.group in self.attacks and batch.earlier:
+            right = torch.stack([found["correct"] for found in batch.earlier.values()]).all(dim=0)
+        else:
+            right = correct(subject, batch.images, batch.labels)
+        columns = {"correct": right.clone()}
+        if condition.name == GRADIENT:
+            columns["flat"] = torch.zeros_like(columns["correct"])
+        rows = right.nonzero().flatten()
+        if not condition.group or not len(rows):
+            return columns
+        own = [int(batch.index[i]) for i in rows.tolist()]
+        images, labels = batch.images[rows].contiguous(), batch.labels[rows]
+        if condition.name == GRADIENT:
+            columns["flat"][rows] = flat_gradient(subject, images, labels)
+        else:
+            _, broken = self.disturb(subject, images, labels, own, condition, seed)
+            columns["correct"][rows] = ~broken
+        return columns
+
+    def disturb(
+        self,
+        subject: Subject,
+        images: Tensor,
+        labels: Tensor,
+        own: Sequence[int],
+        condition: Condition,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Adversarial (or, for the control, noisy) versions of rightly classified images.
+
+        Args:
+            images: [B, 3, H, W] float32 in [0, 1], contiguous; B >= 1.
+            labels: [B] int64.
+            own: [B] data set indices.
+            condition: one of `conditions` with a budget.
+
+        Returns:
+            The images in the end, [B, 3, H, W], and which of them are broken, [B] bool.
+
+        Raises:
+            RuntimeError: a result leaves the ball or the range of pixels.
+        """
+        key = (seed, self.name, condition.name)
+        kind = condition.name.partition("@")[0]
+        l2 = kind in ATTACKS and ATTACKS[kind].norm == L2
+        eps = condition.level if l2 else condition.level / 255
+        model: torch.nn.Module = subject
+        if kind == CONTROL:
+            noisy = sign_noise(images, eps, streams([seed_of(*key, i) for i in own]))
+            verify(images, noisy, eps, l2=False)
+            return noisy, ~is_right(subject, noisy, labels)
+        attack, strength = kind, Strength(eps, self.steps, self.restarts)
+        if kind in (SCRATCH, MORE_STEPS):
+            attack = PGD
+            strength = Strength(eps, self.steps * (MORE if kind == MORE_STEPS else 1))
+        elif kind == TRANSFER:
+            if self._surrogate is None:
+                raise RuntimeError("prepare() must be called before a transferred attack")
+            attack, model = TRANSFERRED, self._surrogate
+            strength = Strength(eps, self.steps)
+        found, broken = run_attack(
+            self._watch, model, attack, images, labels, own, strength, subject.classes, key
+        )
+        return found, broken if model is subject else ~is_right(subject, found, labels)
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
-        labels = {
-            "pgd-linf": "PGD-Linf top-1",
-            "fgsm": "FGSM top-1",
-            "pgd-l2": "PGD-L2 top-1",
-            CONTROL: "Linf noise top-1",
-        }
-        return [
-            Metric(
-                f"adv_{group.replace('-', '_')}",
-                label,
-                "correct",
-                tuple(c.name for c in conditions if c.group == group),
-                headline=group == "pgd-linf",
+        worst = []
+        for norm, group in WORST.items():
+            rungs = dict.fromkeys(
+                _worst_name(norm, c.level)
+                for c in conditions
+                if c.group in self.attacks and ATTACKS[c.group].norm == norm
             )
+            if rungs:
+                label = f"Worst-case {NORM_LABEL[norm]} top-1"
+                worst.append(_metric(group, label, tuple(rungs), headline=norm == LINF))
+        labels = {name: ATTACKS[name].label for name in self.attacks} | {CONTROL: "Linf noise"}
+        return worst + [
+            _metric(group, f"{label} top-1", names, headline=group == PGD)
             for group, label in labels.items()
+            if (names := tuple(c.name for c in conditions if c.group == group))
         ]
+
+    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Right under every attack of a norm at a budget: `worst-linf@2/255`, `worst-l2@0.5`."""
+        found = []
+        for norm, group in WORST.items():
+            names = {name for name in self.attacks if ATTACKS[name].norm == norm}
+            parts = [cell for cell in cells if cell.group in names]
+            for level in dict.fromkeys(cell.level for cell in parts):
+                rung = [cell for cell in parts if cell.level == level]
+                right = np.logical_and.reduce([cell.outcomes["correct"] for cell in rung])
+                problem = "; ".join(dict.fromkeys(c.problem for c in rung if c.problem))
+                name = _worst_name(norm, level)
+                found.append(Cell(name, group, level, {"correct": right}, problem=problem))
+        return found
 
     def checks(self, cells: Sequence[Cell]) -> list[Check]:
-        """Signs of a broken attack, after Carlini et al. 2019, "On Evaluating Adversarial
-        Robustness": accuracy that rises with the budget, noise that harms more than the attack,
-        accuracy left under a very large budget.
-        """
-        of = {cell.condition: cell for cell in cells}
-        found = [
-            _no_rise(attack, sorted((c for c in cells if c.group == attack), key=lambda c: c.level))
-            for attack in ATTACKS
-        ]
-        pairs = [
-            (of[f"{CONTROL}@{eps:g}/255"], of[f"pgd-linf@{eps:g}/255"])
-            for eps in LINF_EPS
-            if {f"{CONTROL}@{eps:g}/255", f"pgd-linf@{eps:g}/255"} <= of.keys()
-        ]
-        worst = max((_rise(noise, attack) for noise, attack in pairs), default=None)
-        if worst is not None:
-            found.append(
-                Check(
-                    "random noise harms no more than PGD-Linf",
-                    worst <= 0,
-                    f"PGD-Linf minus noise accuracy beyond the 95 % margin: {worst:+.4f} at worst",
-                )
-            )
-        if SANITY in of:
-            left = _accuracy(of[SANITY])
-            found.append(
-                Check(
-                    "a very large budget breaks the model",
-                    left <= SANITY_LIMIT,
-                    f"{left:.1%} right under {SANITY}, at most {SANITY_LIMIT:.0%} expected",
-                )
-            )
-        return [check for check in found if check is not None]
+        return run_checks(cells)
+
+    def close(self) -> None:
+        self._surrogate = None
+        self._watch.forget()
 
 
-def disturb(
-    subject: Subject,
-    images: Tensor,
-    labels: Tensor,
-    index: Sequence[int],
-    condition: Condition,
-    seed: int,
-) -> Tensor:
-    """Adversarial (or, for the control, noisy) versions of images.
-
-    The result for a sample is the one that torchattacks gives on the CPU for a batch of that
-    sample alone after `torch.manual_seed(seed_of(seed, "adversarial", condition, index))`.
-
-    Args:
-        images: [B, 3, H, W] float32 in [0, 1], contiguous, not inference tensors.
-        labels: [B] int64.
-        index: [B] data set indices.
-        condition: one of `Adversarial.conditions`, other than the reference.
-
-    Returns:
-        [B, 3, H, W] float32 in [0, 1].
+def choose(attacks: str | Sequence[str]) -> tuple[str, ...]:
+    """The attacks asked for, each once, in the order of `ATTACKS`.
 
     Raises:
-        RuntimeError: the result leaves the ball or the range of pixels.
+        CossError: none is named, or one is unknown.
     """
-    own = [seeds.seed_of(seed, Adversarial.name, condition.name, i) for i in index]
-    l2 = condition.group == "pgd-l2"
-    eps = condition.level if l2 else condition.level / 255
-    with torch.enable_grad(), PerSampleDraws(own):
-        if condition.group == CONTROL:
-            result = (images + eps * (torch.rand_like(images) - 0.5).sign()).clamp(0, 1)
+    asked = attacks.split(",") if isinstance(attacks, str) else attacks
+    several = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+    wanted: set[str] = set()
+    for name in (part.strip() if isinstance(part, str) else part for part in several):
+        if name in ("standard", "all"):
+            wanted |= set(STANDARD if name == "standard" else ATTACKS)
+        elif isinstance(name, str) and name in ATTACKS:
+            wanted.add(name)
         else:
-            result = _attack(subject, condition.group, eps, len(images))(images, labels)
-    verify(images, result, eps, l2=l2)
-    return result.detach()
+            near = difflib.get_close_matches(str(name), ATTACKS, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(ATTACKS)}"
+            raise CossError(f"unknown attack {name!r} in adversarial.attacks; {hint}")
+    if not wanted:
+        raise CossError("adversarial.attacks names no attack; give standard, all or some names")
+    return tuple(name for name in ATTACKS if name in wanted)
 
 
-def _attack(subject: Subject, group: str, eps: float, batch: int) -> Callable[..., Tensor]:
-    model = _ContiguousGradient(subject).eval()
-    step = STEP_SHARE * eps / STEPS
-    attack: Callable[..., Tensor]
-    if group == "fgsm":
-        attack = torchattacks.FGSM(model, eps=eps)
-    elif group == "pgd-l2":
-        # torchattacks averages the loss over the batch, which shrinks each gradient by its size;
-        # the guard against division by zero must shrink with it or the step would depend on it.
-        guard = 1e-10 / batch
-        attack = torchattacks.PGDL2(model, eps=eps, alpha=step, steps=STEPS, eps_for_division=guard)
-    else:
-        attack = torchattacks.PGD(model, eps=eps, alpha=step, steps=STEPS)
-    return attack
+def _count(option: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CossError(f"{option} must be a whole number of at least 1, got {value!r}")
+    return value
 
 
-class _ContiguousGradient(nn.Module):
-    """A classifier whose input gradient is contiguous, as torchattacks' `.view` requires.
-
-    An encoder in channels_last returns gradients in that layout otherwise.
-    """
-
-    def __init__(self, subject: Subject) -> None:
-        super().__init__()
-        self.subject = subject
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.subject(x.flatten(1).view(x.shape))
-        return logits
+def _worst_name(norm: str, level: float) -> str:
+    return at(WORST[LINF], level) if norm == LINF else f"{WORST[L2]}@{level:g}"
 
 
-_IN_PLACE = {torch.Tensor.uniform_, torch.Tensor.normal_}
-_FRESH: dict[Any, tuple[Any, Any]] = {
-    torch.rand: (torch.empty, torch.Tensor.uniform_),
-    torch.randn: (torch.empty, torch.Tensor.normal_),
-    torch.rand_like: (torch.empty_like, torch.Tensor.uniform_),
-    torch.randn_like: (torch.empty_like, torch.Tensor.normal_),
-}
-
-
-class PerSampleDraws(TorchFunctionMode):
-    """While active, uniform and normal draws over a batch come from one generator per sample.
-
-    A library that draws from torch's global generator then gives a sample the same draws
-    whichever batch it is in, and the same on every device: row i is what a batch of one would
-    have drawn on the CPU after `torch.manual_seed(own_seeds[i])`.
-
-    Raises:
-        RuntimeError: a draw whose first dimension is not the batch.
-    """
-
-    def __init__(self, own_seeds: Sequence[int]) -> None:
-        super().__init__()
-        self.generators = [torch.Generator().manual_seed(seed) for seed in own_seeds]
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if (func not in _IN_PLACE and func not in _FRESH) or kwargs.get("generator") is not None:
-            return func(*args, **kwargs)
-        kwargs.pop("generator", None)
-        if func in _FRESH:
-            make, fill = _FRESH[func]
-            target, bounds, kwargs = make(*args, **kwargs), [], {}
-        else:
-            fill, (target, *bounds) = func, args
-        if target.dim() == 0 or len(target) != len(self.generators):
-            raise RuntimeError(
-                f"a draw of shape {tuple(target.shape)} cannot be split over "
-                f"{len(self.generators)} samples"
-            )
-        rows = [
-            fill(
-                torch.empty(1, *target.shape[1:], dtype=target.dtype),
-                *bounds,
-                **kwargs,
-                generator=g,
-            )
-            for g in self.generators
-        ]
-        return target.copy_(torch.cat(rows))
-
-
-def verify(images: Tensor, disturbed: Tensor, eps: float, *, l2: bool) -> None:
-    """Check that disturbed images lie in the ball of radius `eps` and in [0, 1].
-
-    The tolerance is 1e-5, for L2 times the radius where that is above 1 (float32 rounding grows
-    with the norm).
-
-    Raises:
-        RuntimeError: they do not, or are not finite.
-    """
-    delta = (disturbed - images).flatten(1)
-    size = delta.norm(dim=1) if l2 else delta.abs().amax(dim=1)
-    slack = TOLERANCE * max(1.0, eps) if l2 else TOLERANCE
-    if not bool((size <= eps + slack).all()):
-        raise RuntimeError(f"perturbation of size {size.max():g} exceeds eps = {eps:g}")
-    if not bool(((disturbed >= -TOLERANCE) & (disturbed <= 1 + TOLERANCE)).all()):
-        raise RuntimeError("adversarial pixels outside [0, 1]")
-
-
-def _accuracy(cell: Cell) -> float:
-    return float(cell.outcomes["correct"].mean())
-
-
-def _rise(low: Cell, high: Cell) -> float:
-    """How far the accuracy of `high` exceeds that of `low`, beyond the 95 % binomial margin."""
-    p, q = _accuracy(low), _accuracy(high)
-    n = len(low.outcomes["correct"])
-    return q - p - NORMAL_95 * math.sqrt((p * (1 - p) + q * (1 - q)) / n)
-
-
-def _no_rise(attack: str, ladder: Sequence[Cell]) -> Check | None:
-    """Check that accuracy does not rise from any budget to a larger one; None below two."""
-    steps = [(_rise(a, b), a, b) for i, a in enumerate(ladder) for b in ladder[i + 1 :]]
-    if not steps:
-        return None
-    worst, a, b = max(steps, key=lambda step: step[0])
-    return Check(
-        f"{attack} accuracy falls with epsilon",
-        worst <= 0,
-        f"largest rise beyond the 95 % margin: {worst:+.4f}, {a.condition} to {b.condition}",
-    )
+def _metric(group: str, label: str, names: tuple[str, ...], *, headline: bool) -> Metric:
+    return Metric(f"adv_{group.replace('-', '_')}", label, "correct", names, headline=headline)

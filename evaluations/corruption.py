@@ -105,6 +105,7 @@ class Corruption(BaseSuite):
         root: Path | None = None,
         workers: int | None = None,
     ) -> None:
+        root = None if root is None else Path(root)
         check_options(backend, constants, root)
         self.backend = "fast" if backend == "auto" else backend
         self.constants = "imagenet-c" if backend == "reference" else constants

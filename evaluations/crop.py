@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from evaluations.options import levels
 from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss import seeds
 from robustbench_coss.records import Axis, Metric
@@ -24,19 +25,32 @@ class Crop(BaseSuite):
 
     Columns: `correct` (top-1), `agrees` (same top-1 class as on the full image), `cosine`
     (of the global representations of crop and full image).
+
+    Args:
+        areas: shares of the image that crops show, above 0 and below 1; 1 is the condition `full`.
+
+    Raises:
+        CossError: an area is out of range.
     """
 
     name = "crop"
     version = 1
     axis = Axis("crop area (share of the image)")
 
+    def __init__(self, areas: float | Sequence[float] = AREAS) -> None:
+        self.areas = levels("crop.areas", areas, below=1)[::-1]
+
     def config(self) -> dict[str, Any]:
-        return {"areas": list(AREAS), "resize": "bilinear, antialiased"}
+        return {"areas": list(self.areas), "resize": "bilinear, antialiased"}
 
     def conditions(self, subject: Subject) -> list[Condition]:
         return [
             Condition("full", "", 1.0),
-            *(Condition(f"{group}@{area:g}", group, area) for group in GROUPS for area in AREAS),
+            *(
+                Condition(f"{group}@{area:g}", group, area)
+                for group in GROUPS
+                for area in self.areas
+            ),
         ]
 
     @torch.inference_mode()

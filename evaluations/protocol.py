@@ -130,6 +130,10 @@ class Suite(Protocol):
         """The numbers that this suite reports, over measured conditions and derived ones."""
         ...
 
+    def summary(self) -> dict[str, Any]:
+        """JSON-able facts about the model that are no outcome of single images, from `prepare`."""
+        ...
+
     def derived(self, cells: Sequence[Cell]) -> list[Cell]:
         """Further cells that follow from the measured ones, sample by sample, without the model."""
         ...
@@ -159,6 +163,9 @@ class BaseSuite:
 
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
         pass
+
+    def summary(self) -> dict[str, Any]:
+        return {}
 
     def derived(self, cells: Sequence[Cell]) -> list[Cell]:
         return []

@@ -3,36 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evaluations.local_probe import fit_ridge, local_channels, one_position
 from evaluations.masks import random_mask
 from evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from evaluations.similarity import (
+    cka_matrix,
+    cosine_local_global,
+    cosine_within,
+    effective_rank,
+    mean_direction,
+    spread_positions,
+)
 from robustbench_coss import seeds
-from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.records import Axis, Metric
 
-CHUNK = 256
+CHUNK = 64
+FEWEST = 4  # reference images without which CKA has no unbiased estimate
+CKA_IMAGES = 512  # 16 Gram matrices of so many images are 34 MB
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What `prepare` keeps of the reference images.
+
+    Attributes:
+        directions: [N, C] float64, mean unit local representation of each image.
+        channels: [C] bool, those that the local probe reads.
+        local_probe, global_probe: on single local and on global representations.
+        summary: what the record keeps.
+    """
+
+    directions: Tensor
+    channels: Tensor
+    local_probe: nn.Linear
+    global_probe: nn.Linear
+    summary: dict[str, Any]
 
 
 class Redundancy(BaseSuite):
-    """Accuracy with k of the n² local representations pooled, and similarities among them.
+    """Accuracy with k of the n² local representations pooled, similarities among them, and probes.
 
     Conditions `k@N`: column `correct` (top-1). Condition `similarity`: columns `within`,
-    `across`, `local_global`, `effective_rank`, `effective_rank_share`.
+    `across`, `local_global`, `effective_rank`, `effective_rank_share`. Condition `probes`: columns
+    `local_one`, `local_all`, `global_one`, `global_all` (top-1 of the local and the global probe
+    on one position per image, the same for both, and on all). `summary()`: CKA between positions.
     """
 
     name = "redundancy"
-    version = 1
+    version = 2
     axis = Axis("share of local representations pooled")
 
     def __init__(self) -> None:
-        self._reference: Tensor | None = None
+        self._reference: Reference | None = None
 
     def config(self) -> dict[str, Any]:
         return {"pooled": "1, 2, 4, … and all local representations, a random subset per image"}
@@ -46,14 +77,15 @@ class Redundancy(BaseSuite):
             Condition(f"k@{total}", "", 1.0),
             *(Condition(f"k@{k}", "pooled", k / total) for k in reversed(ladder)),
             Condition("similarity", "similarity", 1.0),
+            Condition("probes", "probes", 1.0),
         ]
 
-    @torch.inference_mode()
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
-        """Keep the mean unit local representation of every reference image.
+        """Keep directions of the reference images, fit both probes to them, compute CKA.
 
         Raises:
-            CossError: the encoder has a single local representation.
+            CossError: the encoder has a single local representation, gives values that are not
+                finite, or there are too few reference images.
         """
         height, width = _map_size(subject)
         if height * width < 2:
@@ -61,9 +93,16 @@ class Redundancy(BaseSuite):
                 f"redundancy needs several local representations and this model has one at "
                 f"{image_size} px; use larger images or an encoder with a smaller stride"
             )
-        self._reference = torch.cat(
-            [mean_direction(subject.encoder.local(x)) for x in torch.split(reference.images, CHUNK)]
-        )
+        if len(reference.index) < FEWEST:
+            raise CossError(
+                f"redundancy needs at least {FEWEST} labelled training images, "
+                f"got {len(reference.index)}; use a data set with more"
+            )
+        self._reference = _look_at(subject, reference)
+
+    def summary(self) -> dict[str, Any]:
+        """CKA between positions over training images, and how the probes were fitted."""
+        return self._prepared().summary
 
     @torch.inference_mode()
     def measure(
@@ -72,7 +111,9 @@ class Redundancy(BaseSuite):
         names = (seed, self.name, condition.name)
         local = subject.encoder.local(batch.images)
         if condition.group == "similarity":
-            return self._similarity(subject.encoder, local, batch.index, *names)
+            return self._similarity(subject, local, batch.index, *names)
+        if condition.group == "probes":
+            return self._probes(subject, local, batch, *names)
         height, width = local.shape[-2:]
         count = round(condition.level * height * width)
         keep = None
@@ -82,27 +123,51 @@ class Redundancy(BaseSuite):
         return {"correct": top1(logits) == batch.labels}
 
     def _similarity(
-        self, encoder: Encoder, local: Tensor, index: Sequence[int], *names: seeds.Name
+        self, subject: Subject, local: Tensor, index: Sequence[int], *names: seeds.Name
     ) -> dict[str, Tensor]:
-        if self._reference is None:
-            raise RuntimeError("prepare() must be called before measure()")
-        draws = seeds.uniform(np.asarray(index, dtype=np.int64), 1, *names)[:, 0]
-        other = torch.from_numpy((draws * len(self._reference)).astype(np.int64))
-        partner = self._reference[other.to(local.device)]
+        directions = self._prepared().directions
+        partner = directions[draw_below(len(directions), index, *names).to(local.device)]
         rank = effective_rank(local)
         most = min(local.shape[1], local.shape[2] * local.shape[3])
         return {
             "within": cosine_within(local).float(),
             # The mean over all pairs of cosines is the dot product of the mean unit vectors.
             "across": (mean_direction(local) * partner).sum(dim=1).float(),
-            "local_global": cosine_local_global(encoder, local),
+            "local_global": cosine_local_global(subject.encoder, local),
             "effective_rank": rank.float(),
             "effective_rank_share": (rank / most).float(),
         }
 
+    def _probes(
+        self, subject: Subject, local: Tensor, batch: Batch, *names: seeds.Name
+    ) -> dict[str, Tensor]:
+        known = self._prepared()
+        height, width = local.shape[-2:]
+        position = draw_below(height * width, batch.index, *names).to(local.device)
+        keep = F.one_hot(position, height * width).bool().view(-1, height, width)
+        single = one_position(local, position)[:, known.channels].float()
+        # The mean of a linear probe's logits over positions is its logit for their mean.
+        average = local.mean(dim=(2, 3))[:, known.channels].float()
+        pool = subject.encoder.pool
+        logits = {
+            "local_one": known.local_probe(single),
+            "local_all": known.local_probe(average),
+            "global_one": known.global_probe(pool(local, keep=keep).float()),
+            "global_all": known.global_probe(pool(local).float()),
+        }
+        return {name: top1(values) == batch.labels for name, values in logits.items()}
+
+    def _prepared(self) -> Reference:
+        if self._reference is None:
+            raise RuntimeError("prepare() must be called first")
+        return self._reference
+
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         def similarity(name: str, label: str, column: str, headline: bool = False) -> Metric:
             return Metric(name, label, column, ("similarity",), "", False, headline)
+
+        def probe(name: str, label: str, column: str) -> Metric:
+            return Metric(name, label, column, ("probes",), headline=False)
 
         return [
             similarity("redundancy_within", "Local cosine within image", "within", headline=True),
@@ -113,81 +178,76 @@ class Redundancy(BaseSuite):
                 "effective_rank_share", "Effective rank / full rank", "effective_rank_share"
             ),
             Metric("redundancy_single", "Top-1 from one local", "correct", ("k@1",)),
+            probe("local_probe_one", "Local probe, one local", "local_one"),
+            probe("local_probe_all", "Local probe, all locals", "local_all"),
+            probe("global_probe_one", "Global probe, one local", "global_one"),
+            probe("global_probe_all", "Global probe, all locals", "global_all"),
         ]
 
 
-def mean_direction(local: Tensor) -> Tensor:
-    """[B, C, h, w] to [B, C] float64: mean of the local representations scaled to unit length.
+def draw_below(count: int, index: Sequence[int], *names: seeds.Name) -> Tensor:
+    """[B] int64 on the CPU: for each sample a uniform draw from 0 … count - 1."""
+    draws = seeds.uniform(np.asarray(index, dtype=np.int64), 1, *names)[:, 0]
+    return torch.from_numpy((draws * count).astype(np.int64))
 
-    A local representation of length zero stays zero.
+
+def _look_at(subject: Subject, reference: Batch) -> Reference:
+    """One pass over the reference images, in chunks, and all that is derived from it.
+
+    Memory: a local and a global representation for each image, and the positions compared by CKA
+    for up to 512 of them.
     """
-    return F.normalize(local.double(), dim=1).mean(dim=(2, 3))
-
-
-def cosine_within(local: Tensor) -> Tensor:
-    """Mean cosine over all unordered pairs of distinct local representations of an image.
-
-    With unit vectors u_i, i = 1 … N: (‖Σ u_i‖² − Σ ‖u_i‖²) / (N (N − 1)), which costs N instead of
-    N² products. A pair with a vector of length zero counts as cosine 0.
-
-    Args:
-        local: [B, C, h, w] with h·w ≥ 2.
-
-    Returns:
-        [B] float64 in [−1, 1].
-    """
-    unit = F.normalize(local.double().flatten(2), dim=1)
-    count = unit.shape[2]
-    total = unit.sum(dim=2).square().sum(dim=1)
-    return (total - unit.square().sum(dim=(1, 2))) / (count * (count - 1))
-
-
-def cosine_local_global(encoder: Encoder, local: Tensor) -> Tensor:
-    """[B] float32: mean over positions of the cosine of pool(that position) with pool(all)."""
-    batch, _, height, width = local.shape
-    whole = encoder.pool(local).float()
-    total = torch.zeros(batch, device=local.device)
-    for position in range(height * width):
-        keep = torch.zeros(batch, height * width, dtype=torch.bool, device=local.device)
-        keep[:, position] = True
-        alone = encoder.pool(local, keep=keep.view(batch, height, width)).float()
-        total += F.cosine_similarity(alone, whole, dim=1)
-    return total / (height * width)
-
-
-def effective_rank(local: Tensor) -> Tensor:
-    """exp(entropy of the normalised singular values) of each image's n² × C matrix.
-
-    Roy and Vetterli 2007, "The effective rank: a measure of effective dimensionality".
-
-    Args:
-        local: [B, C, h, w].
-
-    Returns:
-        [B] float64 in 1 … min(n², C); 1 for a matrix of zeros.
-    """
-    values = torch.linalg.svdvals(local.double().flatten(2))
-    share = values / values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
-    entropy: Tensor = torch.special.entr(share).sum(dim=1)
-    return entropy.exp()
-
-
-def share_for_95_percent(levels: Sequence[float], accuracies: Sequence[float]) -> float:
-    """Smallest measured share of local representations that keeps 95 % of the clean accuracy.
-
-    Clean accuracy is the one at the share 1. Nothing is interpolated between measured shares.
-
-    Args:
-        levels: shares in (0, 1], in any order, 1 among them.
-        accuracies: accuracy at each, in the same order.
-
-    Raises:
-        ValueError: the lengths differ or the share 1 is missing.
-    """
-    measured = dict(zip(levels, accuracies, strict=True))
-    if 1.0 not in measured:
-        raise ValueError("the share 1 (all local representations) must be among the levels")
-    return min(share for share, accuracy in measured.items() if accuracy >= 0.95 * measured[1.0])
+    encoder, device = subject.encoder, reference.images.device
+    shape = _map_size(subject)
+    compared = spread_positions(shape)
+    drawn = draw_below(shape[0] * shape[1], reference.index, "redundancy", "local probe")
+    images = min(CKA_IMAGES, len(reference.index))
+    # Made outside inference mode, so that the probes can be fitted to them.
+    single = torch.empty(len(reference.index), encoder.local_dim)
+    pooled = torch.empty(len(reference.index), encoder.dim)
+    positions = torch.empty(len(compared), images, encoder.local_dim)
+    channels = torch.zeros(encoder.local_dim, dtype=torch.bool, device=device)
+    directions = []
+    with torch.inference_mode():
+        for start in range(0, len(reference.index), CHUNK):
+            local = encoder.local(reference.images[start : start + CHUNK])
+            rows = slice(start, start + len(local))
+            directions.append(mean_direction(local))
+            channels = channels | local_channels(local)
+            single[rows] = one_position(local, drawn[rows]).float().cpu()
+            pooled[rows] = encoder.pool(local).float().cpu()
+            for place, (row, column) in zip(positions, compared, strict=True):
+                place[rows] = local[: max(0, images - start), :, row, column].float().cpu()
+    if not bool(torch.isfinite(single).all() and torch.isfinite(pooled).all()):
+        raise CossError(
+            "the encoder gives NaN or infinite features on training images; its training "
+            "diverged, so pretrain it again with a lower learning rate"
+        )
+    if not bool(channels.any()):  # all positions alike: the map is the image's own everywhere
+        channels = torch.ones_like(channels)
+    labels = reference.labels.cpu()
+    local_fit = fit_ridge(single[:, channels.cpu()], labels, subject.classes)
+    global_fit = fit_ridge(pooled, labels, subject.classes)
+    cka = cka_matrix(positions[:, :, channels.cpu()])
+    off_diagonal = cka[~torch.eye(len(cka), dtype=torch.bool)]
+    summary = {
+        "cka": [[round(value, 4) for value in row] for row in cka.tolist()],
+        "cka_mean": round(float(off_diagonal.mean()), 4),
+        "cka_positions": [list(position) for position in compared],
+        "cka_images": images,
+        "probe_images": len(labels),
+        "local_probe_penalty": local_fit.penalty,
+        "local_probe_held_out_top1": round(local_fit.held_out_top1, 4),
+        "global_probe_penalty": global_fit.penalty,
+        "global_probe_held_out_top1": round(global_fit.held_out_top1, 4),
+    }
+    return Reference(
+        torch.cat(directions),
+        channels,
+        local_fit.classifier.to(device),
+        global_fit.classifier.to(device),
+        summary,
+    )
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Runs suites on a model and leaves records; the only part that knows files, devices and resuming.
+"""Runs suites on a model and leaves records; the only part that knows records, resuming and nodes.
 
 A suite is measured condition by condition, batch by batch. After each condition the partial
 record is written, so an interrupted evaluation continues where it stopped, and a finished record
@@ -7,39 +7,45 @@ is measured again only if something that determines its outcomes has changed.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from filelock import FileLock, Timeout
 
-from evaluations.features import batches, labelled, read_batch, to_device
-from evaluations.probe import Probe, ProbeConfig, get_probe, probe_key
+from evaluations.job import Job, Measured, Opened, Unit, measure_unit, train_probe, units
+from evaluations.probe import ProbeConfig
 from evaluations.progress import Progress
-from evaluations.protocol import Batch, Condition, Subject, Suite
+from evaluations.protocol import Condition, Suite
 from robustbench_coss import registry
 from robustbench_coss.checkpoints import Checkpoint, load_checkpoint
-from robustbench_coss.datasets.base import ImageSet, Source, open_dataset
+from robustbench_coss.datasets.base import Source
 from robustbench_coss.encoders.base import parameters
-from robustbench_coss.environment import check_writable, device_name, resolve_device, versions
-from robustbench_coss.errors import CossError
+from robustbench_coss.environment import check_writable, versions
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.executors import Executor
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records import (
     SCHEMA,
     Cell,
-    Column,
     Record,
     read_record,
     record_path,
     write_record,
 )
-from robustbench_coss.seeds import permutation
 
-ORDER = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy")
+ORDER = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
+
+SHARD = 2_000
+"""Images of a unit that is handed to another process, about: rounded up to whole batches."""
+
+Load = Callable[[], Checkpoint]
 
 
 def suite_names(asked: Sequence[str]) -> list[str]:
@@ -68,45 +74,45 @@ def suite_names(asked: Sequence[str]) -> list[str]:
 
 
 def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) -> str:
-    """The data set to measure on: the one the encoder was pretrained on, or another on purpose.
+    """The data set to measure on: the one the model was trained on, or another on purpose.
 
     Raises:
         CossError: another one is asked for without `transfer`, it is not registered, or none is
             known.
     """
-    pretrained = checkpoint.metadata.get("dataset")
+    trained_on = checkpoint.metadata.get("dataset")
     if dataset is None:
-        if pretrained is None:
+        if trained_on is None:
             raise CossError(
-                f"{checkpoint.path} does not say what it was pretrained on; "
-                "name a data set with --dataset NAME --transfer"
+                f"{checkpoint.name} does not say what it was trained on; "
+                "name a data set with --dataset NAME"
             )
-        return str(pretrained)
+        return str(trained_on)
     registry.load("dataset", dataset)  # a misspelt name is not a wish to transfer
-    if dataset != pretrained and not transfer:
+    if trained_on is not None and dataset != trained_on and not transfer:
         raise CossError(
-            f"{checkpoint.name} was pretrained on {pretrained!r}, not {dataset!r}; add --transfer "
+            f"{checkpoint.name} was pretrained on {trained_on!r}, not {dataset!r}; add --transfer "
             f"to train a probe on {dataset!r} and measure there"
         )
     return dataset
 
 
 def check_run(
-    where: Path,
+    load: Load,
     *,
     dataset: str | None,
     transfer: bool,
     results: Path,
     data_root: Path,
     download: bool,
-) -> None:
-    """Find out before any measurement whether a run can be evaluated.
+) -> Checkpoint:
+    """Find out before any measurement whether a model can be evaluated, and return it.
 
     Raises:
         CossError: its checkpoint does not load, its data set is unknown, missing or refused, or
             its records cannot be written.
     """
-    checkpoint = load_checkpoint(where)
+    checkpoint = load()
     name = choose_dataset(checkpoint, dataset, transfer)
     source: Source = registry.load("dataset", name)
     remedy = None if download else source.missing(data_root)
@@ -114,10 +120,32 @@ def check_run(
         raise CossError(f"data set {name!r} is not in {data_root}; {remedy}")
     check_writable(record_path(results, checkpoint.name, checkpoint.sha256, name, "any").parent)
     check_writable(results / "probes")
+    return checkpoint
 
 
-def evaluate_run(
-    where: Path,
+@dataclass(frozen=True)
+class Finished:
+    """A condition that is measured: the suite, its cell, and where its record is kept."""
+
+    suite: str
+    cell: Cell
+    record: Path
+
+
+def evaluate_run(model: Path | Load, suites: Sequence[str], **options: Any) -> list[Path]:
+    """Measure a model with suites and write their records; arguments as `evaluate_stream`.
+
+    Returns:
+        The paths of the records, in the order of `suites`.
+    """
+    paths = dict.fromkeys(suite_names(suites), Path())
+    for finished in evaluate_stream(model, suites, **options):
+        paths[finished.suite] = finished.record
+    return list(paths.values())
+
+
+def evaluate_stream(
+    model: Path | Load,
     suites: Sequence[str],
     *,
     dataset: str | None = None,
@@ -133,14 +161,16 @@ def evaluate_run(
     transfer: bool = False,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     progress: Progress | None = None,
-) -> list[Path]:
-    """Measure a model with suites and write their records.
+    executor: Executor | None = None,
+) -> Iterator[Finished]:
+    """Measure a model with suites, giving each condition once it is in the record on disk.
 
-    Memory holds the model, the probe's features while it is trained, one fixed batch of training
-    images and two batches of test images; beyond these only outcomes grow with the data set.
+    Conditions of records that are up to date come first, from the disk. Memory holds the model,
+    the probe's features while it is trained, one fixed batch of training images and two batches
+    of test images; beyond these only outcomes grow with the data set.
 
     Args:
-        where: run folder or `encoder.safetensors`.
+        model: run folder or `encoder.safetensors`, or what loads a checkpoint when called.
         suites: registered names.
         dataset: measure on this data set instead of the one the encoder was pretrained on;
             refused unless `transfer`, which trains the probe there too.
@@ -153,121 +183,259 @@ def evaluate_run(
             all the same, so that an interrupted forced evaluation is not lost either.
         probe: how the linear classifier is trained; None takes the defaults.
         options: keyword arguments of suites, by the suite's name.
-
-    Returns:
-        The paths of the records, in the order of `suites`.
+        executor: runs the units of work somewhere else, with one thread each; `model` has to be
+            picklable then and all paths valid there. None measures in this process.
 
     Raises:
-        CossError: with what is wrong and what to do; nothing was measured then, or the conditions
-            finished so far are kept and the next call continues after them.
+        CossError: with what is wrong and what to do. Nothing was measured then, or the conditions
+            finished so far are kept and the next call continues after them. A suite that cannot
+            measure the model stops no other; the error comes at the end.
     """
-    for name, value in (("limit", limit), ("batch size", batch_size)):
+    for option, value in (("limit", limit), ("batch size", batch_size)):
         if value is not None and value < 1:
-            raise CossError(f"the {name} must be at least 1, got {value}")
+            raise CossError(f"the {option} must be at least 1, got {value}")
     chosen = suite_names(suites)
     progress = progress or Progress()
-    where_to = resolve_device(device)
-    checkpoint = load_checkpoint(where)
-    name = choose_dataset(checkpoint, dataset, transfer)
-    train, validation, test = (
-        open_dataset(
-            name, role, size=int(checkpoint.metadata["size"]), root=data_root, download=download
-        )
-        for role in ("train", "validation", "test")
+    load = partial(load_checkpoint, model) if isinstance(model, Path) else model
+    checkpoint = load()
+    job = Job(
+        load,
+        choose_dataset(checkpoint, dataset, transfer),
+        results,
+        limit,
+        batch_size,
+        device,
+        seed,
+        data_root,
+        download,
+        probe or ProbeConfig(),
+        options or {},
+        threads=None if executor is None else 1,
     )
-    order = labelled(test, permutation(len(test), "test order", len(test)))
-    index: list[int] = order[:limit].tolist()
-    config = probe or ProbeConfig()
-
-    paths = {s: record_path(results, checkpoint.name, checkpoint.sha256, name, s) for s in chosen}
-    given = options or {}
-    loaded: dict[str, Suite] = {s: registry.load("suite", s)(**given.get(s, {})) for s in chosen}
-    for suite in loaded.values():
-        suite.configure(test)
-    classifier_key = probe_key(checkpoint.sha256, train, validation, config)
-    keys = {
-        s: sha256_of(
-            {
-                "schema": SCHEMA,
-                "checkpoint": checkpoint.sha256,
-                "probe": classifier_key,
-                "dataset": test.fingerprint,
-                "size": test.size,
-                "n": len(index),
-                "suite": s,
-                "version": suite.version,
-                "config": suite.config(),
-                "seed": seed,
-            }
+    # With an executor, this process only plans and writes: it needs neither the device nor speed.
+    at_hand = replace(job, load=lambda: checkpoint, threads=None)
+    if executor is not None:
+        at_hand = replace(at_hand, device="cpu")
+    with ExitStack() as stack:
+        opened = Opened(at_hand, progress)
+        stack.callback(opened.close)
+        drafts = {s: _draft(opened, opened.suite(s)) for s in chosen}
+        wanted = [s for s in chosen if force or not drafts[s].up_to_date]
+        for s in chosen:
+            if s not in wanted:
+                path = drafts[s].path
+                yield from (Finished(s, cell, path) for cell in read_record(path).cells)
+        if not wanted:
+            return
+        for folder in {drafts[s].path.parent for s in wanted} | {results / "probes"}:
+            check_writable(folder)
+        for s in wanted:
+            stack.enter_context(_alone(drafts[s].path))
+        if executor is not None:
+            ((_, trained),) = executor(train_probe, [job])
+            if isinstance(trained, CossError):
+                raise trained
+        for s in wanted:
+            drafts[s].start(opened)
+            progress.plan(drafts[s].open_images)
+            yield from drafts[s].finish()
+        measured = (
+            _here(opened, drafts, wanted)
+            if executor is None
+            else _elsewhere(executor, job, drafts, wanted, progress)
         )
-        for s, suite in loaded.items()
-    }
-    wanted = [s for s in chosen if force or not _up_to_date(paths[s], keys[s])]
-    if not wanted:
-        return list(paths.values())
-    for folder in {paths[s].parent for s in wanted} | {results / "probes"}:
-        check_writable(folder)
+        failures: dict[str, CossError] = {}
+        for unit, found in measured:
+            if isinstance(found, CossError):
+                failures.setdefault(unit.suite, found)
+            else:
+                cell = drafts[unit.suite].add(unit, found)
+                if cell is not None:
+                    yield Finished(unit.suite, cell, drafts[unit.suite].path)
+                    yield from drafts[unit.suite].finish()
+        if failures:
+            raise _all_failures(failures, rest=[s for s in chosen if s not in failures])
 
-    trained = get_probe(
-        checkpoint,
-        train,
-        validation,
-        config,
-        results=results,
-        device=where_to,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    subject = Subject(checkpoint.encoder, trained.classifier)
-    to_device(subject, where_to)
-    _check_finite(subject, checkpoint, read_batch(test, index[:batch_size], where_to))
-    planned = {s: loaded[s].conditions(subject) for s in wanted}
-    started: dict[str, Record] = {}
+
+def _all_failures(failures: Mapping[str, CossError], rest: Sequence[str]) -> CossError:
+    reasons = "; ".join(str(error) for error in failures.values())
+    if not rest:
+        return CossError(reasons)
+    return CossError(f"{reasons}, or leave it out with --suite {','.join(rest)}")
+
+
+def _here(
+    opened: Opened, drafts: Mapping[str, _Draft], wanted: Sequence[str]
+) -> Iterator[tuple[Unit, Measured | CossError]]:
     for s in wanted:
-        started[s] = _start(
-            loaded[s],
-            paths[s],
-            planned[s],
-            fresh=Record(
-                suite=s,
-                suite_version=loaded[s].version,
-                suite_config=loaded[s].config(),
-                model=_describe_model(checkpoint, trained),
-                dataset={
-                    "name": name,
-                    "role": "test",
-                    "fingerprint": test.fingerprint,
-                    "size": test.size,
-                    "classes": len(test.classes),
-                    "n": len(index),
-                    "limit": limit,
-                },
-                seed=seed,
-                versions=versions(),
-                device=device_name(where_to),
-                index=np.asarray(index, dtype=np.int32),
-                label=test.labels[order[: len(index)]].numpy().astype(np.int32),
-                key=keys[s],
-                metrics=loaded[s].metrics(planned[s]),
-                axis=loaded[s].axis,
-            ),
-        )
-        progress.plan((len(planned[s]) - len(started[s].cells)) * len(index))
-    reference = _reference_batch(train, where_to)
-    for s in wanted:
+        for unit in drafts[s].units(len(opened.index)):
+            try:
+                for found in opened.measure(unit):
+                    yield unit, found
+            except CossError as error:
+                yield unit, error
+                break
+
+
+def _elsewhere(
+    executor: Executor,
+    job: Job,
+    drafts: Mapping[str, _Draft],
+    wanted: Sequence[str],
+    progress: Progress,
+) -> Iterator[tuple[Unit, Measured | CossError]]:
+    shard = -(-SHARD // job.batch_size) * job.batch_size
+    todo = [unit for s in wanted for unit in drafts[s].units(shard)]
+    for unit, outcome in executor(partial(measure_unit, job), todo):
+        if isinstance(outcome, CossError):
+            yield unit, outcome
+            continue
+        for found in outcome:
+            progress.show(f"{unit.suite}: {found.condition.name}")
+            progress.advance(unit.stop - unit.start)
+            yield unit, found
+
+
+class _Draft:
+    """The record of one suite while it is filled."""
+
+    def __init__(self, suite: Suite, path: Path, key: str) -> None:
+        self.suite, self.path, self.key = suite, path, key
+        self.record: Record
+        self.conditions: list[Condition] = []
+        self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
+
+    @property
+    def up_to_date(self) -> bool:
         try:
-            _prepare(loaded[s], subject, reference, test.size, others=[o for o in chosen if o != s])
-            _measure_suite(
-                loaded[s], subject, test, planned[s], started[s], paths[s], batch_size, progress
-            )
-        except torch.OutOfMemoryError as error:
+            record = read_record(self.path)
+        except CossError:  # missing or damaged: either way it has to be measured
+            return False
+        return record.complete and record.key == self.key
+
+    def start(self, opened: Opened) -> None:
+        """Begin a record, with the cells of a partial one where they still hold.
+
+        Raises:
+            CossError: the suite lists a condition twice.
+        """
+        suite, test = self.suite, opened.test
+        self.conditions = suite.conditions(opened.subject)
+        if len({c.name for c in self.conditions}) != len(self.conditions):
             raise CossError(
-                f"the GPU ran out of memory in suite {s!r} at batch size {batch_size}; "
-                "run again with a smaller --batch-size, finished conditions are kept"
-            ) from error
-        finally:
-            loaded[s].close()
-    return list(paths.values())
+                f"suite {suite.name!r} lists a condition twice; report it to its author"
+            )
+        self.record = Record(
+            suite=suite.name,
+            suite_version=suite.version,
+            suite_config=suite.config(),
+            model=_describe_model(opened),
+            dataset={
+                "name": opened.job.dataset,
+                "role": "test",
+                "fingerprint": test.fingerprint,
+                "size": test.size,
+                "classes": len(test.classes),
+                "n": len(opened.index),
+                "limit": opened.job.limit,
+            },
+            seed=opened.job.seed,
+            versions=versions(),
+            device="",  # known once something was measured
+            index=np.asarray(opened.index, dtype=np.int32),
+            label=opened.labels.numpy().astype(np.int32),
+            key=self.key,
+            metrics=suite.metrics(self.conditions),
+            axis=suite.axis,
+        )
+        self._take_over()
+
+    def _take_over(self) -> None:
+        try:
+            found = read_record(partial_path(self.path))
+        except CossError:  # none, or damaged: start from the first condition
+            return
+        # One record states one set of versions, so cells made with others are measured again.
+        if found.key != self.key or found.versions != self.record.versions:
+            return
+        known = {c.name for c in self.conditions}
+        self.record.cells = [cell for cell in found.cells if cell.condition in known]
+        self.record.extra, self.record.device = found.extra, found.device
+
+    @property
+    def _todo(self) -> list[Condition]:
+        done = {cell.condition for cell in self.record.cells}
+        return [c for c in self.conditions if c.name not in done]
+
+    @property
+    def open_images(self) -> int:
+        """Image passes that are left."""
+        return len(self._todo) * len(self.record.index)
+
+    def units(self, shard: int) -> list[Unit]:
+        """What is left to measure, on up to `shard` images at a time."""
+        return units(self.suite, self._todo, self.record.cells, len(self.record.index), shard)
+
+    def add(self, unit: Unit, found: Measured) -> Cell | None:
+        """Take in a condition on a shard; the cell, now on disk, if it was the last shard."""
+        parts = self._parts[found.condition.name]
+        parts[unit.start] = found
+        if sum(len(next(iter(p.columns.values()))) for p in parts.values()) < len(
+            self.record.index
+        ):
+            return None
+        pieces = [parts[start] for start in sorted(parts)]
+        nonfinite = sum(piece.nonfinite for piece in pieces)
+        cell = Cell(
+            found.condition.name,
+            found.condition.group,
+            found.condition.level,
+            {k: np.concatenate([p.columns[k] for p in pieces]) for k in found.columns},
+            sum(piece.seconds for piece in pieces),
+            f"{nonfinite:,} outputs of the model were NaN or infinite" if nonfinite else "",
+        )
+        del self._parts[found.condition.name]
+        place = {c.name: i for i, c in enumerate(self.conditions)}
+        self.record.cells = sorted([*self.record.cells, cell], key=lambda c: place[c.condition])
+        self.record.extra = found.summary
+        devices = dict.fromkeys(self.record.device.split("; ")) if self.record.device else {}
+        self.record.device = "; ".join(devices | dict.fromkeys(p.device for p in pieces))
+        write_record(partial_path(self.path), self.record)
+        return cell
+
+    def finish(self) -> Iterator[Finished]:
+        """Once no condition is left: derive, check and keep the record; gives derived cells."""
+        if self._todo:
+            return
+        record = self.record
+        derived = self.suite.derived(record.cells)
+        record.cells = [*record.cells, *derived]
+        record.checks = self.suite.checks(record.cells)
+        record.complete = True
+        record.created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_record(self.path, record)
+        partial_path(self.path).unlink(missing_ok=True)
+        yield from (Finished(record.suite, cell, self.path) for cell in derived)
+
+
+def _draft(opened: Opened, suite: Suite) -> _Draft:
+    checkpoint, job = opened.checkpoint, opened.job
+    key = sha256_of(
+        {
+            "schema": SCHEMA,
+            "checkpoint": checkpoint.sha256,
+            "probe": opened.classifier_key,
+            "dataset": opened.test.fingerprint,
+            "size": opened.test.size,
+            "n": len(opened.index),
+            "suite": suite.name,
+            "version": suite.version,
+            "config": suite.config(),
+            "seed": job.seed,
+        }
+    )
+    path = record_path(job.results, checkpoint.name, checkpoint.sha256, job.dataset, suite.name)
+    return _Draft(suite, path, key)
 
 
 def partial_path(path: Path) -> Path:
@@ -275,134 +443,33 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial.json")
 
 
-def _up_to_date(path: Path, key: str) -> bool:
-    try:
-        record = read_record(path)
-    except CossError:  # missing or damaged: either way it has to be measured
-        return False
-    return record.complete and record.key == key
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes off a record while it is measured.
 
-
-def _start(suite: Suite, path: Path, conditions: Sequence[Condition], *, fresh: Record) -> Record:
-    """The record to fill: `fresh`, with the cells of a partial record where they still hold."""
-    known = {c.name for c in conditions}
-    if len(known) != len(conditions):
-        raise CossError(f"suite {suite.name!r} lists a condition twice; report it to its author")
-    try:
-        partial = read_record(partial_path(path))
-    except CossError:  # none, or damaged: start from the first condition
-        return fresh
-    # One record states one set of versions, so cells made with others are measured again.
-    if partial.key == fresh.key and partial.versions == fresh.versions:
-        fresh.cells = [cell for cell in partial.cells if cell.condition in known]
-        if fresh.device not in partial.device.split("; "):
-            fresh.device = f"{partial.device}; {fresh.device}"
-        else:
-            fresh.device = partial.device
-    return fresh
-
-
-def _prepare(
-    suite: Suite, subject: Subject, reference: Batch, size: int, others: Sequence[str]
-) -> None:
-    try:
-        suite.prepare(subject, reference, size)
-    except CossError as error:
-        if not others:
-            raise
-        raise CossError(f"{error}, or leave it out with --suite {','.join(others)}") from error
-
-
-def _measure_suite(
-    suite: Suite,
-    subject: Subject,
-    images: ImageSet,
-    conditions: Sequence[Condition],
-    record: Record,
-    path: Path,
-    batch_size: int,
-    progress: Progress,
-) -> None:
-    """Fill a record's missing cells, writing the partial record after each, then finish it."""
-    done = {cell.condition for cell in record.cells}
-    index: list[int] = record.index.tolist()
-    device = next(subject.parameters()).device
-    for number, condition in enumerate(conditions, start=1):
-        if condition.name in done:
-            continue
-        progress.show(
-            f"{record.model['name']} {suite.name}: {condition.name} ({number}/{len(conditions)})"
-        )
-        began = time.perf_counter()
-        columns: dict[str, list[Column]] = {}
-        for batch in batches(images, index, batch_size, device):
-            outcomes = suite.measure(subject, batch, condition, record.seed)
-            _collect(columns, outcomes, batch, suite, condition)
-            progress.advance(len(batch.index))
-        record.cells.append(
-            Cell(
-                condition.name,
-                condition.group,
-                condition.level,
-                {name: np.concatenate(parts) for name, parts in columns.items()},
-                time.perf_counter() - began,
-            )
-        )
-        write_record(partial_path(path), record)
-    record.checks = suite.checks(record.cells)
-    record.complete = True
-    record.created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_record(path, record)
-    partial_path(path).unlink(missing_ok=True)
-
-
-def _collect(
-    columns: dict[str, list[Column]],
-    outcomes: dict[str, Tensor],
-    batch: Batch,
-    suite: Suite,
-    condition: Condition,
-) -> None:
-    size = len(batch.index)
-    first = not columns
-    shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
-    if any(shape != (size,) for shape in shapes.values()) or not (
-        outcomes and (first or shapes.keys() == columns.keys())
-    ):
-        raise CossError(
-            f"suite {suite.name!r} gave columns {shapes} for {size} images under "
-            f"{condition.name!r}; each must be [{size}] and all batches must give the same ones"
-        )
-    for name, column in outcomes.items():
-        values = column.detach().cpu()
-        kept = values if values.dtype == torch.bool else values.float()
-        columns.setdefault(name, []).append(kept.numpy())
-
-
-def _check_finite(subject: Subject, checkpoint: Checkpoint, batch: Batch) -> None:
-    """A cached probe skips the check that feature extraction makes."""
-    with torch.inference_mode():
-        finite = bool(torch.isfinite(subject(batch.images)).all())
-    if not finite:
-        raise CossError(
-            f"{checkpoint.name} gives NaN or infinite outputs for test images; its training "
-            "diverged, so pretrain it again with a lower learning rate"
-        )
-
-
-def _reference_batch(train: ImageSet, device: torch.device) -> Batch:
-    """The fixed training images that suites may prepare with.
-
-    5,000 of them up to 64 px (246 MB of floats), 512 above (308 MB at 224 px), or all there are:
-    enough for a kNN bank, and bounded.
+    Raises:
+        CossError: one is at it.
     """
-    count = 5_000 if train.size <= 64 else 512
-    order = labelled(train, permutation(len(train), "reference batch", len(train)))
-    indices: list[int] = order[:count].tolist()
-    return read_batch(train, indices, device)
+    file = path.with_name(f".{path.stem}.lock")
+    lock = FileLock(file, blocking=False)
+    with explain_os_errors("write", path):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CossError(
+                f"another process is measuring {path}; wait for it, or stop it"
+            ) from error
+    try:
+        yield
+    finally:
+        # Removed while it is held: who waits for a file that is gone starts over with a new one.
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
 
 
-def _describe_model(checkpoint: Checkpoint, probe: Probe) -> dict[str, Any]:
+def _describe_model(opened: Opened) -> dict[str, Any]:
+    checkpoint = opened.checkpoint
     metadata = checkpoint.metadata
     return {
         "name": checkpoint.name,
@@ -414,5 +481,5 @@ def _describe_model(checkpoint: Checkpoint, probe: Probe) -> dict[str, Any]:
         "encoder": metadata.get("encoder"),
         "dataset": metadata.get("dataset"),
         "training": metadata.get("training", {}),
-        "probe": probe.summary,
+        "probe": opened.probe_summary,
     }

@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from torch import nn
 
 from robustbench_coss import registry
 from robustbench_coss.encoders.base import Encoder
@@ -44,6 +45,9 @@ class Checkpoint:
     path: Path
     sha256: str
     metadata: dict[str, Any]
+    head: nn.Module | None = None
+    classes: int | None = None
+    preprocessing: str = ""
 
 
 def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from robustbench_coss.records import Record, find_records
 from robustbench_coss.statistics import Estimate
 
 # Reading order of the project's own suites; others follow by name.
-SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy")
+SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
 
 _METHODS = {
     "byol": "BYOL",

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from robustbench_coss.cka_figure import cka_data, draw_cka
 from robustbench_coss.configurations import (
     MeasuredSet,
     Measurement,
@@ -34,9 +35,11 @@ from robustbench_coss.configurations import (
     setting,
     without_local_term,
 )
+from robustbench_coss.field_figure import draw_fields, field_sizes, read_fields
 from robustbench_coss.files import slug, write_atomically
-from robustbench_coss.records import Metric, Record
+from robustbench_coss.records import Axis, Metric, Record
 from robustbench_coss.statistics import Estimate, estimate
+from robustbench_coss.sufficient_share import KEPT, share_for_95_percent
 
 COLUMN_INCHES = 3.4
 MOST_MODELS = 8
@@ -89,12 +92,15 @@ class Look:
 
     Attributes:
         panels: titles by group, in the order drawn; groups not named follow under their own name.
+            The title of "noise" is that of "stage2 noise" too, after the name of the stage.
         x_label: x label that is shorter than the suite's axis ("" keeps that).
         x_labels: x labels of groups with an axis of their own.
         scale: "linear", "log" (shares, largest first) or "symlog" (budgets from 0 up, doubling).
         hidden: groups not drawn.
         controls: for a control group the panels it is drawn into, thin, instead of its own.
-        keep: a share of the reference value to draw as a line per model.
+        suffices: whether levels are shares of which the smallest that keeps 95 % of the reference
+            value is marked.
+        also: further outcome columns that are drawn in figures of their own.
     """
 
     panels: dict[str, str] = field(default_factory=dict)
@@ -103,7 +109,8 @@ class Look:
     scale: str = "linear"
     hidden: tuple[str, ...] = ()
     controls: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    keep: float | None = None
+    suffices: bool = False
+    also: tuple[Axis, ...] = ()
 
 
 LOOKS: dict[str, Look] = {
@@ -116,6 +123,7 @@ LOOKS: dict[str, Look] = {
             "extra": "Extra",
         },
     ),
+    "rf": Look(panels={"stages": "Effective receptive field"}),
     "occlusion": Look(
         panels={
             "random-zero": "Random, zeroed",
@@ -140,8 +148,14 @@ LOOKS: dict[str, Look] = {
         panels={"centre": "Centre crop", "random": "Random crop"},
         x_label="crop area",
         scale="log",
+        also=(
+            Axis("crop area", "agrees", "same class as full image (%)"),
+            Axis("crop area", "cosine", "cosine with full image", percent=False),
+        ),
     ),
-    "redundancy": Look(panels={"pooled": "Pooling some of the positions"}, scale="log", keep=0.95),
+    "redundancy": Look(
+        panels={"pooled": "Pooling some of the positions"}, scale="log", suffices=True
+    ),
 }
 
 
@@ -216,12 +230,30 @@ def _figures(
             mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
             mine.sort(key=lambda m: list(pens).index(m.configuration))
             name = f"{suite}-{protocol}" if protocol else suite
-            curves = curve_data(mine)
-            if not curves.empty:
-                made.append((name, curves, _draw_curves(curves, mine, test_set, pens, note)))
+            look = LOOKS.get(suite, Look())
+            for axis in (mine[0].records[0].axis, *look.also):
+                curves = curve_data(mine, axis)
+                if curves.empty:
+                    continue
+                shares = share_data(mine) if look.suffices else pd.DataFrame()
+                figure = _draw_curves(curves, shares, axis, look, test_set, pens, note)
+                column = "" if axis == mine[0].records[0].axis else f"-{axis.column}"
+                numbers = curves if shares.empty else pd.concat([curves, shares])
+                made.append((f"{name}{column}", numbers, figure))
             apart = metric_data(mine, _metrics_apart(mine[0].records[0]))
             if not apart.empty:
                 made.append((f"{name}-metrics", apart, _draw_metrics(apart, pens, note)))
+            fields = {
+                pens[m.configuration].label: found
+                for m in mine
+                if suite == "rf" and (found := read_fields(m.records[0]))
+            }
+            if fields:
+                made.append((f"{name}-fields", field_sizes(fields), draw_fields(fields)))
+            cka = cka_data(mine) if suite == "redundancy" else pd.DataFrame()
+            if not cka.empty:
+                titles = {model: _plain(pen.label) for model, pen in pens.items()}
+                made.append((f"{name}-cka", cka, draw_cka(cka, titles)))
         summary = pd.concat(
             [
                 metric_data([m], [k for k in m.records[0].metrics if k.headline and k.percent])
@@ -233,28 +265,61 @@ def _figures(
     return made
 
 
-def curve_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
+def curve_data(measurements: Sequence[Measurement], axis: Axis | None = None) -> pd.DataFrame:
     """What a suite's curves show: one line per model, group and level.
 
     Conditions that share group and level are averaged. The reference (empty group) starts every
     group's curve. Columns: suite, model, group, level, conditions, value, low, high, sd, seeds,
-    n, interval. Empty if no group but the reference has the suite's y column.
+    n, interval. Empty if no group but the reference has the y column.
+
+    Args:
+        axis: what is drawn along y; None takes the suite's own.
     """
     lines = []
     for m in measurements:
-        first = m.records[0]
-        points: dict[tuple[str, float], list[str]] = {}
-        for cell in first.cells:
-            if first.axis.column in cell.outcomes:
-                points.setdefault((cell.group, cell.level), []).append(cell.condition)
+        y = axis or m.records[0].axis
+        points = _points(m.records[0], y.column)
         if not any(group for group, _ in points):
             continue
         for (group, level), conditions in points.items():
-            runs = [[r.column(c, r.axis.column) for c in conditions] for r in m.records]
+            runs = [[r.column(c, y.column) for c in conditions] for r in m.records]
+            own = y.column == m.records[0].axis.column
             names = (m.test_set.slug, m.configuration, m.suite, group, level)
-            result = estimate(runs, *names, share=first.axis.percent)
+            result = estimate(runs, *names, *([] if own else [y.column]), share=y.percent)
             about = {"group": group, "level": level, "conditions": len(conditions)}
             lines.append(_data_line(m, about, result))
+    return pd.DataFrame(lines)
+
+
+def _points(record: Record, column: str) -> dict[tuple[str, float], list[str]]:
+    """(group, level) -> names of the conditions there that have an outcome column."""
+    points: dict[tuple[str, float], list[str]] = {}
+    for cell in record.cells:
+        if column in cell.outcomes:
+            points.setdefault((cell.group, cell.level), []).append(cell.condition)
+    return points
+
+
+def share_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """The smallest share that keeps 95 % of the reference value: one line per model and group.
+
+    Columns as `curve_data`; group "95 % kept: GROUP", value the share, level that of the
+    accuracy kept. Empty unless the reference is measured at the share 1.
+    """
+    lines = []
+    for m in measurements:
+        column = m.records[0].axis.column
+        points = _points(m.records[0], column)
+        groups = dict.fromkeys(group for group, _ in points if group)
+        for group in groups if ("", 1.0) in points else ():
+            at = {level: names for (g, level), names in points.items() if g in ("", group)}
+            runs = [
+                [np.mean([r.column(c, column) for c in names], axis=0) for names in at.values()]
+                for r in m.records
+            ]
+            names = (m.test_set.slug, m.configuration, m.suite, group)
+            about = {"group": f"95 % kept: {group}", "level": KEPT, "conditions": len(at)}
+            lines.append(_data_line(m, about, share_for_95_percent(list(at), runs, *names)))
     return pd.DataFrame(lines)
 
 
@@ -301,38 +366,48 @@ def _new_figure(height: float) -> Figure:
 
 def _draw_curves(
     data: pd.DataFrame,
-    measurements: Sequence[Measurement],
+    shares: pd.DataFrame,
+    axis: Axis,
+    look: Look,
     test_set: MeasuredSet,
     pens: dict[str, Pen],
     note: str,
 ) -> Figure:
-    """One panel per group in two columns with a common y axis."""
-    record = measurements[0].records[0]
-    look = LOOKS.get(record.suite, Look())
+    """One panel per group in two columns with a common y axis; below them the shares, if any."""
     groups = _panel_order(list(dict.fromkeys(data["group"])), look)
-    x_labels = [look.x_labels.get(g, look.x_label or record.axis.label) for g in groups]
+    x_labels = [_of_group(look.x_labels, g) or look.x_label or axis.label for g in groups]
     columns = min(2, len(groups))
     rows = math.ceil(len(groups) / columns)
-    figure = _new_figure((1.9 if columns == 1 else 1.25) * rows + 0.3)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    scale = 100.0 if record.axis.percent else 1.0
+    drawn = [model for model in pens if model in set(data["model"])]
+    heights = [1.6 if columns == 1 else 1.25] * rows
+    if not shares.empty:
+        heights.append(0.1 * len(drawn) + 0.25)
+    figure = _new_figure(sum(heights) + (0.6 if columns == 1 else 0.3))
+    panels = figure.subplots(
+        len(heights), columns, sharey=True, squeeze=False, height_ratios=heights
+    )
+    if not shares.empty:
+        grid = panels[0, 0].get_gridspec()
+        for panel in panels[-1]:
+            panel.remove()
+        panels = panels[:-1]
+        strip = figure.add_subplot(grid[-1, :])
+    scale = 100.0 if axis.percent else 1.0
     for i, (panel, group) in enumerate(zip(panels.flat, groups, strict=False)):
-        for model, pen in pens.items():
-            mine = data[data["model"] == model]
-            if mine.empty:
-                continue
+        for model in drawn:
+            pen, mine = pens[model], data[data["model"] == model]
             _draw_line(panel, _with_reference(mine, group), pen, scale, thin=False)
             for control, into in look.controls.items():
                 if group in into and control in set(mine["group"]):
                     _draw_line(panel, _with_reference(mine, control), pen, scale, thin=True)
             reference = mine[mine["group"] == ""]
-            if look.keep is not None and not reference.empty:
-                level = scale * look.keep * float(reference["value"].iloc[0])
+            if not shares.empty and not reference.empty:
+                level = scale * KEPT * float(reference["value"].iloc[0])
                 panel.axhline(level, color=pen.colour, linestyle=(0, (4, 3)), linewidth=0.5)
-        if record.axis.column == "correct":
+        if axis.column == "correct":
             _chance_line(panel, test_set, "h")
         _scale_x(panel, _levels(data, group), look.scale)
-        panel.set_title(look.panels.get(group, _plain(group)))
+        panel.set_title(_panel_title(look, group))
         if i + columns >= len(groups) or x_labels[i + columns] != x_labels[i]:
             panel.set_xlabel(x_labels[i])
         panel.grid(axis="y", linewidth=0.3, color="0.9")
@@ -340,16 +415,17 @@ def _draw_curves(
     for panel in panels.flat[len(groups) :]:
         panel.set_axis_off()
     for row in panels:
-        row[0].set_ylabel(record.axis.column_label)
-    if record.axis.percent:
+        row[0].set_ylabel(axis.column_label)
+    if axis.percent:
         panels[0, 0].set_ylim(
             0, min(100.0, 1.08 * scale * float(data["high"].fillna(data["value"]).max()))
         )
-    handles = [_handle(pen) for model, pen in pens.items() if model in set(data["model"])]
-    if record.axis.column == "correct":
+    handles = [_handle(pens[model]) for model in drawn]
+    if axis.column == "correct":
         handles.append(_chance_handle(test_set))
-    if look.keep is not None:
-        label = f"{100 * look.keep:.0f} % of clean"
+    if not shares.empty:
+        _draw_shares(strip, shares, {model: pens[model] for model in drawn}, panels[0, 0])
+        label = f"{100 * KEPT:.0f} % of clean"
         handles.append(
             Line2D([], [], color="0.4", linestyle=(0, (4, 3)), linewidth=0.5, label=label)
         )
@@ -359,6 +435,43 @@ def _draw_curves(
         )
     _legend(figure, handles, note)
     return figure
+
+
+def _draw_shares(strip: Axes, shares: pd.DataFrame, pens: dict[str, Pen], above: Axes) -> None:
+    """Shares with their intervals, one row per model, along the x axis of the panel above."""
+    low_end, high_end = sorted(above.get_xlim())
+    values = []
+    for i, (model, pen) in enumerate(pens.items()):
+        mine = shares[shares["model"] == model]
+        values.append(", ".join(f"{100 * value:.3g} %" for value in mine["value"]))
+        for _, line in mine.iterrows():
+            ends = [max(line["low"], low_end), min(line["high"], high_end)]
+            strip.plot(ends, [i, i], color=pen.colour, linewidth=0.8)
+            strip.plot([line["value"]], [i], color=pen.colour, marker=pen.marker)
+    strip.set_xscale(above.get_xscale())
+    strip.set_xlim(above.get_xlim())
+    strip.set_ylim(len(pens) - 0.4, -0.6)
+    strip.xaxis.set_minor_locator(NullLocator())
+    strip.set_xticks(above.get_xticks(), [])
+    strip.yaxis.tick_right()
+    strip.set_yticks(range(len(pens)), values)
+    strip.tick_params(axis="y", length=0)
+    strip.spines["left"].set_visible(False)
+    strip.grid(axis="x", linewidth=0.3, color="0.9")
+    strip.set_axisbelow(True)
+    strip.set_title(f"smallest share that keeps {100 * KEPT:.0f} % of clean top-1, and interval")
+
+
+def _of_group(table: dict[str, str], group: str) -> str:
+    """What a table by group says of a group such as "noise" or "stage2 noise"; "" if nothing."""
+    return table.get(group, "") or table.get(group.rpartition(" ")[2], "")
+
+
+def _panel_title(look: Look, group: str) -> str:
+    if group in look.panels:
+        return look.panels[group]
+    stage, _, kind = group.rpartition(" ")
+    return _plain(f"{stage}: {look.panels[kind]}" if kind in look.panels else group)
 
 
 def _draw_line(panel: Axes, points: pd.DataFrame, pen: Pen, scale: float, thin: bool) -> None:

@@ -1,62 +1,80 @@
 """Tables of what was measured: one row per configuration, one table per test set.
 
 `load_table` gives every number in long form; `layout` arranges the headline numbers as tables
-once, and the Markdown, LaTeX and terminal writers only spell them out.
+once, and the writers of `tables` spell them out.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
+from robustbench_coss import tables
 from robustbench_coss.configurations import (
     Measurement,
     load_measurements,
     method_name,
     suite_order,
 )
+from robustbench_coss.corruption_error import (
+    ALEXNET,
+    ALEXNET_BASELINE,
+    Baseline,
+    baseline_of,
+    corruption_errors,
+)
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
-from robustbench_coss.records import Metric
+from robustbench_coss.records import Metric, Record
+from robustbench_coss.selection import Chosen, find_model
 from robustbench_coss.statistics import estimate
-
-MISSING = "–"
-MARK = "†"  # a failed sanity check
+from robustbench_coss.tables import (
+    MARK,
+    MISSING,
+    Column,
+    Section,
+    TableCell,
+    block,
+    number_text,
+    percent_text,
+)
 
 # Number columns beside the model's name in one table: a browser shows more than a printed page
 # or a terminal.
 WIDE, NARROW = 5, 3
 
-_LEFT = {"Model", "Method", "Architecture", "Pretrained on"}  # columns of words, not numbers
+NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
 
 
-def load_table(results: Path) -> pd.DataFrame:
+def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
     """Every metric of every configuration in long form, one line per configuration and metric.
 
     Columns: test_set, model, method, arch, width, parameters, pretrained_on, epochs, suite,
     protocol, protocol_note, metric, heading, value, low, high (95 % interval), sd (over seeds),
     seeds, n (test images), interval ("wilson", "bootstrap" or "t"), chance (top-1, in [0, 1]),
-    better, percent, headline, failed_checks. Shares are in [0, 1]; what is not known is empty.
-    Lines are sorted by test set and clean top-1, best first.
+    better, percent, headline, failed_checks, problems (doubtful outcomes). Shares are in [0, 1];
+    what is not known is empty. Lines are sorted by test set and clean top-1, best first.
+
+    Args:
+        baseline: add the metrics mCE and relative mCE, corruption errors divided by those of
+            "alexnet" or of a measured model (see `selection.find_model`), and the column
+            `baseline`, its name. What cannot be divided by them is warned of.
 
     Raises:
-        CossError: there are no complete records, or one is damaged.
+        CossError: there are no complete records, one is damaged, the baseline is unknown or fits
+            none of them.
     """
-    lines = [
-        _line(measurement, metric)
-        for measurement in load_measurements(results)
-        for metric in measurement.records[0].metrics
-    ]
+    measurements = load_measurements(results)
+    lines = [_line(m, metric) for m in measurements for metric in m.records[0].metrics]
+    if baseline is not None:
+        lines += _corruption_error_lines(measurements, baseline)
     table = pd.DataFrame(lines)
     clean = table[table["metric"] == _clean_metric(table)]
     best = dict(zip(_row_keys(clean), clean["value"], strict=True))
@@ -82,9 +100,12 @@ def _clean_metric(table: pd.DataFrame) -> str | None:
 
 def _line(m: Measurement, metric: Metric) -> dict[str, Any]:
     runs = [[r.column(name, metric.column) for name in metric.conditions] for r in m.records]
-    result = estimate(
-        runs, m.test_set.slug, m.configuration, m.suite, metric.name, share=metric.percent
-    )
+    return _line_of(m, metric, runs, share=metric.percent)
+
+
+def _line_of(m: Measurement, metric: Metric, runs: list[list[Any]], share: bool) -> dict[str, Any]:
+    """A line of the long table from one list of per-image columns per seed."""
+    result = estimate(runs, m.test_set.slug, m.configuration, m.suite, metric.name, share=share)
     training = m.model.get("training") or {}
     return {
         "test_set": m.test_set.label,
@@ -105,57 +126,73 @@ def _line(m: Measurement, metric: Metric) -> dict[str, Any]:
         "better": metric.better,
         "percent": metric.percent,
         "headline": metric.headline,
-        "failed_checks": _failed_checks(m),
+        "failed_checks": failed_checks(m.records),
+        "problems": problems(m.records),
     }
 
 
-def _failed_checks(m: Measurement) -> str:
+def failed_checks(records: Sequence[Record]) -> str:
     """ "name (2 of 5 seeds): detail of the first; …" or "" if every check passed."""
     failed: dict[str, list[str]] = {}
-    for record in m.records:
+    for record in records:
         for check in record.checks:
             if not check.passed:
                 failed.setdefault(check.name, []).append(check.detail)
-    seeds = len(m.records)
     return "; ".join(
-        name + (f" ({len(details)} of {seeds} seeds)" if seeds > 1 else "") + f": {details[0]}"
+        f"{name}{_share_of_seeds(len(details), records)}: {details[0]}"
         for name, details in failed.items()
     )
 
 
-@dataclass(frozen=True)
-class TableCell:
-    """One number as shown: text and interval, whether it is the best, whether to distrust it."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-    marked: bool = False
-
-
-Column = tuple[str, list[TableCell]]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A table narrow enough to read: headings and, per row, one cell per heading."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
-
-    def align(self, left: str, right: str) -> list[str]:
-        """One of two words per column: numbers stand right."""
-        return [left if heading in _LEFT else right for heading in self.headings]
+def problems(records: Sequence[Record]) -> str:
+    """ "fog@3 and 2 more conditions (2 of 5 seeds): detail of the first" or "" if none is."""
+    found = [[cell for cell in record.cells if cell.problem] for record in records]
+    doubtful = list(dict.fromkeys(cell.condition for cells in found for cell in cells))
+    if not doubtful:
+        return ""
+    more = len(doubtful) - 1
+    where = doubtful[0] + (f" and {more} more condition{'s' * (more > 1)}" if more else "")
+    first = next(cell.problem for cells in found for cell in cells)
+    return f"{where}{_share_of_seeds(sum(map(bool, found)), records)}: {first}"
 
 
-@dataclass(frozen=True)
-class Section:
-    """All tables of one test set, and the notes below them."""
+def _share_of_seeds(count: int, records: Sequence[Record]) -> str:
+    return f" ({count} of {len(records)} seeds)" if len(records) > 1 else ""
 
-    title: str
-    caption: str
-    blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+
+def _corruption_error_lines(measurements: list[Measurement], baseline: str) -> list[dict[str, Any]]:
+    """Lines of mCE and relative mCE of every measurement of corruptions that a baseline fits."""
+    chosen = None if baseline.casefold() == "alexnet" else find_model(measurements, baseline)
+    lines, refused = [], defaultdict(list)
+    for m in (m for m in measurements if m.suite == "corruption"):
+        try:
+            by = ALEXNET_BASELINE if chosen is None else _baseline_for(m, chosen)
+            errors = [corruption_errors(record, by) for record in m.records]
+        except CossError as error:
+            refused[m.test_set.label, str(error)].append(m.configuration)
+            continue
+        for name, label, columns in (
+            ("corruption_mce", "mCE", [[e.mce_per_image] for e in errors]),
+            ("corruption_rmce", "Relative mCE", [[e.relative_mce_per_image] for e in errors]),
+        ):
+            # The corruptions say what it is about; nothing is averaged over them here.
+            metric = Metric(name, label, "correct", tuple(ALEXNET), "lower")
+            lines.append(_line_of(m, metric, columns, share=False) | {"baseline": by.name})
+    if not lines:
+        reasons = [f"{where}: {reason}" for where, reason in refused]
+        raise CossError(f"no mCE with baseline {baseline!r}; {'; '.join(reasons) or NOTHING}")
+    for (where, reason), models in refused.items():
+        warnings.warn(f"no mCE on {where} for {', '.join(models)}: {reason}", stacklevel=2)
+    return lines
+
+
+def _baseline_for(m: Measurement, chosen: Chosen) -> Baseline:
+    """A baseline from what the chosen model has of the same test set, suite and protocol."""
+    for other in chosen.measurements:
+        if (other.test_set, other.suite, other.protocol) == (m.test_set, m.suite, m.protocol):
+            return baseline_of(chosen.label, other.records)
+    protocol = f" under protocol ({m.protocol})" if m.protocol else ""
+    raise CossError(f"the baseline {chosen.label} has no record of corruptions{protocol}")
 
 
 def layout(table: pd.DataFrame, width: int) -> list[Section]:
@@ -188,18 +225,13 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
     blocks = []
     for i, pack in enumerate(packs):
         described = [_names(models)] if i else _row_columns(models, part)
-        blocks.append(_block(described + pack))
-    blocks.append(_block(_model_columns(models, part)))
+        blocks.append(block(described + pack))
+    blocks.append(block(_model_columns(models, part)))
     caption = (
-        f"Chance level (top-1): {_percent(float(part['chance'].iloc[0]))} %. "
+        f"Chance level (top-1): {percent_text(float(part['chance'].iloc[0]))} %. "
         "Shares in %, with 95 % intervals; best value of a column in bold."
     )
     return Section(title, caption, tuple(blocks), tuple(_notes(part)))
-
-
-def _block(columns: list[Column]) -> Block:
-    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
-    return Block(tuple(heading for heading, _ in columns), rows)
 
 
 def _number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
@@ -209,22 +241,22 @@ def _number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
     rank = {m: v if better == "higher" else -v for m, v in values.items() if not math.isnan(v)}
     # Equal as shown is equal: bold must not rest on digits that nobody sees.
     winner = max(rank, key=lambda m: rank[m]) if better and len(rank) > 1 else None
-    best = None if winner is None else _number(values[winner], values[winner], percent)
+    best = None if winner is None else number_text(values[winner], values[winner], percent)
     cells = []
     for model in models:
         if model not in rank:
             cells.append(TableCell(MISSING, marked=bool(present) and _failed(present.get(model))))
             continue
         line = present[model]
-        text = _number(values[model], values[model], percent)
-        low, high = (_number(float(line[k]), values[model], percent) for k in ("low", "high"))
+        text = number_text(values[model], values[model], percent)
+        low, high = (number_text(float(line[k]), values[model], percent) for k in ("low", "high"))
         interval = "" if math.isnan(float(line["low"])) else f"[{low}, {high}]"
         cells.append(TableCell(text, interval, text == best, _failed(line)))
     return cells
 
 
 def _failed(line: Any) -> bool:
-    return line is not None and bool(line["failed_checks"])
+    return line is not None and bool(line["failed_checks"] or line["problems"])
 
 
 def _names(models: list[str]) -> Column:
@@ -233,7 +265,7 @@ def _names(models: list[str]) -> Column:
 
 def _row_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
     of = {model: part[part["model"] == model] for model in models}
-    chance = _percent(float(part["chance"].iloc[0]))
+    chance = percent_text(float(part["chance"].iloc[0]))
     return [
         _names(models),
         ("Seeds", [TableCell(_range(of[m]["seeds"])) for m in models]),
@@ -279,25 +311,22 @@ def _notes(part: pd.DataFrame) -> list[str]:
         f"{line['suite']} ({line['protocol']}): {line['protocol_note']}."
         for _, line in protocols.sort_values(["suite", "protocol"]).iterrows()
     ]
-    failed = part[part["failed_checks"] != ""].drop_duplicates(["model", "suite", "protocol"])
-    notes += [
-        f"{MARK} {line['model']}, {line['suite']}: failed sanity check {line['failed_checks']}."
-        for _, line in failed.iterrows()
-    ]
+    if "baseline" in part:
+        notes += [
+            f"mCE and relative mCE: corruption errors divided by those of {baseline}, in %, after "
+            "Hendrycks and Dietterich 2019; their intervals take the baseline's as exact."
+            for baseline in part["baseline"].dropna().unique()
+        ]
+    for column, words in (
+        ("failed_checks", "failed sanity check"),
+        ("problems", "doubtful outcomes under"),
+    ):
+        marked = part[part[column] != ""].drop_duplicates(["model", "suite", "protocol"])
+        notes += [
+            f"{MARK} {line['model']}, {line['suite']}: {words} {line[column]}."
+            for _, line in marked.iterrows()
+        ]
     return notes
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _number(x: float, scale: float, percent: bool) -> str:
-    """A number with as many decimals as the value it belongs to deserves."""
-    if percent:
-        text = _percent(x)
-    else:
-        text = f"{x:.{3 if abs(scale) < 1 else 2 if abs(scale) < 10 else 1}f}"
-    return re.sub(r"^-(?=[0.]+$)", "", text).replace("-", "−")
 
 
 def _range(values: pd.Series) -> str:
@@ -307,159 +336,22 @@ def _range(values: pd.Series) -> str:
 
 def to_markdown(table: pd.DataFrame) -> str:
     """The leaderboard as GitHub-flavoured Markdown."""
-    lines = ["# Leaderboard"]
-    for section in layout(table, WIDE):
-        lines += ["", f"## {escape_markdown(section.title)}", "", escape_markdown(section.caption)]
-        for block in section.blocks:
-            lines += ["", _pipes(map(escape_markdown, block.headings))]
-            lines += [_pipes(block.align("---", "--:"))]
-            lines += [_pipes(map(_markdown_cell, row)) for row in block.rows]
-        if section.notes:
-            lines += ["", *(f"- {escape_markdown(note)}" for note in section.notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _pipes(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_cell(cell: TableCell) -> str:
-    text = escape_markdown(cell.text)
-    shown = f"**{text}**" if cell.best else text
-    interval = f" {escape_markdown(cell.interval)}" if cell.interval else ""
-    return shown + (MARK if cell.marked else "") + interval
-
-
-def escape_markdown(text: str) -> str:
-    """Text that GitHub-flavoured Markdown shows as it is, in a table cell too."""
-    text = " ".join(text.split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    text = re.sub(r"([\\`*|~$#])", r"\\\1", text)
-    # Brackets make a link only before "(", ":" or "["; intervals stay readable.
-    text = re.sub(r"\[(?=[^\]]*\][(:\[])", r"\\[", text)
-    # Underscores inside a word ("rf29_resnet18") are plain in this dialect.
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return tables.to_markdown("Leaderboard", layout(table, WIDE))
 
 
 def to_latex(table: pd.DataFrame) -> str:
     """The leaderboard as LaTeX tables; they need the package `booktabs`."""
-    lines = [r"% Needs \usepackage{booktabs}. Written by `coss-bench leaderboard`."]
-    for section in layout(table, NARROW):
-        for i, block in enumerate(section.blocks):
-            title = f"{section.title}. {section.caption}" if i == 0 else f"{section.title}."
-            lines += [
-                "",
-                r"\begin{table}[t]",
-                r"\centering\small",
-                rf"\caption{{{escape_latex(title)}}}",
-                rf"\begin{{tabular}}{{@{{}}{''.join(block.align('l', 'r'))}@{{}}}}",
-                r"\toprule",
-                " & ".join(map(escape_latex, block.headings)) + r" \\",
-                r"\midrule",
-                *(" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows),
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-            if i == len(section.blocks) - 1 and section.notes:
-                lines += [r"\par\smallskip\footnotesize\raggedright"]
-                lines += [escape_latex(note) + r"\par" for note in section.notes]
-            lines.append(r"\end{table}")
-    return "\n".join(lines) + "\n"
+    return tables.to_latex("leaderboard", layout(table, NARROW))
 
 
-def _latex_cell(cell: TableCell) -> str:
-    text = escape_latex(cell.text)
-    shown = rf"\textbf{{{text}}}" if cell.best else text
-    shown += r"$^\dagger$" if cell.marked else ""
-    if not cell.interval:
-        return shown
-    return rf"\shortstack[r]{{{shown}\\ {{\scriptsize {escape_latex(cell.interval)}}}}}"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # What the tables themselves use, for engines and fonts without these characters.
-    "–": "--",
-    "−": "$-$",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "†": r"$^\dagger$",
-    "ℓ": r"$\ell$",
-    "∞": r"$\infty$",
-    "ε": r"$\varepsilon$",
-    "σ": r"$\sigma$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "²": r"$^2$",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    text = " ".join(text.split())
-    # A "[" at the start of a cell would be read as the optional argument of the "\\\\" before it.
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return f"{{}}{escaped}" if escaped.startswith("[") else escaped
+def to_rich(table: pd.DataFrame) -> Group:
+    """The leaderboard for a terminal; intervals stand on a line of their own."""
+    return tables.to_rich(layout(table, NARROW))
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The long table as CSV, numbers at full precision."""
     return str(table.to_csv(index=False, lineterminator="\n"))
-
-
-def to_rich(table: pd.DataFrame) -> Group:
-    """The leaderboard for a terminal; intervals stand on a line of their own."""
-    parts: list[Table | Text] = []
-    for section in layout(table, NARROW):
-        for i, block in enumerate(section.blocks):
-            last = i == len(section.blocks) - 1
-            shown = Table(
-                title=escape(section.title) if i == 0 else None,
-                caption=escape(section.caption) if last else None,
-                title_justify="left",
-                caption_justify="left",
-                box=SIMPLE_HEAD,
-                pad_edge=False,
-                collapse_padding=True,
-            )
-            cells = zip(*block.rows, strict=True)
-            for heading, side, column in zip(
-                block.headings, block.align("left", "right"), cells, strict=True
-            ):
-                # Names may break between words only: a cut name is no name.
-                words = [word for cell in column for word in cell.text.split()]
-                longest = max(map(len, words), default=0)
-                shown.add_column(
-                    escape(heading),
-                    justify="left" if side == "left" else "right",
-                    min_width=longest,
-                )
-            for row in block.rows:
-                shown.add_row(*map(_rich_cell, row))
-            parts.append(shown)
-        parts += [Text(note, style="dim") for note in section.notes]
-    return Group(*parts)
-
-
-def _rich_cell(cell: TableCell) -> Text:
-    text = Text(cell.text, style="bold" if cell.best else "")
-    if cell.marked:
-        text.append(MARK, style="red")
-    if cell.interval:
-        text.append(f"\n{cell.interval}", style="dim")
-    return text
 
 
 def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[Path]:

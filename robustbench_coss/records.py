@@ -24,7 +24,7 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 
 SCHEMA = 2
-MIGRATED = (1,)  # older schemas that are read as well: 1 had no `Cell.problem`
+MIGRATED = (1,)  # older schemas, read as well: 1 had no `Cell.problem` and no `extra`
 Column = NDArray[Any]
 
 
@@ -116,6 +116,7 @@ class Record:
         cells: outcomes, in the order measured.
         metrics, axis: how the suite wants to be summarised and drawn.
         checks: sanity checks.
+        extra: JSON-able facts about the model that are no outcome of single images.
         key: digest of everything that determines the outcomes; an equal key means up to date.
         created: ISO 8601 UTC time of completion.
         complete: false while conditions are still missing.
@@ -136,6 +137,7 @@ class Record:
     axis: Axis
     cells: list[Cell] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     complete: bool = False
     schema: int = SCHEMA
@@ -249,12 +251,17 @@ def from_json(content: dict[str, Any]) -> Record:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record atomically, one cell per line. Raises CossError if it cannot be written."""
+    """Write a record atomically, a line for `extra` and for each cell.
+
+    Raises:
+        CossError: it cannot be written.
+    """
     content = to_json(record)
-    cells = content.pop("cells")
+    cells, extra = content.pop("cells"), content.pop("extra")
     head = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     body = ",\n".join("  " + canonical_json(cell) for cell in cells)
-    write_atomically(path, f'{head[:-2]},\n "cells": [\n{body}\n ]\n}}\n')
+    rest = f' "extra": {canonical_json(extra)},\n "cells": [\n{body}\n ]\n}}\n'
+    write_atomically(path, f"{head[:-2]},\n{rest}")
 
 
 def read_record(path: Path) -> Record:

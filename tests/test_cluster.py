@@ -1,4 +1,4 @@
-"""A sweep on a real Ray of this machine: a lost worker costs an epoch, never a run."""
+"""Sweeps and evaluations on a real Ray of this machine: a lost worker costs a task at most."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ import torch
 import yaml
 from conftest import Outcome
 
+from evaluations.probe import ProbeConfig
+from evaluations.runner import evaluate_run
 from pretrain.sweep import Run, Sweep, plan, state, train
-from robustbench_coss.checkpoints import FILE_NAME
+from robustbench_coss.checkpoints import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.executors import attempt, on_ray
+from robustbench_coss.records import read_record
 
 Bench = Callable[..., Outcome]
 CONTENT: dict[str, Any] = {
@@ -139,6 +142,60 @@ def test_a_sweep_on_ray_that_loses_a_worker_ends_with_the_bytes_of_one_in_this_p
         there = tmp_path / "ray" / run.name
         assert (there / FILE_NAME).read_bytes() == (run.folder / FILE_NAME).read_bytes()
         assert (there / "recipe.yaml").read_bytes() == (run.folder / "recipe.yaml").read_bytes()
+
+
+def measurers(folder: Path) -> list[int]:
+    """Processes at work on a task of the Ray whose files lie in a folder."""
+    found = []
+    for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+        try:
+            inherited = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if str(folder).encode() in inherited and command_line(pid).startswith("ray::attempt"):
+            found.append(pid)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_an_evaluation_on_ray_that_loses_a_worker_leaves_the_records_of_one_in_this_process(
+    tmp_path: Path, ray_folder: Path, one_thread: None
+) -> None:
+    encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
+    metadata = {"arch": "rf29_resnet18", "width": 1 / 16, "size": 32, "dataset": "parts"}
+    save_encoder(tmp_path / "run" / FILE_NAME, encoder, metadata)
+    # More images than a unit has: shards are put together again.
+    few = {"limit": 2_100, "batch_size": 100, "device": "cpu"}
+    command = [sys.executable, "-m", "robustbench_coss", "eval", "run", "--suite", "crop"]
+    for key, value in few.items():
+        command += [f"--{key.replace('_', '-')}", str(value)]
+    process = subprocess.Popen(
+        [*command, "--probe-train", "500", "--results", "ray", "--cluster", "auto"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: any((tmp_path / "ray" / "records").rglob("*.partial.json")), process)
+        victim = measurers(ray_folder)[0]
+        os.kill(victim, signal.SIGKILL)
+        _, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    assert gone(ray_folder)
+
+    here = evaluate_run(
+        tmp_path / "run",
+        ["crop"],
+        results=tmp_path / "here",
+        probe=ProbeConfig(max_train=500),
+        **few,
+    )
+    for path in here:
+        there = tmp_path / "ray" / path.relative_to(tmp_path / "here")
+        assert read_record(there).digest() == read_record(path).digest()
 
 
 def test_results_and_errors_come_back_from_ray(ray_folder: Path) -> None:

@@ -18,8 +18,9 @@ from PIL import Image
 from scipy import stats
 
 from robustbench_coss import figures
+from robustbench_coss.cka_figure import cka_data, draw_cka
 from robustbench_coss.cli.report import plot
-from robustbench_coss.configurations import load_measurements
+from robustbench_coss.configurations import Measurement, load_measurements
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures import (
     COLOURS,
@@ -64,6 +65,8 @@ def test_every_suite_has_its_figure_as_pdf_png_and_csv(drawn: Path) -> None:
         "occlusion",
         "adversarial",
         "crop",
+        "crop-agrees",
+        "crop-cosine",
         "redundancy",
         "redundancy-metrics",
     }
@@ -139,6 +142,125 @@ def test_the_reference_starts_every_curve() -> None:
         {"group": ["", "a", "a", "b"], "level": [0.0, 2.0, 1.0, 1.0], "value": [9, 7, 8, 5]}
     )
     assert figures._with_reference(data, "a")["value"].tolist() == [9, 8, 7]
+
+
+def test_panels_of_earlier_stages_are_named_after_stage_and_kind() -> None:
+    look = figures.LOOKS["occlusion"]
+    groups = ["", "stage2 random-zero", "stage2 noise", "noise", "random-zero"]
+    order = figures._panel_order(groups, look)
+    assert order == ["random-zero", "noise", "stage2 random-zero", "stage2 noise"]
+    assert [figures._panel_title(look, group) for group in order] == [
+        "Random, zeroed",
+        "Feature noise",
+        "stage2: Random, zeroed",
+        "stage2: Feature noise",
+    ]
+    assert figures._of_group(look.x_labels, "stage2 noise") == look.x_labels["noise"]
+    assert figures._of_group(look.x_labels, "stage2 random-zero") == ""
+    assert figures._panel_title(look, "theirs $1") == r"theirs \$1"
+
+
+def test_crops_are_drawn_by_agreement_and_cosine_too(drawn: Path) -> None:
+    records = [m for m in load_measurements(drawn.parents[1]) if m.suite == "crop"]
+    for column in ("agrees", "cosine"):
+        data = pd.read_csv(drawn / f"crop-{column}.csv")
+        for m in records:
+            mine = data[(data["model"] == m.configuration) & (data["group"] == "centre")]
+            expected = [
+                np.mean([r.column(f"centre@{level}", column) for r in m.records])
+                for level in mine["level"]
+            ]
+            assert len(mine) == 7
+            assert mine["value"].tolist() == pytest.approx(expected)
+
+
+def pooled(hits: dict[float, int], seed: int = 0, n: int = 100) -> simulate.Record:
+    """A redundancy record of known numbers of right answers by share pooled."""
+    cells = [
+        Cell(f"k@{share}", "" if share == 1 else "pooled", share, {
+            "correct": simulate.exactly(count / n, n)
+        })
+        for share, count in hits.items()
+    ]  # fmt: skip
+    axis = Axis("share of local representations pooled")
+    return simulate.record(cells, [], suite="redundancy", axis=axis, seed=seed)
+
+
+def test_the_smallest_share_that_keeps_95_percent_is_beside_the_curve(tmp_path: Path) -> None:
+    simulate.save(tmp_path, pooled({1.0: 80, 0.5: 79, 0.25: 78, 0.125: 40}))
+    write_figures(tmp_path)
+    data = pd.read_csv(tmp_path / "figures" / "parts-32px" / "redundancy.csv")
+    (share,) = [line for _, line in data.iterrows() if line["group"] == "95 % kept: pooled"]
+    assert (share["value"], share["level"], share["interval"]) == (0.25, 0.95, "bootstrap")
+    assert share["low"] <= 0.25 <= share["high"] < 1
+    assert len(data) == 5
+
+
+def test_the_share_that_keeps_95_percent_is_marked_and_written_out(tmp_path: Path) -> None:
+    for seed, half in enumerate((79, 79, 40)):
+        simulate.save(tmp_path, pooled({1.0: 80, 0.5: half, 0.25: 20}, seed))
+    (m,) = load_measurements(tmp_path)
+    data, shares = figures.curve_data([m]), figures.share_data([m])
+    pens = {m.configuration: figures.Pen("a", COLOURS[0], MARKERS[0], DASHES[0])}
+    look = figures.LOOKS["redundancy"]
+    figure = figures._draw_curves(data, shares, m.records[0].axis, look, m.test_set, pens, "")
+    curve, strip = figure.axes
+    assert strip.get_xlim() == curve.get_xlim()
+    assert [label.get_text() for label in strip.get_yticklabels()] == ["66.7 %"]
+    interval, mark = strip.lines
+    assert mark.get_xdata()[0] == pytest.approx((0.5 + 0.5 + 1) / 3)
+    # Its t interval reaches below zero and over one; it is drawn as far as the axis goes.
+    assert sorted(interval.get_xdata()) == pytest.approx([min(curve.get_xlim()), 1.0])
+    threshold = [line.get_ydata()[0] for line in curve.lines if line.get_linestyle() == "--"]
+    assert pytest.approx(0.95 * 80) in threshold
+
+
+def with_cka(
+    results: Path, matrices: list[list[list[float]]], **extra: object
+) -> list[Measurement]:
+    """Redundancy measurements of one model, one seed per matrix over two positions."""
+    for seed in range(len(matrices)):
+        simulate.save(results, pooled({1.0: 80, 0.5: 60}, seed))
+    measurements = load_measurements(results)
+    for record, matrix in zip(measurements[0].records, matrices, strict=True):
+        record.extra = {"cka": matrix, "cka_positions": [[0, 1], [2, 1]]} | extra
+    return measurements
+
+
+def test_cka_is_averaged_over_seeds_position_by_position(tmp_path: Path) -> None:
+    matrices = [[[1, 0.2], [0.2, 1]], [[1, 0.6], [0.6, 1]]]
+    data = cka_data(with_cka(tmp_path, matrices))
+    assert data["value"].tolist() == pytest.approx([1, 0.4, 0.4, 1])
+    assert data["sd"].tolist() == pytest.approx([0, 0.4 / np.sqrt(2), 0.4 / np.sqrt(2), 0])
+    places = data[["row_a", "column_a", "row_b", "column_b"]].to_numpy().tolist()
+    assert places == [[0, 1, 0, 1], [0, 1, 2, 1], [2, 1, 0, 1], [2, 1, 2, 1]]
+    assert set(data["seeds"]) == {2}
+
+
+def test_the_cka_heat_map_shows_the_matrix_and_the_mean_of_its_pairs(tmp_path: Path) -> None:
+    data = cka_data(with_cka(tmp_path, [[[1, 0.25], [0.25, 1]]]))
+    figure = draw_cka(data, {BYOL: "BYOL", "absent": "absent"})
+    panel = figure.axes[0]
+    assert panel.images[0].get_array().tolist() == [[1, 0.25], [0.25, 1]]
+    assert panel.get_title() == "BYOL\nmean of pairs 0.25"
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "2"]
+
+
+def test_records_without_cka_have_no_heat_map_and_damaged_ones_are_refused(
+    tmp_path: Path,
+) -> None:
+    matrix = [[1, 0.5], [0.5, 1]]
+    measurements = with_cka(tmp_path, [matrix])
+    assert len(cka_data(measurements)) == 4
+    measurements[0].records[0].extra = {}
+    assert cka_data(measurements).empty
+    for damaged in ([[1, 0.5]], [[1, "x"], [0, 1]], [[1, float("nan")], [0, 1]], None):
+        measurements[0].records[0].extra = {"cka": damaged, "cka_positions": [[0, 1], [2, 1]]}
+        with pytest.raises(CossError, match="no CKA that can be read"):
+            cka_data(measurements)
+    measurements[0].records[0].extra = {"cka": matrix}
+    with pytest.raises(CossError, match="no CKA that can be read"):
+        cka_data(measurements)
 
 
 def test_an_unknown_suite_is_drawn_from_its_own_groups_and_axis(tmp_path: Path) -> None:

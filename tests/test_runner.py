@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,20 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from evaluations import runner
+from evaluations import job, runner
 from evaluations.features import batches
 from evaluations.probe import ProbeConfig
 from evaluations.progress import ConsoleProgress
 from evaluations.protocol import BaseSuite, Batch, Condition, Subject
-from evaluations.runner import evaluate_run, partial_path, suite_names
+from evaluations.runner import evaluate_run, evaluate_stream, partial_path, suite_names
 from robustbench_coss import registry
-from robustbench_coss.checkpoints import build_encoder, save_encoder
+from robustbench_coss.checkpoints import build_encoder, load_checkpoint, save_encoder
 from robustbench_coss.cli.evaluate import evaluate
 from robustbench_coss.cli.inspect import doctor, list_
 from robustbench_coss.datasets import parts
 from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
+from robustbench_coss.executors import attempt
 from robustbench_coss.records import Axis, Cell, Check, Metric, Record, find_records, read_record
 from robustbench_coss.seeds import uniform
 
@@ -106,7 +109,7 @@ class ToySuite(BaseSuite):
         if condition.name == self.interrupt_at:
             raise KeyboardInterrupt
         self.log.append((condition.name, tuple(batch.index)))
-        draws = uniform(np.asarray(batch.index), 3 * 8 * 8, seed, self.name, condition.name)
+        draws = uniform(np.asarray(batch.index), 3 * 8 * 8, seed, "toy", condition.name)
         noise = torch.from_numpy(draws).float().view(-1, 3, 8, 8)
         logits = subject(batch.images + 0.2 * condition.level * noise)
         top = logits.gather(1, batch.labels[:, None])[:, 0]
@@ -125,6 +128,43 @@ class ToySuite(BaseSuite):
 
     def close(self) -> None:
         self.events.append("close")
+
+
+class LinkedSuite(ToySuite):
+    """An image that was wrong once stays wrong; says what it was told of earlier conditions."""
+
+    name = "linked"
+    linked = True
+
+    @torch.inference_mode()
+    def measure(
+        self, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        found = super().measure(subject, batch, condition, seed)
+        for earlier in batch.earlier.values():
+            found["correct"] &= earlier["correct"]
+        told = torch.full((len(batch.index),), len(batch.earlier))
+        return {"correct": found["correct"], "told": told}
+
+    def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
+        names = tuple(c.name for c in conditions)
+        return [Metric("ever_wrong", "Ever wrong", "correct", (*names, "all"))]
+
+    def summary(self) -> dict[str, Any]:
+        return {"colours": ["red", "green"]}
+
+    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
+        return [Cell("all", "noise", 3, {"correct": cells[-1].outcomes["correct"]})]
+
+
+class ShySuite(ToySuite):
+    """Measures nothing."""
+
+    name = "shy"
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        super().prepare(subject, reference, image_size)
+        raise CossError("this model is too much for me")
 
 
 class BadSuite(ToySuite):
@@ -146,6 +186,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: coss-toys\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         f"[robustbench_coss.suites]\ntoy = {__name__}:ToySuite\nbad = {__name__}:BadSuite\n"
+        f"linked = {__name__}:LinkedSuite\nshy = {__name__}:ShySuite\n"
         f"[robustbench_coss.encoders]\ntoy-encoder = {__name__}:ToyEncoder\n"
         f"[robustbench_coss.datasets]\ntoy-data = {__name__}:TOY_DATA\n"
         f"other-data = {__name__}:OTHER_DATA\n"
@@ -184,11 +225,17 @@ def measure(run: Path, suites: Sequence[str] = ("toy",), **options: Any) -> Reco
     return read_record(evaluate_run(run, suites, **options)[0])
 
 
-def interrupted(run: Path, monkeypatch: pytest.MonkeyPatch, at: str, **options: Any) -> None:
+def interrupted(
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    suites: Sequence[str] = ("toy",),
+    **options: Any,
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(ToySuite, "interrupt_at", at)
         with pytest.raises(KeyboardInterrupt):
-            measure(run, **options)
+            measure(run, suites, **options)
 
 
 def test_a_record_says_what_was_measured_on_what_and_how(run: Path) -> None:
@@ -213,7 +260,6 @@ def test_a_record_says_what_was_measured_on_what_and_how(run: Path) -> None:
 
 def test_outcomes_are_those_of_encoder_and_probe_on_the_samples_listed(run: Path) -> None:
     from evaluations.probe import probe_path
-    from robustbench_coss.checkpoints import load_checkpoint
 
     record = measure(run, batch_size=7)
     cached = next((run.parent.parent / "results" / "probes").iterdir())
@@ -345,9 +391,9 @@ def test_a_partial_record_of_another_measurement_is_not_continued(
 def test_a_record_continued_on_another_device_names_both(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "device_name", lambda _: "abacus")
+    monkeypatch.setattr(job, "device_name", lambda _: "abacus")
     interrupted(run, monkeypatch, "noise@1")
-    monkeypatch.setattr(runner, "device_name", lambda _: "slide rule")
+    monkeypatch.setattr(job, "device_name", lambda _: "slide rule")
     assert measure(run).device == "abacus; slide rule"
 
 
@@ -419,6 +465,7 @@ def test_a_checkpoint_without_a_data_set_needs_one_named(tmp_path: Path) -> None
     run = make_run(tmp_path / "runs" / "orphan", dataset=None)
     with pytest.raises(CossError, match="name a data set with --dataset"):
         measure(run)
+    assert measure(run, dataset="other-data").model["dataset"] is None
 
 
 def test_a_file_in_the_way_of_the_results_stops_before_any_measurement(run: Path) -> None:
@@ -439,6 +486,163 @@ def test_an_encoder_that_gives_nan_is_named(run: Path) -> None:
     assert ToySuite.log == []
 
 
+class NanHead(nn.Module):
+    """Knows the three toy classes, but has no finite answer to the image it sees first."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = 100 * features[:, :3]
+        logits[0] = float("nan")
+        return logits
+
+
+def with_head(run: Path, head: nn.Module, classes: int) -> Any:
+    return lambda: replace(load_checkpoint(run), head=head, classes=classes)
+
+
+def test_outputs_that_are_not_finite_mark_the_cell_and_count_as_wrong(run: Path) -> None:
+    model = with_head(run, NanHead(), 3)
+    (path,) = evaluate_run(model, ["crop"], results=run / "r", device="cpu", batch_size=20)
+    cells = read_record(path).cells
+    assert len(cells) == 13
+    assert {cell.problem for cell in cells[1:]} == {"6 outputs of the model were NaN or infinite"}
+    for cell in cells:
+        assert not cell.outcomes["correct"][[0, 20, 40]].any()
+        assert not cell.outcomes["agrees"][[0, 20, 40]].any()
+        assert cell.outcomes["agrees"].any()
+
+
+def test_a_model_with_a_head_of_its_own_is_measured_with_it_and_no_probe(run: Path) -> None:
+    head = nn.Linear(6, 3)
+    (path,) = evaluate_run(with_head(run, head, 3), ["toy"], results=run / "r", device="cpu")
+    assert not (run / "r" / "probes").exists() or not any((run / "r" / "probes").iterdir())
+    record = read_record(path)
+    assert record.model["probe"] == {"own_head": True}
+    test = TOY_DATA.open("test", 8, Path(), False)
+    index = torch.from_numpy(record.index).long()
+    with torch.no_grad():
+        logits = head(load_checkpoint(run).encoder(test.pixels[index].float() / 255))
+    expected = (logits.argmax(dim=1) == test.labels[index]).numpy()
+    assert np.array_equal(record.column("noise@0", "correct"), expected)
+
+
+def test_a_head_for_another_number_of_classes_is_refused_with_both_numbers(run: Path) -> None:
+    with pytest.raises(CossError, match=r"into 1000 classes and data set 'toy-data' has 3"):
+        evaluate_run(with_head(run, nn.Linear(6, 1000), 1000), ["toy"], results=run / "r")
+
+
+def test_a_label_beyond_the_classes_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_fourth(self: ToyData, role: str, size: int, root: Path, download: bool) -> ArraySet:
+        made = ToyData().open(role, size, root, download)
+        made.labels[5] = 3
+        return made
+
+    monkeypatch.setattr(OtherData, "open", with_a_fourth)
+    with pytest.raises(CossError, match=r"has 3 classes but a test image with label 3"):
+        measure(run, dataset="other-data", transfer=True)
+
+
+class Picky(ToyEncoder):
+    def local(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != 16:
+            raise AssertionError(f"Input height ({x.shape[-2]}) doesn't match model (16).")
+        return super().local(x)
+
+
+def test_a_model_that_refuses_the_image_size_is_told_in_one_line(run: Path) -> None:
+    model = partial(replace, load_checkpoint(run), encoder=Picky())
+    with pytest.raises(CossError, match=r"does not take images of 8 px \(Input height.*--size$"):
+        evaluate_run(model, ["toy"], results=run / "r", device="cpu")
+
+
+def test_a_linked_suite_is_told_its_earlier_outcomes_for_the_same_images(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = measure(run, ["linked"], batch_size=7)
+    first, second, third = (cell.outcomes for cell in record.cells[:3])
+    assert [c["told"].tolist() for c in (first, second, third)] == [[k] * 60 for k in range(3)]
+    plain = measure(run)
+    expected = plain.column("noise@0", "correct")
+    for cell, alone in zip((first, second, third), plain.cells, strict=True):
+        expected = expected & alone.outcomes["correct"]
+        assert np.array_equal(cell["correct"], expected)
+    # A continued one is told what was measured before the interruption.
+    interrupted(run, monkeypatch, "noise@2", suites=["linked"], results=run / "other")
+    continued = measure(run, ["linked"], results=run / "other", batch_size=7)
+    assert continued.digest() == record.digest()
+
+
+def test_derived_cells_and_facts_about_the_model_are_in_the_record(run: Path) -> None:
+    record = measure(run, ["linked"])
+    assert [cell.condition for cell in record.cells] == ["noise@0", "noise@1", "noise@2", "all"]
+    assert record.checks == [Check("all there", True, "4 of 4 conditions")]
+    assert record.extra == {"colours": ["red", "green"]}
+
+
+def test_a_suite_that_cannot_measure_the_model_stops_no_other(run: Path) -> None:
+    message = r"too much for me, or leave it out with --suite toy,linked"
+    with pytest.raises(CossError, match=message):
+        measure(run, ["toy", "shy", "linked"])
+    assert {r.suite for _, r in find_records(run.parent.parent / "results")} == {"toy", "linked"}
+    assert ToySuite.events.count("close") == 3
+
+
+def test_cells_come_as_they_are_measured_and_again_from_the_disk(run: Path) -> None:
+    def cells() -> Iterator[str]:
+        options: dict[str, Any] = {"results": run / "r", "device": "cpu"}
+        for done in evaluate_stream(run, ["linked"], **options):
+            assert done.suite == "linked"
+            yield done.cell.condition
+
+    stream = cells()
+    assert next(stream) == "noise@0"
+    assert {name for name, _ in ToySuite.log} == {"noise@0"}
+    stream.close()  # enough seen
+    assert list(cells()) == ["noise@1", "noise@2", "all"]
+    ToySuite.log.clear()
+    assert list(cells()) == ["noise@0", "noise@1", "noise@2", "all"]
+    assert ToySuite.log == []
+
+
+def test_two_processes_do_not_measure_one_record(run: Path) -> None:
+    stream = evaluate_stream(run, ["toy"], results=run / "r", device="cpu")
+    next(stream)
+    with pytest.raises(CossError, match=r"another process is measuring .*toy\.json; wait for it"):
+        evaluate_run(run, ["toy"], results=run / "r", device="cpu")
+    stream.close()
+    evaluate_run(run, ["toy"], results=run / "r", device="cpu")
+
+
+def test_units_in_any_order_and_any_number_leave_the_same_record(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "SHARD", 9)
+    asked = []
+
+    def backwards(task: Any, items: Any, /) -> Iterator[Any]:
+        for item in reversed(list(items)):
+            asked.append(item)
+            yield item, attempt(task, item)
+
+    threads = torch.get_num_threads()
+    try:
+        options: dict[str, Any] = {"batch_size": 5, "results": run / "r"}
+        spread = [measure(run, [s], executor=backwards, **options) for s in ("toy", "linked")]
+        units = [item for item in asked if isinstance(item, job.Unit)]
+        assert {unit.stop - unit.start for unit in units} == {10}  # whole batches
+        assert len(units) == 3 * 6 + 6  # the conditions of a linked group stay together
+        here = [measure(run, [s], batch_size=5) for s in ("toy", "linked")]
+        assert [r.digest() for r in spread] == [r.digest() for r in here]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_an_option_that_a_suite_does_not_have_is_refused_with_those_it_has() -> None:
+    with pytest.raises(CossError, match=r"suite 'corruption' has no option 'sped'; it has: back"):
+        job.make_suite("corruption", {"sped": 1})
+    with pytest.raises(CossError, match=r"suite 'toy' has no option 'sped'; it has none"):
+        job.make_suite("toy", {"sped": 1})
+
+
 @pytest.mark.parametrize("option", [{"limit": 0}, {"batch_size": 0}, {"limit": -5}])
 def test_counts_below_one_are_refused(run: Path, option: dict[str, int]) -> None:
     with pytest.raises(CossError, match="must be at least 1, got"):
@@ -447,7 +651,7 @@ def test_counts_below_one_are_refused(run: Path, option: dict[str, int]) -> None
 
 def test_all_stands_for_every_suite_with_the_projects_own_first_in_order() -> None:
     names = suite_names(["all"])
-    own = ["clean", "corruption", "occlusion", "adversarial", "crop", "redundancy"]
+    own = ["clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf"]
     assert names[: len(own)] == own
     assert {"toy", "bad"} <= set(names)
     assert sorted(names) == registry.names("suite")
@@ -568,7 +772,7 @@ def test_records_are_json_that_any_tool_can_read(run: Path) -> None:
     assert json.loads(path.read_text())["dataset"]["name"] == "toy-data"
 
 
-OWN_SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy")
+OWN_SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
 
 
 @pytest.mark.parametrize("suite", OWN_SUITES)

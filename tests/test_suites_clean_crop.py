@@ -147,6 +147,20 @@ def test_centre_crop_equals_torchvision(area: float) -> None:
     assert row == column
 
 
+@pytest.mark.parametrize(("size", "area"), [(33, 0.6), (64, 0.1), (224, 0.05)])
+def test_random_crops_equal_torchvision_at_their_own_corners(size: int, area: float) -> None:
+    batch = pictures(4, size)
+    side = crop_side(batch.images, area)
+    corners = crop_corners(batch, area, True, 0, "crop", "random")
+    got = crop_and_resize(batch.images, corners, side)
+    assert len(set(corners)) > 1
+    for image, result, (row, column) in zip(batch.images, got, corners, strict=True):
+        expected = transforms.resized_crop(
+            image, row, column, side, side, [size, size], antialias=True
+        )
+        torch.testing.assert_close(result, expected.clamp(0, 1), rtol=0, atol=1e-6)
+
+
 def test_random_crops_reach_every_place_about_equally() -> None:
     images = torch.zeros(1, 3, 32, 32).expand(4000, -1, -1, -1)
     batch = Batch(images, torch.zeros(4000, dtype=torch.int64), range(4000))
@@ -185,3 +199,25 @@ def test_crop_columns_are_agreement_and_cosine_with_the_full_image(subject: Subj
     cosine = (unit(subject, batch) * unit(subject, cut_batch)).sum(1)
     np.testing.assert_allclose(got["cosine"].numpy(), cosine, atol=1e-5)
     assert 0 < got["agrees"].float().mean() < 1
+
+
+def test_areas_are_those_asked_for_from_large_to_small(subject: Subject) -> None:
+    suite = Crop(areas=[0.25, 0.5])
+    conditions = suite.conditions(subject)
+    assert [c.name for c in conditions] == [
+        "full",
+        "centre@0.5",
+        "centre@0.25",
+        "random@0.5",
+        "random@0.25",
+    ]
+    assert suite.config()["areas"] == [0.5, 0.25]
+    assert len(suite.metrics(conditions)[0].conditions) == 4
+    assert Crop(areas=0.3).config()["areas"] == [0.3]
+
+
+@pytest.mark.parametrize("areas", [[0.5, 1.0], [], "small", [0.0], [0.5, 0.5], [None]])
+def test_areas_out_of_range_are_refused_in_one_line(areas: object) -> None:
+    with pytest.raises(CossError, match=r"^crop\.areas must .*got") as raised:
+        Crop(areas=areas)
+    assert "\n" not in str(raised.value)

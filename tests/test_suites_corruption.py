@@ -1,8 +1,7 @@
-"""The suite: its backends against images corrupted by hand, ready-made pictures, mCE."""
+"""The suite: its backends against images corrupted by hand, ready-made pictures."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,11 @@ from typing import Any
 import imagecorruptions
 import numpy as np
 import pytest
-import simulate
 import torch
 from PIL import Image
 from tiny import pictures, tiny_subject
 
 from evaluations.corruption import Corruption
-from evaluations.corruption_error import ALEXNET, ALEXNET_CLEAN, corruption_errors
 from evaluations.fast_corruptions import corrupt
 from evaluations.fast_corruptions.draws import sample_keys
 from evaluations.imagenet_c import GROUPS, NAMES, STANDARD, corrupt_images
@@ -24,7 +21,7 @@ from evaluations.protocol import Batch, Condition, Subject
 from robustbench_coss.checkpoints import build_encoder, save_encoder
 from robustbench_coss.datasets.base import ArraySet, ImageSet, open_dataset
 from robustbench_coss.errors import CossError
-from robustbench_coss.records import Cell, Record, find_records
+from robustbench_coss.records import find_records
 from robustbench_coss.seeds import seed_of
 
 CELLS = [(name, 3) for name in NAMES] + [("shot_noise", s) for s in (1, 2, 4, 5)]
@@ -349,67 +346,3 @@ def test_a_missing_or_damaged_picture_and_a_data_set_without_file_names_are_expl
         open_root(root, test)
     with pytest.raises(CossError, match="mine has no file names to pair"):
         open_root(root, array_set(32))
-
-
-# ---- corruption errors ----
-
-
-def with_errors(clean: float, errors: dict[str, float], classes: int = 1000) -> Record:
-    """A record of 1,000 images whose errors are the given ones at every severity."""
-
-    def column(error: float) -> dict[str, np.ndarray]:
-        return {"correct": np.arange(1000) >= round(1000 * error)}
-
-    cells = [Cell("clean", "", 0.0, column(clean))]
-    for name, error in errors.items():
-        cells += [Cell(f"{name}@{s}", "any", s, column(error)) for s in range(1, 6)]
-    record = simulate.record(cells, [], suite="corruption")
-    record.dataset["classes"] = classes
-    return record
-
-
-def test_alexnet_itself_has_an_mce_and_a_relative_mce_of_one() -> None:
-    found = corruption_errors(with_errors(ALEXNET_CLEAN, ALEXNET))
-    assert found.mce == pytest.approx(1, abs=1e-3)
-    assert found.relative_mce == pytest.approx(1, abs=5e-3)
-    noise = (0.886428 + 0.894468 + 0.922640) / 3
-    assert found.by_family["noise"] == pytest.approx(noise, abs=1e-3)
-
-
-def test_mce_against_a_record_by_hand() -> None:
-    standard = list(ALEXNET)
-    base = with_errors(0.1, dict.fromkeys(standard, 0.4), classes=10)
-    mine = with_errors(0.2, dict.fromkeys(standard, 0.4) | {"fog": 0.8}, classes=10)
-    found = corruption_errors(mine, base)
-    assert found.ce["fog"] == pytest.approx(2)
-    assert found.mce == pytest.approx((14 * 1 + 2) / 15)
-    assert found.relative_mce == pytest.approx((14 * 0.2 / 0.3 + 0.6 / 0.3) / 15)
-    assert found.by_family["weather"] == pytest.approx((3 * 0.4 + 0.8) / 4)
-
-
-def test_a_baseline_without_errors_gives_no_number_and_raises_nothing() -> None:
-    perfect = with_errors(0.0, dict.fromkeys(ALEXNET, 0.0))
-    found = corruption_errors(with_errors(0.1, dict.fromkeys(ALEXNET, 0.2)), perfect)
-    assert math.isnan(found.mce)
-    assert math.isnan(found.relative_mce)
-    partly = with_errors(0.0, dict.fromkeys(ALEXNET, 0.0) | {"fog": 0.4})
-    found = corruption_errors(with_errors(0.1, dict.fromkeys(ALEXNET, 0.2)), partly)
-    assert found.mce == pytest.approx(0.5)
-    assert found.relative_mce == pytest.approx(0.25)
-
-
-def test_records_that_cannot_be_compared_are_refused() -> None:
-    mine = with_errors(0.1, ALEXNET, classes=10)
-    with pytest.raises(CossError, match="AlexNet's errors are of ImageNet's 1,000 classes"):
-        corruption_errors(mine)
-    with pytest.raises(CossError, match="lacks fog"):
-        corruption_errors(with_errors(0.1, {k: v for k, v in ALEXNET.items() if k != "fog"}))
-    other = with_errors(0.1, ALEXNET, classes=10)
-    other.suite_config = {"backend": "other"}
-    with pytest.raises(CossError, match="different settings"):
-        corruption_errors(mine, other)
-    other.dataset["fingerprint"] = "other"
-    with pytest.raises(CossError, match="different test sets"):
-        corruption_errors(mine, other)
-    with pytest.raises(CossError, match="this is of 'clean'"):
-        corruption_errors(simulate.clean(0.5))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 timm = pytest.importorskip("timm", reason="needs the extra `models`")
 
-from evaluations.redundancy import cosine_within, effective_rank  # noqa: E402
+from evaluations.similarity import cosine_within, effective_rank  # noqa: E402
 from pretrain.local_global import take_grid  # noqa: E402
 from robustbench_coss.checkpoints import build_encoder, load_checkpoint, save_encoder  # noqa: E402
 from robustbench_coss.encoders.base import Encoder  # noqa: E402

@@ -14,12 +14,14 @@ from typer.core import TyperGroup
 
 from robustbench_coss import __version__
 from robustbench_coss.cli.arch import arch
+from robustbench_coss.cli.compare import compare
 from robustbench_coss.cli.evaluate import evaluate
 from robustbench_coss.cli.export import export
 from robustbench_coss.cli.inspect import doctor, list_
 from robustbench_coss.cli.pretrain import pretrain
 from robustbench_coss.cli.quickstart import quickstart
 from robustbench_coss.cli.report import leaderboard, plot
+from robustbench_coss.cli.show import show
 from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.errors import CossError
 
@@ -51,7 +53,9 @@ app.command("pretrain")(pretrain)
 app.command("sweep")(sweep)
 app.command("eval")(evaluate)
 app.command("leaderboard")(leaderboard)
+app.command("compare")(compare)
 app.command("plot")(plot)
+app.command("show")(show)
 app.command("export")(export)
 app.command("arch")(arch)
 app.command("list")(list_)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from robustbench_coss.cli.settings import parse_setting
+from robustbench_coss.errors import CossError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+CLASSIFIER, MODEL = "Linear probe", "Models of other tools"
+CORRUPTION, CLUSTER = "Corruptions", "Cluster"
+
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or encoder.safetensors files.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, encoder.safetensors files, checkpoints of other tools, or "
+            "torchvision:NAME[:WEIGHTS] and timm:NAME[:WEIGHTS].",
+        ),
+    ],
     suite: Annotated[
         list[str] | None,
         typer.Option(help="Suites: repeat, or separate by commas; default: all."),
@@ -26,11 +42,19 @@ def evaluate(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Data set to measure on; default: the one pretrained on."),
+        typer.Option(help="Data set to measure on; default: the one trained on."),
     ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Allow a data set other than the pretraining one.")
     ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="An option of a suite, e.g. adversarial.attacks=[pgd-linf,square].",
+            metavar="SUITE.KEY=VALUE",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images measured at once.")] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the suites' draws.")] = 0,
@@ -42,23 +66,59 @@ def evaluate(
         bool, typer.Option("--force", help="Measure again what is up to date.")
     ] = False,
     probe: Annotated[
-        str, typer.Option(help="Linear probe protocol: sgd, simclr or lbfgs.")
+        str,
+        typer.Option(
+            help="Linear probe protocol: sgd, simclr or lbfgs.", rich_help_panel=CLASSIFIER
+        ),
     ] = "sgd",
     probe_train: Annotated[
         int | None,
-        typer.Option(help="Train the probe on so many images, a random subset; default: all."),
+        typer.Option(
+            help="Train the probe on so many images, a random subset; default: all.",
+            rich_help_panel=CLASSIFIER,
+        ),
     ] = None,
-    backend: Annotated[
+    form: Annotated[
         str,
         typer.Option(
-            help="What corrupts images: fast (torch, on --device), reference (imagecorruptions, "
-            "on the CPU) or auto, which is fast."
+            "--format",
+            help="Which tool wrote a checkpoint; auto recognises it by its keys.",
+            rich_help_panel=MODEL,
         ),
     ] = "auto",
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="Architecture of a checkpoint that does not say it.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Image size in px; default: what the model was made for.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--allow-partial",
+            help="Load a checkpoint although some of its keys do not match.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="What corrupts images: fast (torch, on --device), reference (imagecorruptions, "
+            "on the CPU) or auto, which is fast.",
+            rich_help_panel=CORRUPTION,
+        ),
+    ] = None,
     constants: Annotated[
         str | None,
         typer.Option(
-            help="Strength of corruptions: imagenet-c or cifar-c; default: cifar-c up to 64 px."
+            help="Strength of corruptions: imagenet-c or cifar-c; default: cifar-c up to 64 px.",
+            rich_help_panel=CORRUPTION,
         ),
     ] = None,
     corruption_root: Annotated[
@@ -67,14 +127,30 @@ def evaluate(
             help="Ready-made corrupted images: a folder of ImageNet-C, Tiny-ImageNet-C or "
             "CIFAR-10-C.",
             metavar="FOLDER",
+            rich_help_panel=CORRUPTION,
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on a Ray cluster: HOST:PORT, or auto for the one on this machine.",
+            metavar="ADDRESS",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    gpus_per_task: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a GPU that a task of --cluster takes; default: a whole one.",
+            rich_help_panel=CLUSTER,
         ),
     ] = None,
 ) -> None:
-    """Measure how robust pretrained encoders are, suite by suite.
+    """Measure how robust models are, suite by suite.
 
-    A linear probe is trained once per encoder and shared by all suites. Each suite leaves a record
-    with the outcome of every test image. What is up to date is skipped, and an interrupted
-    evaluation continues when the same command is run again.
+    A linear probe is trained once per encoder and shared by all suites; a classifier is measured
+    with its own head. Each suite leaves a record with the outcome of every test image. What is up
+    to date is skipped, and an interrupted evaluation continues when the same command is run again.
 
     Examples:
 
@@ -83,46 +159,71 @@ def evaluate(
       coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000
 
       coss-bench eval runs/co-byol --dataset cifar100 --transfer --device cuda
+
+      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean,adversarial
+
+      coss-bench eval dino_resnet50.pth --dataset imagenet --set occlusion.stages=[stage2,stage3]
     """
     from rich.console import Console
 
+    from evaluations.job import make_suite
     from evaluations.probe import ProbeConfig
     from evaluations.progress import ConsoleProgress
     from evaluations.runner import check_run, evaluate_run, suite_names
     from robustbench_coss.environment import resolve_device
-    from robustbench_coss.errors import CossError
+    from robustbench_coss.executors import on_ray
+    from robustbench_coss.models import load_model
 
     for option, value in (("--limit", limit), ("--batch-size", batch_size)):
         if value is not None and value < 1:
             raise CossError(f"{option} must be at least 1, got {value}")
     if probe_train is not None and probe_train < 1:
         raise CossError(f"--probe-train must be at least 1, got {probe_train}")
+    if gpus_per_task is not None and cluster is None:
+        raise CossError("--gpus-per-task is for --cluster; here, the device is the model's alone")
     config = ProbeConfig(protocol=probe, max_train=probe_train)
     suites = suite_names(suite or ["all"])
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
-    if "corruption" in suites:
-        # Imported only where it is needed: it brings a compiler with it.
-        from evaluations.corruption import check_options
-
-        check_options(backend, constants, corruption_root)
+    options = _suite_options(settings or [], suites, corruption)
+    for name in suites:
+        make_suite(name, options.get(name, {})).close()
     resolve_device(device)
-    # Every run is looked at before the first is measured: a typo in the last one should not cost
+    if cluster is not None:  # workers have a working folder of their own
+        results, data_root = results.resolve(), data_root.resolve()
+        models = [str(Path(m).resolve()) if Path(m).exists() else m for m in models]
+    loads = [
+        partial(load_model, m, format=form, arch=arch, allow_partial=allow_partial, size=size)
+        for m in models
+    ]
+    console = Console()
+    # Every model is looked at before the first is measured: a typo in the last one should not cost
     # the hours spent on those before it.
-    for run in runs:
-        check_run(
-            run,
+    for load in loads:
+        checkpoint = check_run(
+            load,
             dataset=dataset,
             transfer=transfer,
             results=results,
             data_root=data_root,
             download=download,
         )
+        if checkpoint.preprocessing:
+            line = f"{checkpoint.name}: {checkpoint.preprocessing}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     paths: list[Path] = []
-    try:
-        with ConsoleProgress(Console(stderr=True)) as progress:
-            for run in runs:
+    with ExitStack() as stack:
+        stack.enter_context(_ending_on_sigterm())
+        executor = None
+        if cluster is not None:
+            share = (
+                {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus_per_task is None else gpus_per_task
+            )
+            executor = stack.enter_context(on_ray(cluster, share))
+        progress = stack.enter_context(ConsoleProgress(Console(stderr=True)))
+        try:
+            for load in loads:
                 paths += evaluate_run(
-                    run,
+                    load,
                     suites,
                     dataset=dataset,
                     results=results,
@@ -135,16 +236,81 @@ def evaluate(
                     force=force,
                     probe=config,
                     transfer=transfer,
-                    options={"corruption": corruption},
+                    options=options,
                     progress=progress,
+                    executor=executor,
                 )
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(130) from None
-    console = Console()
+        except KeyboardInterrupt:
+            typer.echo("interrupted; run the same command again to continue", err=True)
+            raise typer.Exit(130) from None
     _print_headlines(paths, console)
     option = "" if results == Path("results") else f" --results {results}"
     console.print(f"next: coss-bench leaderboard{option}", highlight=False, soft_wrap=True)
+    _refuse_problems(paths)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """While active, SIGTERM ends this process as an error does: worker processes end with it."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _suite_options(
+    settings: list[str], suites: list[str], corruption: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of suites by name, from `--set` and the options for corruptions.
+
+    Raises:
+        CossError: an option is for a suite that is not measured.
+    """
+    given = [("corruption", key, value) for key, value in corruption.items() if value is not None]
+    for text in settings:
+        key, value = parse_setting(text, "occlusion.stages=[stage2]")
+        name, _, option = key.partition(".")
+        if not option:
+            raise CossError(f"--set takes SUITE.KEY=VALUE; got {text!r}")
+        given.append((name, option, value))
+    options: dict[str, dict[str, Any]] = {}
+    for name, option, value in given:
+        if name not in suites:
+            raise CossError(
+                f"an option of suite {name!r} ({option}) is given, but only "
+                f"{', '.join(suites)} will be measured; leave it out or add --suite {name}"
+            )
+        options.setdefault(name, {})[option] = value
+    return options
+
+
+def _refuse_problems(paths: list[Path]) -> None:
+    """Name the cells whose outcomes are doubtful.
+
+    Raises:
+        CossError: there are any.
+    """
+    from robustbench_coss.records import read_record
+
+    found = []
+    for path in paths:
+        record = read_record(path)
+        found += [
+            f"{record.model['name']} {record.suite} {cell.condition}: {cell.problem}"
+            for cell in record.cells
+            if cell.problem
+        ]
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise CossError(
+            f"{len(found)} conditions are marked in their records: {'; '.join(found[:3])}{more}; "
+            "images without a finite answer count as wrong"
+        )
 
 
 def _print_headlines(paths: list[Path], console: Console) -> None:

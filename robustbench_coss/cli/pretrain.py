@@ -7,26 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robustbench_coss.cli.settings import parse_setting
 from robustbench_coss.errors import CossError
 
 if TYPE_CHECKING:
     from pretrain.recipe import Recipe
-
-
-def parse_setting(text: str) -> dict[str, Any]:
-    """`a.b=value` as nested mappings, the value read as YAML: {"a": {"b": value}}."""
-    import yaml
-
-    from pretrain.recipe import nested
-
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise CossError(f"--set takes KEY=VALUE, such as optimizer.lr=0.2; got {text!r}")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
-    return nested(key, parsed)
 
 
 def _resolve(
@@ -35,12 +20,12 @@ def _resolve(
     """The recipe and the run folder that the command line asks for."""
     import yaml
 
-    from pretrain.recipe import build_recipe, dump_recipe, merge, read_recipe
+    from pretrain.recipe import build_recipe, dump_recipe, merge, nested, read_recipe
     from pretrain.train import run_recipe
 
     changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
     for text in settings:
-        changes = merge(changes, parse_setting(text))
+        changes = merge(changes, nested(*parse_setting(text, "optimizer.lr=0.2")))
     if resume and out is None:
         raise CossError("--resume needs --out RUN, the run folder to go on with")
     if resume and out is not None and name is None:

@@ -52,7 +52,7 @@ def quickstart(
         runs.append(run)
     results = out / "results"
     console.rule("3/4 measure with every suite")
-    evaluate(runs, ["all"], results=results, limit=TEST_IMAGES, device=device)
+    evaluate([str(run) for run in runs], ["all"], results=results, limit=TEST_IMAGES, device=device)
     console.rule("4/4 tables and figures")
     leaderboard(results)
     plot(results)

@@ -12,7 +12,17 @@ Results = Annotated[
 ]
 
 
-def leaderboard(results: Results = Path("results")) -> None:
+def leaderboard(
+    results: Results = Path("results"),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="alexnet|MODEL",
+            help="Add mCE and relative mCE: corruption errors divided by those that AlexNet has on "
+            "ImageNet-C, or by those of a measured model (label, run name or checkpoint hash).",
+        ),
+    ] = None,
+) -> None:
     """Print the leaderboard and write it as Markdown, CSV and LaTeX.
 
     One row per configuration, seeds put together; one table per test set; every number with its
@@ -23,12 +33,14 @@ def leaderboard(results: Results = Path("results")) -> None:
       coss-bench leaderboard
 
       coss-bench leaderboard --results /data/study/results
+
+      coss-bench leaderboard --baseline alexnet
     """
     from rich.console import Console
 
     from robustbench_coss.leaderboard import load_table, to_rich, write_leaderboard
 
-    table = load_table(results)
+    table = load_table(results, baseline)
     Console().print(to_rich(table))
     for path in write_leaderboard(results, table):
         typer.echo(f"wrote {path}")

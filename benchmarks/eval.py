@@ -1,0 +1,203 @@
+"""What an evaluation costs beside bare forward passes, and whether its memory grows. Not a test.
+
+    python benchmarks/eval.py --json eval.json
+
+Throughput: the suite `clean` on all test images, by the runner with everything it does while it
+measures (reading, kNN, columns), beside a loop of encoder and classifier over the same batches, by
+turns. What is done once per model, the probe's training and the kNN bank, is timed apart.
+Memory: the most that a process of its own has held while it measured a small and a large data set
+whose images are made when they are asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evaluations.features import batches, to_device
+from evaluations.job import Job, Opened, Unit
+from evaluations.probe import ProbeConfig
+from evaluations.runner import evaluate_run
+from robustbench_coss import registry
+from robustbench_coss.checkpoints import Checkpoint, build_encoder
+from robustbench_coss.datasets.base import Source
+from robustbench_coss.environment import device_name
+
+CLASSES = 10
+
+
+class Stripes:
+    """As many images as one likes, none of which exists before it is asked for."""
+
+    def __init__(self, role: str, count: int, size: int) -> None:
+        self.name, self.role, self.size = "stripes", role, size
+        self.classes = tuple(f"width {i}" for i in range(CLASSES))
+        self.labels = torch.arange(count) % CLASSES
+        self.fingerprint = f"stripes {role} {count} {size}"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        index = torch.as_tensor(indices).view(-1, 1, 1, 1)
+        column = torch.arange(self.size).view(1, 1, 1, -1)
+        wave = (column + index // CLASSES) * (1 + index % CLASSES) * (256 // self.size)
+        return (wave % 256).to(torch.uint8).expand(-1, 3, self.size, -1)
+
+
+class StripesSource:
+    name, default_size = "stripes", 32
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def open(self, role: str, size: int, root: Path, download: bool) -> Any:
+        return Stripes(role, self.count if role == "test" else 2_000, size)
+
+    def missing(self, root: Path) -> None:
+        return None
+
+
+def untrained(arch: str, width: float, size: int, head: bool) -> Checkpoint:
+    """A model with random weights: how fast it is does not depend on them."""
+    torch.manual_seed(0)
+    encoder = build_encoder(arch, size=size, width=width).eval()
+    return Checkpoint(
+        encoder=encoder,
+        name="untrained",
+        path=None,
+        sha256="0" * 64,
+        metadata={"arch": arch, "width": width, "size": size, "dataset": None},
+        head=nn.Linear(encoder.dim, CLASSES) if head else None,
+        classes=CLASSES if head else None,
+    )
+
+
+def throughput(model: Checkpoint, dataset: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the bare loop and of the runner over all test images, and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        probe = ProbeConfig(epochs=1)
+        job = Job(
+            lambda: model,
+            dataset,
+            Path(folder),
+            batch_size=args.batch,
+            device=args.device,
+            probe=probe,
+        )
+        opened = Opened(job)
+        subject, device = opened.subject, opened.device
+        condition = opened.suite("clean").conditions(subject)[0]
+        unit = Unit("clean", (condition,), 0, len(opened.index))
+
+        def bare() -> None:
+            right = torch.zeros((), dtype=torch.int64, device=device)
+            with torch.inference_mode():
+                for batch in batches(opened.test, opened.index, args.batch, device):
+                    right += (subject(batch.images).argmax(dim=1) == batch.labels).sum()
+            right.item()
+
+        times: dict[str, list[float]] = {"bare": [], "runner": []}
+        began = time.perf_counter()
+        list(opened.measure(unit))  # prepares the suite and warms up
+        first = time.perf_counter() - began
+        bare()
+        for _ in range(args.repeats):
+            began = time.perf_counter()
+            bare()
+            times["bare"].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            list(opened.measure(unit))
+            times["runner"].append(time.perf_counter() - began)
+        middle = {name: statistics.median(found) for name, found in times.items()}
+        return {
+            "images": len(opened.index),
+            "seconds": {k: round(v, 3) for k, v in middle.items()},
+            "seconds_to_prepare": round(first - middle["runner"], 3),
+            "throughput_over_bare": round(middle["bare"] / middle["runner"], 3),
+        }
+
+
+def hold(count: int, args: argparse.Namespace) -> None:
+    """Measure `count` images and print the most memory that this process has held, in MiB."""
+    load = registry.load
+
+    def with_stripes(kind: str, name: str) -> Any:
+        source: Source = StripesSource(count)
+        return source if (kind, name) == ("dataset", "stripes") else load(kind, name)
+
+    registry.load = with_stripes
+    with tempfile.TemporaryDirectory() as folder:
+        model = untrained(args.arch, args.width, args.size, head=True)
+        evaluate_run(
+            lambda: model,
+            ["clean"],
+            dataset="stripes",
+            results=Path(folder),
+            batch_size=args.batch,
+            device=args.device,
+        )
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def memory(args: argparse.Namespace) -> dict[str, Any]:
+    """MiB at the peak by number of images, each in a process of its own."""
+    found = {}
+    for count in args.counts:
+        command = [sys.executable, __file__, *sys.argv[1:], "--hold", str(count)]
+        out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found[f"{count:,}"] = round(float(out.split()[-1]), 1)
+        print(f"{count:,} images: {found[f'{count:,}']:,.0f} MiB", flush=True)
+    values = list(found.values())
+    return {"mib_at_the_peak": found, "largest_over_smallest": round(values[-1] / values[0], 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", default="rf29_resnet18")
+    parser.add_argument("--width", type=float, default=0.125)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--dataset", default="fashion-mnist")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    if args.hold is not None:
+        hold(args.hold, args)
+        return
+    model = untrained(args.arch, args.width, args.size, head=False)
+    to_device(model.encoder, torch.device("cpu"))
+    speed = throughput(model, args.dataset, args)
+    print(speed, flush=True)
+    space = memory(args)
+    figures = {
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "setting": {k: v for k, v in vars(args).items() if k not in ("json", "hold")},
+        "throughput": speed,
+        "memory": space,
+        "ratios": {
+            "clean_over_bare_loop": speed["throughput_over_bare"],
+            "memory_largest_over_smallest": space["largest_over_smallest"],
+        },
+    }
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

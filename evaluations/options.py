@@ -1,0 +1,38 @@
+"""Options of suites that are levels of conditions, checked as they come from a command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from robustbench_coss.errors import CossError
+
+
+def levels(
+    option: str, values: float | Sequence[float], below: float = math.inf
+) -> tuple[float, ...]:
+    """The levels that an option asks for, ascending.
+
+    Args:
+        option: what it is called on the command line ("crop.areas").
+        values: one number or several.
+        below: what each must be smaller than; all must be larger than 0.
+
+    Raises:
+        CossError: there are none, one is not a number in the range, or two share a name in
+            conditions, which state six digits.
+    """
+    several: Sequence[object] = values if isinstance(values, (list, tuple)) else [values]
+    found = [
+        float(value)
+        for value in several
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < below
+    ]
+    if not found or len(found) < len(several):
+        limit = "" if math.isinf(below) else f" and below {below:g}"
+        raise CossError(
+            f"{option} must be numbers above 0{limit}, such as [0.25, 0.5]; got {values!r}"
+        )
+    if len({f"{value:g}" for value in found}) < len(found):
+        raise CossError(f"{option} must differ from each other; got {values!r}")
+    return tuple(sorted(found))

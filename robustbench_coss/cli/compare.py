@@ -1,0 +1,95 @@
+"""`coss-bench compare`: which of two measured models is better, and how sure that is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_coss.cli.report import Results
+from robustbench_coss.errors import CossError
+
+
+class Format(StrEnum):
+    """How a comparison can be written."""
+
+    md = "md"
+    csv = "csv"
+    tex = "tex"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A configuration's label or its first words, a run's name or folder of records, or "
+        "the first characters of a checkpoint's SHA-256."
+    ),
+]
+
+
+def compare(
+    a: Model,
+    b: Model,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Compare in these suites only (repeat or a,b).")
+    ] = None,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Also compare every single condition.")
+    ] = False,
+    format: Annotated[
+        Format | None, typer.Option(help="Write this instead of a table for the terminal.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; its ending says the format, unless --format does."),
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Compare two measured models, from their records alone.
+
+    Differences of everything that both were measured in alike, image by image, with 95 % intervals,
+    p-values corrected for their number, and a verdict. What cannot be compared is named.
+
+    Examples:
+
+      coss-bench compare byol-s0 co-byol-s0
+
+      coss-bench compare "CO-BYOL" "BYOL" --suite clean,corruption --out comparison.md
+    """
+    from rich.console import Console
+
+    from robustbench_coss import tables
+    from robustbench_coss.comparison import compare as compare_models
+    from robustbench_coss.comparison import layout
+    from robustbench_coss.files import write_atomically
+
+    wanted = format or (None if out is None else _format_of(out))
+    suites = [name.strip() for given in suite or [] for name in given.split(",") if name.strip()]
+    found = compare_models(results, a, b, suites, cells)
+    sections = layout(found)
+    if wanted is None:
+        Console().print(tables.to_rich(sections))
+        return
+    if wanted is Format.csv:
+        text = str(found.table.to_csv(index=False, lineterminator="\n"))
+        # The other formats have these below their tables.
+        for reason in found.refused:
+            typer.echo(f"not compared: {reason}", err=True)
+    elif wanted is Format.md:
+        text = tables.to_markdown(f"{found.a} against {found.b}", sections)
+    else:
+        text = tables.to_latex("compare", sections)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomically(out, text)
+        typer.echo(f"wrote {out}")
+
+
+def _format_of(out: Path) -> Format:
+    ending = out.suffix.removeprefix(".").lower()
+    if ending not in list(Format):
+        raise CossError(f"cannot tell the format of {out}; end it in .md, .csv or .tex")
+    return Format(ending)
