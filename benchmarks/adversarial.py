@@ -50,7 +50,7 @@ def classifier(dataset: str, root: Path, images: int, epochs: int) -> Subject:
         for rows in torch.split(permutation(images, "benchmark", epoch), 64):
             loss = nn.functional.cross_entropy(net(pixels[rows]), labels[rows])
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return Subject(encoder, head)
 

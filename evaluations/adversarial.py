@@ -218,7 +218,8 @@ class Adversarial(BaseSuite):
         attack, strength = kind, Strength(eps, self.steps, self.restarts)
         if kind in (SCRATCH, MORE_STEPS):
             attack = PGD
-            strength = Strength(eps, self.steps * (MORE if kind == MORE_STEPS else 1))
+            steps = self.steps * (MORE if kind == MORE_STEPS else 1)
+            strength = Strength(eps, steps, self.restarts)
         elif kind == TRANSFER:
             if self._surrogate is None:
                 raise RuntimeError("prepare() must be called before a transferred attack")

@@ -36,35 +36,33 @@ class Attack:
     Attributes:
         label: as metrics call it.
         norm: "linf" or "l2".
-        source: where it was published.
         draws: whether it has a random part, so that a restart can find more.
         classes: how many classes it needs.
     """
 
     label: str
     norm: str
-    source: str
     draws: bool = True
     classes: int = 2
 
 
 ATTACKS = {
-    "fgsm": Attack("FGSM", LINF, "Goodfellow et al. 2015", draws=False),
-    "mi-fgsm": Attack("MI-FGSM", LINF, "Dong et al. 2018", draws=False),
-    "pgd-linf": Attack("PGD-Linf", LINF, "Madry et al. 2018"),
-    "pgd-l2": Attack("PGD-L2", L2, "Madry et al. 2018"),
-    "apgd-ce": Attack("APGD-CE", LINF, "Croce and Hein 2020"),
-    "apgd-ce-l2": Attack("APGD-CE-L2", L2, "Croce and Hein 2020"),
+    "fgsm": Attack("FGSM", LINF, draws=False),
+    "mi-fgsm": Attack("MI-FGSM", LINF, draws=False),
+    "pgd-linf": Attack("PGD-Linf", LINF),
+    "pgd-l2": Attack("PGD-L2", L2),
+    "apgd-ce": Attack("APGD-CE", LINF),
+    "apgd-ce-l2": Attack("APGD-CE-L2", L2),
     # The loss divides by a difference of the first and the third largest logit.
-    "apgd-dlr": Attack("APGD-DLR", LINF, "Croce and Hein 2020", classes=3),
-    "apgd-dlr-l2": Attack("APGD-DLR-L2", L2, "Croce and Hein 2020", classes=3),
-    "fab": Attack("FAB-T", LINF, "Croce and Hein 2020 (FAB)"),
-    "fab-l2": Attack("FAB-T-L2", L2, "Croce and Hein 2020 (FAB)"),
-    "square": Attack("Square", LINF, "Andriushchenko et al. 2020"),
-    "square-l2": Attack("Square-L2", L2, "Andriushchenko et al. 2020"),
+    "apgd-dlr": Attack("APGD-DLR", LINF, classes=3),
+    "apgd-dlr-l2": Attack("APGD-DLR-L2", L2, classes=3),
+    "fab": Attack("FAB-T", LINF),
+    "fab-l2": Attack("FAB-T-L2", L2),
+    "square": Attack("Square", LINF),
+    "square-l2": Attack("Square-L2", L2),
     # The targeted loss looks at the four largest logits.
-    "autoattack": Attack("AutoAttack", LINF, "Croce and Hein 2020", classes=4),
-    "autoattack-l2": Attack("AutoAttack-L2", L2, "Croce and Hein 2020", classes=4),
+    "autoattack": Attack("AutoAttack", LINF, classes=4),
+    "autoattack-l2": Attack("AutoAttack-L2", L2, classes=4),
 }
 
 

@@ -163,8 +163,8 @@ class Opened:
         if self.checkpoint.head is not None and own != classes:
             raise CossError(
                 f"{self.checkpoint.name} classifies into {own} classes and data set "
-                f"{self.test.name!r} has {classes}; choose another data set, or pass the encoder "
-                "without its head to train a probe"
+                f"{self.test.name!r} has {classes}; choose another data set, or add --transfer to "
+                "train a probe in place of its head"
             )
 
     @property

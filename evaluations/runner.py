@@ -173,7 +173,7 @@ def evaluate_stream(
         model: run folder or `encoder.safetensors`, or what loads a checkpoint when called.
         suites: registered names.
         dataset: measure on this data set instead of the one the encoder was pretrained on;
-            refused unless `transfer`, which trains the probe there too.
+            refused unless `transfer`, which trains a probe there, also for a classifier.
         limit: measure so many test images: the first ones of a fixed random order, so that the
             images of a smaller limit are among those of a larger one. None measures all.
         batch_size: images measured at once; does not change outcomes beyond rounding.
@@ -197,6 +197,8 @@ def evaluate_stream(
     chosen = suite_names(suites)
     progress = progress or Progress()
     load = partial(load_checkpoint, model) if isinstance(model, Path) else model
+    if transfer:
+        load = partial(_without_head, load)
     checkpoint = load()
     job = Job(
         load,
@@ -255,6 +257,10 @@ def evaluate_stream(
                     yield from drafts[unit.suite].finish()
         if failures:
             raise _all_failures(failures, rest=[s for s in chosen if s not in failures])
+
+
+def _without_head(load: Load) -> Checkpoint:
+    return replace(load(), head=None, classes=None)
 
 
 def _all_failures(failures: Mapping[str, CossError], rest: Sequence[str]) -> CossError:

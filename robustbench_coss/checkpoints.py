@@ -34,15 +34,19 @@ class Checkpoint:
     Attributes:
         encoder: in eval mode, on the CPU.
         name: the run folder's name, else the file's stem.
-        path: the safetensors file.
-        sha256: of that file.
+        path: the file; None for a model that is none.
+        sha256: of that file, else of the model's class and tensors.
         metadata: arch, width, size, method, encoder ("online" or "teacher"), dataset (what it was
-            pretrained on), training (epochs, batch size, seed, …), parameters.
+            pretrained on), training (epochs, batch size, seed, …), parameters; for models of other
+            tools also source, what they were read from.
+        head: the model's own classifier, [B, D] to [B, K] logits; None if a probe is needed.
+        classes: K of that head.
+        preprocessing: in one line, for people; "" for this tool's own.
     """
 
     encoder: Encoder
     name: str
-    path: Path
+    path: Path | None
     sha256: str
     metadata: dict[str, Any]
     head: nn.Module | None = None

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.checkpoints import Checkpoint, load_checkpoint
+from robustbench_coss.checkpoints import Checkpoint, find_checkpoint, load_checkpoint
 from robustbench_coss.encoders.base import Encoder, parameters
 from robustbench_coss.encoders.resnet import (
     RESNET18,
@@ -99,18 +99,19 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
         near = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? " if near else ""
         raise CossError(f"unknown format {name!r}; {hint}known: {', '.join(FORMATS)}")
-    checkpoint = load_checkpoint(run)
+    source = find_checkpoint(run)
+    checkpoint = load_checkpoint(source)
     encoder, arch = checkpoint.encoder, str(checkpoint.metadata["arch"])
     form = FORMATS[name]
     reason = form.refuses(encoder, arch)
     if reason is not None:
         others = [n for n, f in FORMATS.items() if f.refuses(encoder, arch) is None]
         remedy = f"; use --format {' or '.join(others)}" if others else ""
-        raise CossError(f"--format {name} cannot hold {checkpoint.path}: {reason}{remedy}")
-    path = out or checkpoint.path.with_name(checkpoint.path.stem + form.ending)
+        raise CossError(f"--format {name} cannot hold {source}: {reason}{remedy}")
+    path = out or source.with_name(source.stem + form.ending)
     if path.is_dir():
         raise CossError(f"{path} is a folder; pass a file as --out")
-    if path.exists() and path.samefile(checkpoint.path):
+    if path.exists() and path.samefile(source):
         raise CossError(f"{path} is the encoder to be exported; pass another --out")
     if path.exists() and not force:
         raise CossError(f"{path} exists; pass --force to replace it, or another --out")

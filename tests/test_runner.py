@@ -526,8 +526,11 @@ def test_a_model_with_a_head_of_its_own_is_measured_with_it_and_no_probe(run: Pa
 
 
 def test_a_head_for_another_number_of_classes_is_refused_with_both_numbers(run: Path) -> None:
+    model = with_head(run, nn.Linear(6, 1000), 1000)
     with pytest.raises(CossError, match=r"into 1000 classes and data set 'toy-data' has 3"):
-        evaluate_run(with_head(run, nn.Linear(6, 1000), 1000), ["toy"], results=run / "r")
+        evaluate_run(model, ["toy"], results=run / "r")
+    (path,) = evaluate_run(model, ["toy"], results=run / "r", transfer=True)
+    assert read_record(path).model["probe"]["n_train"] == 90
 
 
 def test_a_label_beyond_the_classes_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

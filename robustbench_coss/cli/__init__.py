@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from robustbench_coss import __version__
 from robustbench_coss.cli.arch import arch
+from robustbench_coss.cli.claims import claims
 from robustbench_coss.cli.compare import compare
 from robustbench_coss.cli.evaluate import evaluate
 from robustbench_coss.cli.export import export
@@ -54,6 +55,7 @@ app.command("sweep")(sweep)
 app.command("eval")(evaluate)
 app.command("leaderboard")(leaderboard)
 app.command("compare")(compare)
+app.command("claims")(claims)
 app.command("plot")(plot)
 app.command("show")(show)
 app.command("export")(export)

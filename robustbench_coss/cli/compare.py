@@ -56,7 +56,7 @@ def compare(
 
       coss-bench compare byol-s0 co-byol-s0
 
-      coss-bench compare "CO-BYOL" "BYOL" --suite clean,corruption --out comparison.md
+      coss-bench compare CO-BYOL BYOL --suite clean --out comparison.md
     """
     from rich.console import Console
 

@@ -160,9 +160,9 @@ def evaluate(
 
       coss-bench eval runs/co-byol --dataset cifar100 --transfer --device cuda
 
-      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean,adversarial
+      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean
 
-      coss-bench eval dino_resnet50.pth --dataset imagenet --set occlusion.stages=[stage2,stage3]
+      coss-bench eval dino.pth --dataset stl10 --set occlusion.stages=stage2
     """
     from rich.console import Console
 

@@ -8,19 +8,19 @@ reads the patches through.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
+from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.resnet import Strided1x1
 from robustbench_coss.errors import CossError
-
-PREFIX_SCALE = 2.0**-12
-"""Factor on the class token's channels in a local map: exact in floating point, and so small that
-lengths and cosines of local representations are those of the patch tokens."""
 
 
 class AveragingModel(Encoder):
@@ -39,9 +39,33 @@ class AveragingModel(Encoder):
         super().__init__(input, local_dim=model.num_features, dim=model.head_hidden_size)
         self.model, self.layout = model, layout
         self.prefixes: int = getattr(model, "num_prefix_tokens", 0)
+        self._names: dict[str, list[str]] = {}  # of stages, with the model's parts in each
+
+    def take_stages(self, image: Tensor) -> None:
+        """Find the model's stages, if parts known from other models give its features."""
+        for names in _stages(self.model):
+            self._names = names
+            if torch.equal(Encoder.local(self, image), self._features(self.normalise(image))):
+                return
+        self._names = {}
+
+    def stages(self) -> dict[str, Stage]:
+        if not self._names:
+            return {"local": self.local}
+        first, *rest = self._names
+        found: dict[str, Stage] = {first: lambda x: self._run(first, self.normalise(x))}
+        return found | {name: partial(self._run, name) for name in rest}
+
+    def _run(self, stage: str, x: Tensor) -> Tensor:
+        for name in self._names[stage]:
+            x = self.model.get_submodule(name)(x)
+        return x
 
     def local(self, x: Tensor) -> Tensor:
-        features: Tensor = self.model.forward_features(self.normalise(x))
+        return self._features(self.normalise(x))
+
+    def _features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_features(x)
         if self.layout == "NHWC":
             return features.permute(0, 3, 1, 2)
         if self.layout == "NLC":
@@ -61,16 +85,8 @@ class AveragingModel(Encoder):
         return pooled
 
 
-class ClassTokenViT(Encoder):
+class ClassTokenViT(ClassTokenEncoder):
     """A timm VisionTransformer whose global representation is its class token.
-
-    A class token reads the patches through attention and is a state of its own on the way up, so
-    the pooling of this encoder is the last block: `local` gives the patch tokens that enter it,
-    `pool` runs it, the final norm and the model's head. The class token that enters the last block
-    (and register tokens, if any) travels with the map: appended to the channels of every position,
-    times `PREFIX_SCALE`. `pool` takes its mean over the positions that carry it, which are those
-    not set to zero; so a hidden position takes a patch token away and never the class token.
-    `keep` drops patch tokens from the last block; with none kept, it sees the class token alone.
 
     Args:
         model: a VisionTransformer built with `num_classes=0` and class-token pooling.
@@ -78,43 +94,23 @@ class ClassTokenViT(Encoder):
     """
 
     def __init__(self, model: Any, input: InputSpec) -> None:
-        dim, prefixes = int(model.num_features), int(model.num_prefix_tokens)
-        super().__init__(input, local_dim=dim * (1 + prefixes), dim=dim)
-        self.model, self.prefixes = model, prefixes
+        super().__init__(input, dim=int(model.num_features), prefixes=int(model.num_prefix_tokens))
+        self.model = model
 
-    def local(self, x: Tensor) -> Tensor:
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ((patches, prefix),) = self.model.forward_intermediates(
-            self.normalise(x),
+            x,
             indices=[len(self.model.blocks) - 2],
             return_prefix_tokens=True,
             stop_early=True,
             intermediates_only=True,
         )
-        carried = PREFIX_SCALE * prefix.flatten(1)[:, :, None, None]
-        return torch.cat([patches, carried.expand(-1, -1, *patches.shape[2:])], dim=1)
+        return patches, prefix
 
-    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
-        carried = local[:, self.dim :].flatten(2)
-        carriers = (carried != 0).any(dim=1).sum(dim=1).clamp_min(1)
-        prefix = carried.sum(dim=2) / (PREFIX_SCALE * carriers[:, None])
-        prefix = prefix.view(-1, self.prefixes, self.dim)
-        patches = local[:, : self.dim].flatten(2).transpose(1, 2)
-        if keep is None:
-            return self._read(prefix, patches)
-        kept = keep.flatten(1)
-        counts = kept.sum(dim=1)
-        pooled = patches.new_empty(len(patches), self.dim)
-        for count in sorted(set(counts.tolist())):  # sequences of one batch have one length
-            same = counts == count
-            chosen = patches[same][kept[same]].view(int(same.sum()), count, self.dim)
-            pooled[same] = self._read(prefix[same], chosen).to(pooled.dtype)
+    def read(self, tokens: Tensor) -> Tensor:
+        tokens = self.model.norm(self.model.blocks[-1](tokens))
+        pooled: Tensor = self.model.forward_head(tokens)
         return pooled
-
-    def _read(self, prefix: Tensor, patches: Tensor) -> Tensor:
-        """The global representation that the last block and the head make of tokens [B, N, D]."""
-        tokens = self.model.blocks[-1](torch.cat([prefix, patches], dim=1))
-        read: Tensor = self.model.forward_head(self.model.norm(tokens))
-        return read
 
 
 def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
@@ -134,28 +130,87 @@ def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
     timm = _timm()
     if width != 1:
         raise CossError(f"timm models have a fixed width; drop the width {width:g}")
+    _check_name(timm, name)
+    with _refusals(name, size):
+        encoder, faithful = _wrap(timm, _create(timm, name, size, num_classes=0), size)
+    if not faithful:
+        raise _unfaithful(name)
+    return encoder
+
+
+def timm_with_head(name: str, size: int | None) -> tuple[Encoder, nn.Module | None, int | None]:
+    """A timm model with weights that timm fetches: encoder, own classifier and number of classes.
+
+    Args:
+        name: with its tag ("resnet18.a1_in1k").
+        size: image side in px; None takes what the weights were made for.
+
+    Raises:
+        CossError: as `timm_encoder`.
+        Exception: whatever timm raises when weights cannot be fetched.
+    """
+    timm = _timm()
+    _check_name(timm, name.partition(".")[0])
+    size = size or made_for(name)
+    model = _create(timm, name, size, pretrained=True)
+    head = model.get_classifier()
+    with _refusals(name, size), torch.inference_mode():
+        image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        config = timm.data.resolve_model_data_config(model)
+        plain = InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
+        expected = model.eval()(Encoder(plain, 1, 1).normalise(image))
+    model.reset_classifier(0)
+    with _refusals(name, size):
+        encoder, faithful = _wrap(timm, model, size)
+    encoder.eval()
+    if not faithful:
+        raise _unfaithful(name)
+    if not isinstance(head, nn.Linear):  # weights without a classifier, or with two
+        return encoder, None, None
+    with torch.inference_mode():
+        found = head(encoder(image))
+    if bool((found - expected).abs().max() > 1e-3 * expected.abs().max()):
+        raise _unfaithful(name)
+    return encoder, head, head.out_features
+
+
+def made_for(name: str) -> int:
+    """Image side in px that a timm model was made for.
+
+    Raises:
+        CossError: no such model, or timm is not installed.
+    """
+    timm = _timm()
+    _check_name(timm, name.partition(".")[0])
+    size: int = timm.get_pretrained_cfg(name).input_size[-1]
+    return size
+
+
+def _check_name(timm: Any, name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise CossError(f"unknown timm model {name!r}; {hint}`timm.list_models()` gives all names")
+
+
+@contextmanager
+def _refusals(name: str, size: int) -> Iterator[None]:
+    """One line for the many ways in which models refuse a size."""
     try:
-        model = _create(timm, name, size)
-        config = timm.data.resolve_model_data_config(model)
-        spec = InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
-        encoder, faithful = _wrap(timm, model, spec)
-    except Exception as error:  # each model has its own way to refuse a size
+        yield
+    except Exception as error:
         reason = " ".join(str(error).split())[:160]
-        own = timm.get_pretrained_cfg(name).input_size[-1]
         raise CossError(
             f"timm model {name!r} does not work at {size} px ({type(error).__name__}: {reason}); "
-            f"it is made for {own} px"
+            f"it is made for {made_for(name)} px"
         ) from error
-    if not faithful:
-        raise CossError(
-            f"timm model {name!r} makes its features in a way that local representations cannot "
-            "be left out of; choose one that averages over positions or a plain VisionTransformer"
-        )
-    return encoder
+
+
+def _unfaithful(name: str) -> CossError:
+    return CossError(
+        f"timm model {name!r} makes its features in a way that local representations cannot "
+        "be left out of; choose one that averages over positions or a plain VisionTransformer"
+    )
 
 
 def _timm() -> ModuleType:
@@ -170,17 +225,48 @@ def _timm() -> ModuleType:
     return module
 
 
-def _create(timm: Any, name: str, size: int) -> Any:
-    """The model without classifier, made for `size` px and, where it can, taking other sizes."""
+def _create(timm: Any, name: str, size: int, pretrained: bool = False, **more: Any) -> Any:
+    """The model, made for `size` px and, where it can, taking other sizes."""
     for options in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}):
         try:
-            model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+            model = timm.create_model(name, pretrained=pretrained, **more, **options)
             break
         except TypeError as error:
             if not options or "img_size" not in str(error):
                 raise
     _subsample_before_strided_1x1(model)
     return model
+
+
+def _stages(model: nn.Module) -> Iterator[dict[str, list[str]]]:
+    """Ways in which timm's families name their stages, tried in turn: stage -> parts in order."""
+    children = dict(model.named_children())
+
+    def there(*names: str) -> list[str]:
+        return [name for name in names if name in children]
+
+    def numbered(parts: list[list[str]]) -> dict[str, list[str]]:
+        return {f"stage{i}": part for i, part in enumerate(parts, start=1)}
+
+    def counted(name: str) -> list[list[str]]:
+        return [[f"{name}.{key}"] for key, _ in children[name].named_children()]
+
+    if "layer1" in children:  # ResNet and its like
+        layers = [[name] for name in there("layer1", "layer2", "layer3", "layer4")]
+        yield numbered([there("conv1", "bn1", "act1", "maxpool") + layers[0], *layers[1:]])
+    if "stages" in children:  # ConvNeXt, ResNetV2, NFNet
+        stages = counted("stages")
+        stages[0] = there("stem") + stages[0]
+        stages[-1] = stages[-1] + there("norm_pre", "norm", "final_conv", "final_act")
+        yield numbered(stages)
+    if "s1" in children:  # RegNet
+        stages = [[name] for name in there("s1", "s2", "s3", "s4")]
+        yield numbered([there("stem") + stages[0], *stages[1:-1], stages[-1] + there("final_conv")])
+    if "blocks" in children:  # EfficientNet, MobileNet
+        stages = counted("blocks")
+        stages[0] = there("conv_stem", "bn1", "act1") + stages[0]
+        stages[-1] = stages[-1] + there("conv_head", "bn2", "act2")
+        yield numbered(stages)
 
 
 def _subsample_before_strided_1x1(model: nn.Module) -> None:
@@ -202,12 +288,14 @@ def _subsample_before_strided_1x1(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _wrap(timm: Any, model: Any, spec: InputSpec) -> tuple[Encoder, bool]:
+def _wrap(timm: Any, model: Any, size: int) -> tuple[Encoder, bool]:
     """The encoder of a model, and whether it gives the model's features and can leave out some.
 
     Tried on one image rather than looked up by family: timm has some 70 of them.
     """
-    image = torch.rand(1, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    config = timm.data.resolve_model_data_config(model)
+    spec = InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     model.eval()
     encoder: Encoder
     if isinstance(model, timm.models.VisionTransformer) and model.global_pool == "token":
@@ -216,6 +304,8 @@ def _wrap(timm: Any, model: Any, spec: InputSpec) -> tuple[Encoder, bool]:
         features = model.forward_features(image)
         layout = "NLC" if features.dim() == 3 else getattr(model, "output_fmt", "NCHW")
         encoder = AveragingModel(model, spec, layout)
+        if layout == "NCHW":
+            encoder.take_stages(image)
     local = encoder.local(image)
     expected = model(encoder.normalise(image))
     everything = torch.ones(1, *local.shape[2:], dtype=torch.bool)

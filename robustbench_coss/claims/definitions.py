@@ -1,0 +1,167 @@
+"""The claims of the paper, each as statements about outcomes that the suites record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from robustbench_coss.claims.statistics import FEWEST
+from robustbench_coss.records import Metric, Record
+
+SMALL = 2.0  # largest budget of a small attack, in 1/255
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The average of an outcome that a claim is about.
+
+    Attributes:
+        suite, column: whose outcome it is.
+        groups: group of conditions -> name of the average over it; the first that there is counts.
+        largest: level up to which conditions of the group are averaged.
+        first: take the condition of the lowest level alone.
+        percent: whether it is a share.
+    """
+
+    suite: str
+    groups: Mapping[str, str]
+    column: str = "correct"
+    largest: float = math.inf
+    first: bool = False
+    percent: bool = True
+
+    def find(self, record: Record) -> Metric | None:
+        """The average over this record's conditions; None if it has none of them."""
+        for group, label in self.groups.items():
+            cells = [
+                cell
+                for cell in record.cells
+                if cell.group == group
+                and cell.level <= self.largest
+                and self.column in cell.outcomes
+            ]
+            if cells and self.first:
+                cells = [min(cells, key=lambda cell: cell.level)]
+            if cells:
+                names = tuple(cell.condition for cell in cells)
+                return Metric(group, label, self.column, names, percent=self.percent)
+        return None
+
+
+CLEAN = Measure("clean", {"": "Clean top-1"})
+NOISE = Measure("corruption", {"noise": "Noise corruption top-1"})
+OCCLUSION = Measure("occlusion", {"random-zero": "Internal occlusion top-1"})
+INTERNAL_NOISE = Measure("occlusion", {"noise": "Internal noise top-1"})
+ATTACKS = Measure(
+    "adversarial",
+    {
+        "worst-linf": f"Worst-case Linf top-1, up to {SMALL:g}/255",
+        "pgd-linf": f"PGD-Linf top-1, up to {SMALL:g}/255",
+    },
+    largest=SMALL,
+)
+WITHIN = Measure(
+    "redundancy", {"similarity": "Local cosine within image"}, column="within", percent=False
+)
+SINGLE = Measure("redundancy", {"pooled": "Top-1 from one local"}, first=True)
+
+
+class Kind(StrEnum):
+    """What a claim sets against each other."""
+
+    pairs = "pairs"
+    """A CO- model and its base method."""
+    crops = "crops"
+    """The two again, in what they lose from small to large minimum training crops."""
+    models = "models"
+    """Redundancy and robustness, over models."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper as it is tested here.
+
+    Attributes:
+        key: stable name.
+        title: short name.
+        statement: what is tested, as a sentence.
+        kind: what is set against each other.
+        measures: outcomes that it is tested on; all have to agree.
+        produce: how to get the records.
+    """
+
+    key: str
+    title: str
+    statement: str
+    kind: Kind
+    measures: tuple[Measure, ...]
+    produce: str
+
+
+def _eval(suite: str) -> str:
+    return (
+        f"run `coss-bench eval RUN --suite {suite}` on several seeds of a CO- model and of its base"
+    )
+
+
+CLAIMS = (
+    Claim(
+        "clean",
+        "Clean accuracy",
+        "CO- is better than its base method on clean images.",
+        Kind.pairs,
+        (CLEAN,),
+        _eval("clean"),
+    ),
+    Claim(
+        "noise-corruption",
+        "Noise corruption",
+        "CO- is better under noise corruption.",
+        Kind.pairs,
+        (NOISE,),
+        _eval("corruption"),
+    ),
+    Claim(
+        "internal-corruption",
+        "Internal corruption",
+        "CO- is better with local representations occluded, and with noise on them.",
+        Kind.pairs,
+        (OCCLUSION, INTERNAL_NOISE),
+        _eval("occlusion"),
+    ),
+    Claim(
+        "small-attacks",
+        "Small attacks",
+        f"CO- is better under adversarial attacks of at most {SMALL:g}/255.",
+        Kind.pairs,
+        (ATTACKS,),
+        _eval("adversarial"),
+    ),
+    Claim(
+        "large-crops",
+        "Large training crops",
+        "CO- loses less clean accuracy from small to large minimum training crops.",
+        Kind.crops,
+        (CLEAN,),
+        "run `coss-bench sweep crop`, then `coss-bench eval runs/crop/* --suite clean`",
+    ),
+    Claim(
+        "redundant-locals",
+        "Redundant locals",
+        "Local representations of CO- are more alike, and a single one is better.",
+        Kind.pairs,
+        (WITHIN, SINGLE),
+        _eval("redundancy"),
+    ),
+    Claim(
+        "redundancy-robustness",
+        "Redundancy with robustness",
+        "The more alike local representations are, the less is lost to noise and small attacks.",
+        Kind.models,
+        (NOISE, ATTACKS),
+        "run `coss-bench eval RUN --suite redundancy,corruption,adversarial` on seeds of "
+        f"{FEWEST} or more configurations",
+    ),
+)

@@ -1,0 +1,314 @@
+"""The tests of a claim that the records allow, and why there are not more of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
+from robustbench_coss.claims.statistics import FEWEST, contrast, rank_correlation
+from robustbench_coss.comparison import _mismatch as mismatch
+from robustbench_coss.comparison import _values as values_of
+from robustbench_coss.configurations import Measurement, along, setting, without_local_term
+from robustbench_coss.records import Metric, Record
+from robustbench_coss.statistics import Difference, difference
+
+MIN_CROP = "training.views.min_crop"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A measurement that a test rests on, and its part: "co", "base" or "model"."""
+
+    role: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Question:
+    """One test.
+
+    Attributes:
+        kind: "pair", "pooled" (the mean over all pairs) or "models".
+        measure: name of what is measured.
+        compared: of which models.
+        protocol: letters of the suites' protocols, "" where there is one.
+        unit: "points", "cosine" or "rho".
+        sources: what it rests on.
+        answer: does the test; a value above 0 speaks for the claim.
+        decides: whether the claim's verdict follows from it; else it is one of the pairs of a mean.
+    """
+
+    kind: str
+    measure: str
+    compared: str
+    protocol: str
+    unit: str
+    sources: tuple[Source, ...]
+    answer: Callable[[], Difference]
+    decides: bool = True
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the answer covers the training seed, and so says something about methods."""
+        return self.kind == "models" or any(len(s.measurement.records) > 1 for s in self.sources)
+
+
+@dataclass
+class Found:
+    """The questions of a claim on a test set, and what stood in the way of more."""
+
+    questions: list[Question] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+
+def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
+    """All tests of a claim that the measurements on one test set allow.
+
+    Where there are several pairs under one protocol, their mean decides.
+    """
+    found = Found()
+    measured = {m.suite for m in here}
+    for measure in claim.measures:
+        needed = {measure.suite} | ({WITHIN.suite} if claim.kind is Kind.models else set())
+        found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
+        for protocol, group in _by_protocol(here, measure.suite):
+            if claim.kind is Kind.models:
+                for other, redundant in _by_protocol(here, WITHIN.suite):
+                    letters = "".join(dict.fromkeys((protocol, other)))
+                    found.questions += _correlation(found, measure, letters, group, redundant)
+                continue
+            find = _crops if claim.kind is Kind.crops else _pairs
+            pairs = list(find(found, measure, group))
+            pooled = _pooled(found, pairs)
+            found.questions += [_ask(measure, protocol, s, not pooled) for s in pairs]
+            found.questions += [_ask(measure, protocol, s, True) for s in pooled]
+    found.lacking = list(dict.fromkeys(found.lacking))
+    return found
+
+
+def _by_protocol(
+    here: Iterable[Measurement], suite: str
+) -> Iterator[tuple[str, list[Measurement]]]:
+    mine = [m for m in here if m.suite == suite]
+    for protocol in dict.fromkeys(m.protocol for m in mine):
+        yield protocol, [m for m in mine if m.protocol == protocol]
+
+
+# ---- CO- against base ----
+
+
+@dataclass(frozen=True)
+class Term:
+    """One configuration in a sum, with its weight."""
+
+    weight: float
+    source: Source
+    metric: Metric
+
+    @property
+    def label(self) -> str:
+        return self.source.measurement.configuration
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self.source.measurement.records
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """What is tested against 0: a weighted sum of the means of configurations."""
+
+    kind: str
+    measure: str
+    compared: str
+    terms: tuple[Term, ...]
+
+
+def _pairs(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iterator[WeightedSum]:
+    """CO- minus base, for every CO- model whose base method was measured alike."""
+    for co in group:
+        if not str(co.model.get("method") or "").startswith("co-"):
+            continue
+        base = without_local_term(co, group)
+        if base is None:
+            found.lacking.append(
+                f"{co.configuration}, {co.suite}: no records of its base method, all else equal"
+            )
+        elif terms := _terms(found, measure, [(1, "co", co), (-1, "base", base)]):
+            yield WeightedSum("pair", terms[0].metric.label, co.configuration, terms)
+
+
+def _crops(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iterator[WeightedSum]:
+    """CO- minus base at the largest minimum crop, less the same at the smallest."""
+    some = False
+    for label, family in along(group, MIN_CROP).items():
+        both = [
+            (m, base)
+            for m in family
+            if isinstance(setting(m, MIN_CROP), (int, float))
+            and (base := without_local_term(m, group))
+        ]
+        both.sort(key=lambda pair: float(setting(pair[0], MIN_CROP)))
+        if len(both) < 2:
+            continue
+        some = True
+        (small, small_base), (large, large_base) = both[0], both[-1]
+        sides = [
+            (1, "co", large),
+            (-1, "base", large_base),
+            (-1, "co", small),
+            (1, "base", small_base),
+        ]
+        if terms := _terms(found, measure, sides):
+            sizes = " to ".join(f"{float(setting(m, MIN_CROP)):g}" for m in (small, large))
+            name = terms[0].metric.label
+            yield WeightedSum(
+                "pair",
+                f"{name}, large less small crops",
+                f"{label}, minimum crop {sizes}",
+                terms,
+            )
+    if not some:
+        found.lacking.append("no CO- model and its base method at two minimum training crops")
+
+
+def _terms(
+    found: Found, measure: Measure, sides: Sequence[tuple[float, str, Measurement]]
+) -> tuple[Term, ...]:
+    """The sides of a sum if they can be set against each other, else none, and why."""
+    metrics = [measure.find(m.records[0]) for _, _, m in sides]
+    first, label = metrics[0], sides[0][2].configuration
+    if first is None or any(m is None or m.conditions != first.conditions for m in metrics):
+        wanted = " or ".join(measure.groups.values())
+        found.lacking.append(f"{label}: {wanted} not measured for it and its base method alike")
+        return ()
+    if reason := mismatch([r for _, _, m in sides for r in m.records]):
+        found.lacking.append(f"{label}, {first.label}: {reason}")
+        return ()
+    return tuple(Term(weight, Source(role, m), first) for weight, role, m in sides)
+
+
+def _pooled(found: Found, sums: Sequence[WeightedSum]) -> list[WeightedSum]:
+    """The mean over several pairs, each weighing the same; a base that some share occurs once."""
+    if len(sums) < 2:
+        return []
+    if reason := mismatch([r for s in sums for t in s.terms for r in t.records]):
+        found.lacking.append(f"no mean over pairs: {reason}")
+        return []
+    merged: dict[str, Term] = {}
+    for term in (term for s in sums for term in s.terms):
+        before = merged[term.label].weight if term.label in merged else 0.0
+        merged[term.label] = replace(term, weight=before + term.weight / len(sums))
+    compared = f"mean of {len(sums)} pairs"
+    return [WeightedSum("pooled", sums[0].measure, compared, tuple(merged.values()))]
+
+
+def _ask(measure: Measure, protocol: str, s: WeightedSum, decides: bool) -> Question:
+    return Question(
+        s.kind,
+        s.measure,
+        s.compared,
+        protocol,
+        "points" if measure.percent else "cosine",
+        tuple(term.source for term in s.terms),
+        partial(answer_sum, s.terms),
+        decides,
+    )
+
+
+def answer_sum(terms: Sequence[Term]) -> Difference:
+    """Value, interval and p of a weighted sum of configurations.
+
+    Two configurations are `statistics.difference`, more are `contrast`. With one run of each the
+    sum is taken image by image, which says nothing about other seeds.
+    """
+    columns = [[values_of(r, t.metric) for r in t.records] for t in terms]
+    weights, percent = [t.weight for t in terms], terms[0].metric.percent
+    test_set = terms[0].source.measurement.test_set.slug
+    names = ("claims", test_set, terms[0].metric.label, *sorted(t.label for t in terms))
+    if weights == [1, -1]:
+        return difference(columns[0], columns[1], *names, share=percent)
+    if any(len(runs) > 1 for runs in columns):
+        found = contrast([np.stack(runs).astype(np.float64) for runs in columns], weights)
+    else:
+        rows = [w * runs[0].astype(np.float64) for w, runs in zip(weights, columns, strict=True)]
+        found = difference([np.sum(rows, axis=0)], [np.zeros(len(rows[0]))], *names)
+    if not percent:
+        return found
+    most = sum(w for w in weights if w > 0)  # no sum of shares can be further from 0
+    low, high = (float(np.clip(end, -most, most)) for end in (found.low, found.high))
+    return replace(found, low=low, high=high)
+
+
+# ---- over models ----
+
+
+def _correlation(
+    found: Found,
+    measure: Measure,
+    protocol: str,
+    robust: Sequence[Measurement],
+    redundant: Sequence[Measurement],
+) -> Iterator[Question]:
+    """Redundancy and what is kept of clean accuracy, over all models measured in both."""
+    by_label = {m.configuration: m for m in redundant if WITHIN.find(m.records[0])}
+    both = [
+        (by_label[m.configuration], m)
+        for m in robust
+        if m.configuration in by_label and kept_share(measure, m) is not None
+    ]
+    metrics = [metric for _, m in both if (metric := measure.find(m.records[0]))]
+    name = " or ".join({m.label: None for m in metrics} or measure.groups.values())
+    if len(both) < FEWEST:
+        found.lacking.append(
+            f"{name}: {len(both)} configurations were measured in it and in redundancy, a rank "
+            f"correlation needs {FEWEST}"
+        )
+    elif len({m.conditions for m in metrics}) > 1:
+        found.lacking.append(f"{name}: not averaged over the same conditions for all models")
+    else:
+        yield Question(
+            "models",
+            f"Rank correlation of {WITHIN.groups['similarity']} with {name} / clean",
+            f"{len(both)} configurations",
+            protocol,
+            "rho",
+            tuple(Source("model", m) for pair in both for m in pair),
+            partial(answer_correlation, measure, both),
+        )
+
+
+def kept_share(measure: Measure, m: Measurement) -> float | None:
+    """Top-1 under a disturbance as a share of top-1 on the same images undisturbed, mean over
+    seeds; None if either was not measured or nothing is right undisturbed."""
+    shares = []
+    for record in m.records:
+        metric = measure.find(record)
+        clean = next((c.outcomes.get("correct") for c in record.cells if not c.group), None)
+        if metric is None or clean is None or not clean.any():
+            return None
+        shares.append(float(record.per_sample(metric).mean()) / float(clean.mean()))
+    return float(np.mean(shares))
+
+
+def answer_correlation(
+    measure: Measure, both: Sequence[tuple[Measurement, Measurement]]
+) -> Difference:
+    """Rank correlation over configurations; a configuration counts with the mean of its seeds."""
+    redundancy = [
+        np.mean([r.per_sample(w).mean() for r in m.records if (w := WITHIN.find(r))])
+        for m, _ in both
+    ]
+    kept = [kept_share(measure, m) for _, m in both]
+    return rank_correlation(
+        redundancy,
+        [np.nan if share is None else share for share in kept],
+        "claims",
+        both[0][0].test_set.slug,
+        measure.suite,
+        *sorted(m.configuration for m, _ in both),
+    )

@@ -1,0 +1,76 @@
+"""`coss-bench claims`: which claims of the CO-SSL paper the records bear out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_coss.cli.report import Results
+from robustbench_coss.errors import CossError
+
+
+class Format(StrEnum):
+    """How verdicts can be written."""
+
+    md = "md"
+    tex = "tex"
+    json = "json"
+
+
+def claims(
+    format: Annotated[
+        Format | None, typer.Option(help="Write this instead of tables for the terminal.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; its ending says the format, unless --format does."),
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Test each claim of the CO-SSL paper on the records at hand.
+
+    CO- models against their base methods, all else equal: the effect with its 95 % interval, and
+    whether the claim is supported, not supported or undecided. Reads records only. A claim that
+    there are no records for is named, with the command that makes them.
+
+    Examples:
+
+      coss-bench claims
+
+      coss-bench claims --results /data/study/results --out claims.md
+    """
+    import json
+
+    from rich.console import Console
+
+    from robustbench_coss import tables
+    from robustbench_coss.claims.report import layout, to_json
+    from robustbench_coss.claims.verdicts import examine
+    from robustbench_coss.files import write_atomically
+
+    wanted = format or (None if out is None else _format_of(out))
+    outcomes = examine(results)
+    if wanted is None:
+        Console().print(tables.to_rich(layout(outcomes)))
+        return
+    if wanted is Format.json:
+        text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    elif wanted is Format.md:
+        text = tables.to_markdown("Claims of the CO-SSL paper", layout(outcomes))
+    else:
+        text = tables.to_latex("claims", layout(outcomes))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomically(out, text)
+        typer.echo(f"wrote {out}")
+
+
+def _format_of(out: Path) -> Format:
+    ending = out.suffix.removeprefix(".").lower()
+    if ending not in list(Format):
+        raise CossError(f"cannot tell the format of {out}; end it in .md, .tex or .json")
+    return Format(ending)

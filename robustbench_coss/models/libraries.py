@@ -1,0 +1,147 @@
+"""Models of torchvision and timm by name: `torchvision:NAME[:WEIGHTS]`, `timm:NAME[:WEIGHTS]`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models as tv
+
+from robustbench_coss.checkpoints import Checkpoint
+from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.timm_models import made_for, timm_encoder, timm_with_head
+from robustbench_coss.errors import CossError
+from robustbench_coss.models.seams import Cut, cut
+from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, output_width, state_sha256
+
+IMAGENET_CLASSES = 1000
+FRESH_SEED = 0
+
+
+def library_model(spec: str, size: int | None) -> Checkpoint:
+    """A model of torchvision or timm, with its weights or freshly initialised with a fixed seed.
+
+    Args:
+        spec: `LIBRARY:NAME` or `LIBRARY:NAME:WEIGHTS`. Weights are downloaded by the library.
+        size: image side in px; None takes what the weights were made for.
+
+    Raises:
+        CossError: no such library, model or weights, weights that cannot be fetched, or a size
+            that the model does not take.
+    """
+    library, _, rest = spec.partition(":")
+    name, _, weights = rest.partition(":")
+    if library == "torchvision":
+        parts, source = _torchvision(name, weights, size)
+    else:
+        parts, source = _timm(name, weights, size)
+    encoder, own_head = parts.encoder, parts.head is not None and bool(weights)
+    trained = source if weights else f"{source}, freshly initialised with seed {FRESH_SEED}"
+    imagenet = bool(weights) and parts.classes == IMAGENET_CLASSES
+    return Checkpoint(
+        encoder,
+        spec.replace(":", "-") if weights else f"{library}-{name}-untrained",
+        None,
+        state_sha256(encoder),
+        {
+            "arch": f"{library}:{name}",
+            "width": 1.0,
+            "size": encoder.input.size,
+            "method": None,
+            "dataset": "imagenet" if imagenet else None,
+            "encoder": None,
+            "source": trained,
+            "training": {},
+        },
+        parts.head if own_head else None,
+        parts.classes if own_head else None,
+        describe_input(encoder.input, source),
+    )
+
+
+def torchvision_module(name: str, **options: Any) -> nn.Module:
+    """A classifier of torchvision.
+
+    Raises:
+        CossError: there is none of this name.
+    """
+    known = tv.list_models(module=tv)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise CossError(
+            f"unknown torchvision model {name!r}; {hint}`torchvision.models.list_models()` gives "
+            "all names"
+        )
+    with _fresh():
+        made: nn.Module = tv.get_model(name, **options)
+    return made
+
+
+def cut_or_opaque(module: nn.Module, spec: InputSpec, name: str) -> Cut:
+    """A network in parts; as a whole, with its output as logits, where the parts are not known.
+
+    Raises:
+        CossError: it does not take images of this size.
+    """
+    width = output_width(module.eval(), name, spec.size)
+    parts = cut(module, spec)
+    return parts or Cut(OpaqueEncoder(module, spec, width).eval(), nn.Identity(), width)
+
+
+def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
+    if not weights:
+        options = {"image_size": size} if size is not None and name.startswith("vit_") else {}
+        module = torchvision_module(name, **options)
+        return cut_or_opaque(module, InputSpec(size or 224), name), f"torchvision's {name}"
+    torchvision_module(name)  # refuses an unknown name
+    known = tv.get_model_weights(name)
+    names = [entry.name for entry in known]
+    if weights not in (*names, "DEFAULT"):
+        raise CossError(
+            f"torchvision has no weights {weights!r} for {name}; it has: {', '.join(names)}"
+        )
+    entry = known[weights]
+    with _fetched(f"the weights {weights} of torchvision's {name}"):
+        module = tv.get_model(name, weights=entry)
+    transform: Any = entry.transforms()
+    spec = InputSpec(size or transform.crop_size[0], tuple(transform.mean), tuple(transform.std))
+    return cut_or_opaque(module, spec, name), f"torchvision's {name} {entry.name}"
+
+
+def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
+    if not weights:
+        with _fresh():
+            encoder: Encoder = timm_encoder(name, size=size or made_for(name))
+        return Cut(encoder.eval(), None, None), f"timm's {name}"
+    full = f"{name}.{weights}"
+    with _fetched(f"the weights {weights} of timm's {name}"):
+        encoder, head, classes = timm_with_head(full, size)
+    return Cut(encoder, head, classes), f"timm's {full}"
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """Weights that do not depend on what was drawn before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(FRESH_SEED)
+        yield
+
+
+@contextmanager
+def _fetched(what: str) -> Iterator[None]:
+    """One line for what goes wrong while a library downloads or reads weights."""
+    try:
+        yield
+    except CossError:
+        raise
+    except Exception as error:  # urllib, requests, huggingface_hub: each has its own kinds
+        reason = " ".join(str(error).split())[:160]
+        raise CossError(
+            f"{what} could not be had ({type(error).__name__}: {reason}); check the network, or "
+            "put the file in the library's cache"
+        ) from error
