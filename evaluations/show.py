@@ -126,9 +126,9 @@ def find_classifier(
         data_root: folder of the data sets.
     """
     size = int(checkpoint.metadata["size"])
-    head = getattr(checkpoint, "head", None)
+    head = checkpoint.head
     if head is not None:
-        names = _class_names(dataset, int(getattr(checkpoint, "classes", 0)), size, data_root)
+        names = _class_names(dataset, checkpoint.classes or 0, size, data_root)
         return Classifier(head, names, "the model's own head")
     probe = find_probe(results, checkpoint.sha256, checkpoint.encoder.dim, dataset)
     if probe is None:

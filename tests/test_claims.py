@@ -243,7 +243,7 @@ class Study:
     def verdicts(self) -> dict[str, str]:
         rows = judge([q for _, q in self.questions])
         keyed = list(zip((key for key, _ in self.questions), rows, strict=True))
-        return {c.key: verdict_of([r for key, r in keyed if key == c.key]) for c in CLAIMS}
+        return {c.key: verdict_of([r for key, r in keyed if key == c.key], True) for c in CLAIMS}
 
 
 @pytest.fixture(scope="module")
@@ -466,10 +466,25 @@ def row(verdict: str, decides: bool = True) -> Row:
     ],
 )
 def test_all_that_decides_has_to_support_a_claim(verdicts: list[str], expected: str) -> None:
-    assert verdict_of([row(v) for v in verdicts]) == expected
+    assert verdict_of([row(v) for v in verdicts], True) == expected
     if verdicts:
         below = [row("not supported", decides=False), row("supported", decides=False)]
-        assert verdict_of([*below, *map(row, verdicts)]) == expected
+        assert verdict_of([*below, *map(row, verdicts)], True) == expected
+
+
+def test_a_claim_of_which_a_part_was_not_measured_is_not_supported(tmp_path: Path) -> None:
+    for method, share in {"byol": 0.2, "co-byol": 0.9}.items():
+        for seed in range(3):
+            column = simulate.exactly(share + seed / 100, 100)
+            cells = [Cell("random-zero@0.5", "random-zero", 0.5, {"correct": column})]
+            metric = Metric("occlusion_internal", "Occlusion", "correct", ("random-zero@0.5",))
+            record = simulate.record(cells, [metric], suite="occlusion", method=method, seed=seed)
+            simulate.save(tmp_path, record)
+    with_options(tmp_path)
+    found = outcome_of(examine(tmp_path), "internal-corruption")
+    assert [r.verdict for r in found.rows] == ["supported"]
+    assert found.verdict == "undecided"
+    assert any("Internal noise top-1 not measured" in reason for reason in found.lacking)
 
 
 @pytest.fixture(scope="module")

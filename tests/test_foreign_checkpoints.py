@@ -223,7 +223,7 @@ RESNET_FILES: dict[str, tuple[Callable[[], Any], str, str, str | None]] = {
     "lightly DINO, benchmark": (lightly_dino_benchmark, "lightly", "teacher", None),
     "lightly, compiled": (lightly_compiled, "lightly", "", None),
     "solo-learn": (solo, "solo-learn", "online", "byol"),
-    "solo-learn before 1.0.3": (solo_old, "solo-learn", "", None),
+    "solo-learn, older": (solo_old, "solo-learn", "", None),
     "VISSL": (vissl, "vissl", "online", None),
     "MoCo v3": (lambda: mocov3(backbone(), "fc."), "mocov3", "online", "mocov3"),
     "DINO": (lambda: dino(backbone(), "module."), "dino", "teacher", "dino"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -365,9 +365,9 @@ def test_of_several_probes_the_one_on_most_images_is_taken_and_damaged_ones_are_
 @pytest.mark.parametrize(("count", "first"), [(10, "disc-disc-bars-bars"), (6, "class 0")])
 def test_a_model_s_own_head_goes_before_any_probe(run: Path, count: int, first: str) -> None:
     head = nn.Linear(32, count)
-    own = SimpleNamespace(**vars(load_checkpoint(run)) | {"head": head, "classes": count})
+    own = replace(load_checkpoint(run), head=head, classes=count)
     results = run.parent / "results"
-    found = find_classifier(own, "parts", results=results, data_root=Path("data"))  # type: ignore[arg-type]
+    found = find_classifier(own, "parts", results=results, data_root=Path("data"))
     assert found is not None
     assert found.module is head
     assert (len(found.classes), found.classes[0]) == (count, first)

@@ -59,10 +59,15 @@ class Question:
 
 @dataclass
 class Found:
-    """The questions of a claim on a test set, and what stood in the way of more."""
+    """The questions of a claim on a test set, and what stood in the way of more.
+
+    Attributes:
+        complete: whether there is a question about every measure of the claim.
+    """
 
     questions: list[Question] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
+    complete: bool = True
 
 
 def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
@@ -73,6 +78,7 @@ def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
     found = Found()
     measured = {m.suite for m in here}
     for measure in claim.measures:
+        before = len(found.questions)
         needed = {measure.suite} | ({WITHIN.suite} if claim.kind is Kind.models else set())
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
         for protocol, group in _by_protocol(here, measure.suite):
@@ -86,6 +92,7 @@ def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
             pooled = _pooled(found, pairs)
             found.questions += [_ask(measure, protocol, s, not pooled) for s in pairs]
             found.questions += [_ask(measure, protocol, s, True) for s in pooled]
+        found.complete &= len(found.questions) > before
     found.lacking = list(dict.fromkeys(found.lacking))
     return found
 

@@ -73,7 +73,7 @@ def examine(results: Path) -> list[Outcome]:
     for claim, test_set, f in found:
         mine = tuple(next(rows) for _ in f.questions)
         lacking = (*f.lacking, *([] if mine else [claim.produce]))
-        outcomes.append(Outcome(claim, test_set.label, verdict_of(mine), mine, lacking))
+        outcomes.append(Outcome(claim, test_set.label, verdict_of(mine, f.complete), mine, lacking))
     return outcomes
 
 
@@ -97,8 +97,10 @@ def _verdict(effect: float, p_holm: float) -> str:
     return SUPPORTED if effect > 0 else NOT_SUPPORTED
 
 
-def verdict_of(rows: Iterable[Row]) -> str:
+def verdict_of(rows: Iterable[Row], complete: bool) -> str:
     """A claim's verdict: supported if all rows that decide are, not if one of them is not.
+
+    A claim that is not tested on all of its measures (`complete`) cannot be supported.
 
     That all have to be supported needs no correction of its own (Berger 1982, "Multiparameter
     hypothesis testing and acceptance sampling"); that one is enough against it has Holm's.
@@ -108,4 +110,4 @@ def verdict_of(rows: Iterable[Row]) -> str:
         return NO_RECORDS
     if NOT_SUPPORTED in verdicts:
         return NOT_SUPPORTED
-    return SUPPORTED if verdicts == {SUPPORTED} else UNDECIDED
+    return SUPPORTED if complete and verdicts == {SUPPORTED} else UNDECIDED

@@ -56,11 +56,11 @@ def show(
     from evaluations.runner import choose_dataset
     from evaluations.show import find_classifier, look, read_image
     from robustbench_coss import registry
-    from robustbench_coss.checkpoints import load_checkpoint
     from robustbench_coss.datasets.base import open_dataset
     from robustbench_coss.environment import resolve_device
     from robustbench_coss.errors import CossError
     from robustbench_coss.files import slug, write_atomically
+    from robustbench_coss.models import load_model
     from robustbench_coss.show_figure import draw_sheet, shorten
 
     if (image is None) == (index is None):
@@ -70,7 +70,7 @@ def show(
     if dataset is not None:
         registry.load("dataset", dataset)  # a misspelt name is an error, not a missing probe
     where_to = resolve_device(device)
-    checkpoint = load_checkpoint(run)
+    checkpoint = load_model(run)
     size = int(checkpoint.metadata["size"])
     label = None
     if image is not None:

@@ -233,8 +233,8 @@ def load_state(module: nn.Module, foreign: Foreign, *, path: Path, allow_partial
     if foreign.bare_stem and hasattr(module, "relu"):
         module.relu = nn.Identity()
     if foreign.heads is not None:
-        for block in cast(nn.Sequential, module.blocks):
-            attention: Any = block.attn
+        for block in cast(Any, getattr(module, "blocks", ())):
+            attention = block.attn
             dim = attention.qkv.in_features // foreign.heads
             attention.num_heads, attention.head_dim = foreign.heads, dim
             attention.scale = dim**-0.5

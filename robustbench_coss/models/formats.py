@@ -194,7 +194,7 @@ TABLE = (
             Source(LIGHTNING, "backbone.", ""),
         ),
     ),
-    # solo-learn/solo/methods/base.py; `encoder.` before version 1.0.3. `classifier` is an online
+    # solo-learn/solo/methods/base.py; `encoder.` in older files. `classifier` is an online
     # probe on augmented images, not a classifier that was trained to be used.
     Format(
         "solo-learn",
