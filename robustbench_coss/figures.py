@@ -113,6 +113,23 @@ class Look:
     also: tuple[Axis, ...] = ()
 
 
+LINF = {
+    "worst-linf": "Worst case, ℓ∞",
+    "fgsm": "FGSM",
+    "mi-fgsm": "MI-FGSM",
+    "pgd-linf": "PGD, ℓ∞",
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "fab": "FAB",
+    "square": "Square",
+    "autoattack": "AutoAttack",
+}
+L2 = {
+    "worst-l2": "Worst case, ℓ2",
+    "pgd-l2": "PGD, ℓ2",
+    **{f"{name}-l2": f"{LINF[name]}, ℓ2" for name in list(LINF)[4:]},
+}
+
 LOOKS: dict[str, Look] = {
     "corruption": Look(
         panels={
@@ -137,12 +154,12 @@ LOOKS: dict[str, Look] = {
         x_labels={"noise": "noise σ (channel s.d.)"},
     ),
     "adversarial": Look(
-        panels={"fgsm": "FGSM", "pgd-linf": "PGD, ℓ∞", "pgd-l2": "PGD, ℓ2"},
+        panels=LINF | L2,
         x_label="ε (/255)",
-        x_labels={"pgd-l2": "ε (ℓ2 norm)"},
+        x_labels=dict.fromkeys(L2, "ε (ℓ2 norm)"),
         scale="symlog",
         hidden=("sanity",),
-        controls={"noise-linf": ("fgsm", "pgd-linf")},
+        controls={"noise-linf": ("worst-linf", "fgsm", "pgd-linf")},
     ),
     "crop": Look(
         panels={"centre": "Centre crop", "random": "Random crop"},

@@ -12,6 +12,7 @@ from tiny import pictures, split, tiny_subject
 
 from evaluations.protocol import Subject, Suite, top1
 from robustbench_coss import registry
+from robustbench_coss.records import Cell
 
 COUNT = 8
 
@@ -52,10 +53,13 @@ def test_outcomes_do_not_depend_on_batches_order_or_the_state_of_generators(
     batch = pictures(COUNT, first=30)
     order = [5, 2, 7, 0, 3, 6, 1, 4]
     columns: dict[str, set[str]] = {}
+    cells = []
     for condition in suite.conditions(subject):
         torch.manual_seed(1)
         whole = suite.measure(subject, batch, condition, 11)
         columns[condition.name] = set(whole)
+        outcomes = {name: column.numpy() for name, column in whole.items()}
+        cells.append(Cell(condition.name, condition.group, condition.level, outcomes))
         torch.manual_seed(2)
         parts = [
             suite.measure(subject, split(batch, order[i : i + 3]), condition, 11)
@@ -73,6 +77,7 @@ def test_outcomes_do_not_depend_on_batches_order_or_the_state_of_generators(
                 atol=1e-5,
                 msg=lambda m, c=condition.name, n=name: f"{c}, {n}: {m}",
             )
+    columns |= {cell.condition: set(cell.outcomes) for cell in suite.derived(cells)}
     metrics = suite.metrics(suite.conditions(subject))
     assert len({m.name for m in metrics}) == len(metrics)
     for metric in metrics:
