@@ -145,14 +145,14 @@ def _pairs(
                 )
             for protocol in mine.keys() & theirs.keys():
                 pair = mine[protocol], theirs[protocol]
-                if reason := _mismatch([*pair[0].records, *pair[1].records]):
+                if reason := mismatch([*pair[0].records, *pair[1].records]):
                     refused.append(f"{what}: {reason}")
                 else:
                     pairs.append(pair)
     return pairs, refused
 
 
-def _mismatch(records: Sequence[Record]) -> str:
+def mismatch(records: Sequence[Record]) -> str:
     """Why records of one protocol cannot be paired image by image; "" if they can."""
     first = records[0]
     if any(
@@ -201,7 +201,7 @@ def _single_conditions(x: Measurement, y: Measurement, shown: Sequence[Metric]) 
 
 
 def _line(x: Measurement, y: Measurement, metric: Metric, a: str, b: str) -> dict[str, Any]:
-    mine, theirs = ([_values(record, metric) for record in m.records] for m in (x, y))
+    mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
     # Named alike in either order, so that B against A mirrors A against B.
     names = (x.test_set.slug, x.suite, metric.name, *sorted((a, b)))
     found = difference(mine, theirs, *names, share=metric.percent)
@@ -223,19 +223,19 @@ def _line(x: Measurement, y: Measurement, metric: Metric, a: str, b: str) -> dic
         "seeds_b": len(y.records),
         "better": metric.better,
         "percent": metric.percent,
-        "doubts_a": _doubts(x.records),
-        "doubts_b": _doubts(y.records),
+        "doubts_a": doubts_of(x.records),
+        "doubts_b": doubts_of(y.records),
     }
 
 
-def _values(record: Record, metric: Metric) -> NDArray[Any]:
+def values_of(record: Record, metric: Metric) -> NDArray[Any]:
     """[n] the metric of each image; booleans stay what they are."""
     if len(metric.conditions) == 1:
         return record.column(metric.conditions[0], metric.column)
     return record.per_sample(metric)
 
 
-def _doubts(records: Sequence[Record]) -> str:
+def doubts_of(records: Sequence[Record]) -> str:
     checks, doubtful = failed_checks(records), problems(records)
     said = [f"failed sanity check {checks}"] * bool(checks)
     return "; ".join(said + [f"doubtful outcomes under {doubtful}"] * bool(doubtful))

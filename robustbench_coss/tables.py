@@ -16,7 +16,7 @@ MISSING = "–"
 MARK = "†"  # a failed sanity check or doubtful outcomes
 
 # Columns of words, not numbers.
-_LEFT = {"Model", "Method", "Architecture", "Pretrained on", "Metric", "Verdict"}
+_LEFT = {"Model", "Method", "Architecture", "Pretrained on", "Metric", "Verdict", "Claim"}
 
 
 @dataclass(frozen=True)

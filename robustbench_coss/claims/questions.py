@@ -10,8 +10,7 @@ import numpy as np
 
 from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
 from robustbench_coss.claims.statistics import FEWEST, contrast, rank_correlation
-from robustbench_coss.comparison import _mismatch as mismatch
-from robustbench_coss.comparison import _values as values_of
+from robustbench_coss.comparison import mismatch, values_of
 from robustbench_coss.configurations import Measurement, along, setting, without_local_term
 from robustbench_coss.records import Metric, Record
 from robustbench_coss.statistics import Difference, difference

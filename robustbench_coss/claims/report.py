@@ -10,7 +10,7 @@ from typing import Any
 
 from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
-from robustbench_coss.comparison import _doubts as doubts_of
+from robustbench_coss.comparison import doubts_of
 from robustbench_coss.records import record_path
 from robustbench_coss.tables import MARK, MISSING, Column, Section, TableCell, block, number_text
 

@@ -132,7 +132,8 @@ def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
         raise CossError(f"timm models have a fixed width; drop the width {width:g}")
     _check_name(timm, name)
     with _refusals(name, size):
-        encoder, faithful = _wrap(timm, _create(timm, name, size, num_classes=0), size)
+        model = _create(timm, name, size, num_classes=0)
+        encoder, faithful = _wrap(timm, model, _input(timm, model, size))
     if not faithful:
         raise _unfaithful(name)
     return encoder
@@ -153,25 +154,59 @@ def timm_with_head(name: str, size: int | None) -> tuple[Encoder, nn.Module | No
     _check_name(timm, name.partition(".")[0])
     size = size or made_for(name)
     model = _create(timm, name, size, pretrained=True)
-    head = model.get_classifier()
-    with _refusals(name, size), torch.inference_mode():
-        image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-        config = timm.data.resolve_model_data_config(model)
-        plain = InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
-        expected = model.eval()(Encoder(plain, 1, 1).normalise(image))
-    model.reset_classifier(0)
     with _refusals(name, size):
-        encoder, faithful = _wrap(timm, model, size)
+        parts = take_apart(model, _input(timm, model, size))
+    if parts is None:
+        raise _unfaithful(name)
+    return parts
+
+
+def take_apart(model: Any, input: InputSpec) -> tuple[Encoder, nn.Module | None, int | None] | None:
+    """Encoder, own classifier and number of classes of a timm model; None if it has no seam.
+
+    The model loses its classifier. One without a classifier, or with two, gives none.
+
+    Args:
+        model: with any number of classes, 0 included.
+        input: the pixel contract.
+
+    Raises:
+        Exception: whatever the model raises at this image size.
+    """
+    head = model.get_classifier()
+    image = torch.rand(1, 3, input.size, input.size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model.eval()(Encoder(input, 1, 1).normalise(image))
+    model.reset_classifier(0)
+    encoder, faithful = _wrap(_timm(), model, input)
     encoder.eval()
     if not faithful:
-        raise _unfaithful(name)
-    if not isinstance(head, nn.Linear):  # weights without a classifier, or with two
+        return None
+    if not isinstance(head, nn.Linear):
         return encoder, None, None
     with torch.inference_mode():
         found = head(encoder(image))
     if bool((found - expected).abs().max() > 1e-3 * expected.abs().max()):
-        raise _unfaithful(name)
+        return None
     return encoder, head, head.out_features
+
+
+def is_timm(module: nn.Module) -> bool:
+    """Whether a module is one of timm's models, which can be taken apart; imports nothing."""
+    ours = any(kind.__module__.startswith("timm.models.") for kind in type(module).__mro__)
+    return ours and hasattr(module, "forward_head") and hasattr(module, "reset_classifier")
+
+
+def classifier_name(name: str) -> str:
+    """What a timm model calls its last layer, "" if it has several or none.
+
+    Raises:
+        CossError: no such model, or timm is not installed.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    found = timm.get_pretrained_cfg(name).classifier
+    return found if isinstance(found, str) else ""
 
 
 def made_for(name: str) -> int:
@@ -184,6 +219,17 @@ def made_for(name: str) -> int:
     _check_name(timm, name.partition(".")[0])
     size: int = timm.get_pretrained_cfg(name).input_size[-1]
     return size
+
+
+def tags(name: str) -> list[str]:
+    """Names of the pretrained weights that timm has of a model.
+
+    Raises:
+        CossError: no such model, or timm is not installed.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    return [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
 
 
 def _check_name(timm: Any, name: str) -> None:
@@ -234,7 +280,6 @@ def _create(timm: Any, name: str, size: int, pretrained: bool = False, **more: A
         except TypeError as error:
             if not options or "img_size" not in str(error):
                 raise
-    _subsample_before_strided_1x1(model)
     return model
 
 
@@ -287,16 +332,20 @@ def _subsample_before_strided_1x1(model: nn.Module) -> None:
                 setattr(parent, key, safe)
 
 
+def _input(timm: Any, model: Any, size: int) -> InputSpec:
+    """The pixel contract of a model's own configuration."""
+    config = timm.data.resolve_model_data_config(model)
+    return InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
+
+
 @torch.no_grad()
-def _wrap(timm: Any, model: Any, size: int) -> tuple[Encoder, bool]:
+def _wrap(timm: Any, model: Any, spec: InputSpec) -> tuple[Encoder, bool]:
     """The encoder of a model, and whether it gives the model's features and can leave out some.
 
     Tried on one image rather than looked up by family: timm has some 70 of them.
     """
-    config = timm.data.resolve_model_data_config(model)
-    spec = InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    model.eval()
+    image = torch.rand(1, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
+    _subsample_before_strided_1x1(model.eval())
     encoder: Encoder
     if isinstance(model, timm.models.VisionTransformer) and model.global_pool == "token":
         encoder = ClassTokenViT(model, spec)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
+import torch
+from torch import nn
 
 from robustbench_coss.checkpoints import (
     HEADER,
@@ -14,11 +17,11 @@ from robustbench_coss.checkpoints import (
     find_checkpoint,
     load_checkpoint,
 )
-from robustbench_coss.encoders.base import InputSpec
-from robustbench_coss.encoders.timm_models import timm_encoder
+from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.timm_models import classifier_name
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.foreign import FORMATS, Foreign, load_state, read_foreign
+from robustbench_coss.models.foreign import FORMATS, Colour, Foreign, load_state, read_foreign
 from robustbench_coss.models.libraries import cut_or_opaque, library_model, torchvision_module
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
@@ -55,8 +58,12 @@ def load_model(
         near = difflib.get_close_matches(format, FORMATS, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise CossError(f"unknown format {format!r}; {hint}known: {', '.join(FORMATS)}")
+    if size is not None and size < 1:
+        raise CossError(f"the image size must be at least 1 px, got {size}")
     library = str(where).partition(":")[0]
     if library in LIBRARIES and not Path(where).exists():
+        if arch is not None or format != "auto":
+            raise CossError(f"{where} names its own architecture; leave out --arch and --format")
         return library_model(str(where), size)
     path = find_checkpoint(Path(where))
     if format == "auto" and _is_own(path):
@@ -83,21 +90,22 @@ def _is_own(path: Path) -> bool:
 
 
 def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -> Checkpoint:
-    spec = InputSpec(size or file.size)
+    side = size or file.size
     family, _, name = file.arch.partition(":")
+    file = _with_classes(file, family, name)
     if family == "torchvision":
-        module = torchvision_module(name, num_classes=file.classes or 1000)
-        parts = cut_or_opaque(module, spec, name)
+        fixed = {"image_size": side} if name.startswith("vit_") else {}
+        module = torchvision_module(name, num_classes=file.classes or 1000, **fixed)
+        parts = cut_or_opaque(module, InputSpec(side), name)
         load_state(module, file, path=path, allow_partial=allow_partial)
     else:
-        encoder = (
-            timm_encoder(name, size=spec.size)
-            if family == "timm"
-            else build_encoder(file.arch, size=spec.size)
-        )
+        encoder = build_encoder(file.arch, size=side)
         inner = getattr(encoder, "model", encoder)  # what holds the keys that the file has
-        load_state(inner, file, path=path, allow_partial=allow_partial)
-        parts = Cut(encoder.eval(), None, None)
+        rest, head = _take_head(file, encoder.dim, _head_name(family, name))
+        load_state(inner, rest, path=path, allow_partial=allow_partial)
+        parts = Cut(encoder.eval(), head, file.classes)
+    if file.mean is not None and file.std is not None:
+        _set_colours(parts.encoder, file.mean, file.std)
     own_head = parts.head is not None and file.classes is not None
     return Checkpoint(
         parts.encoder,
@@ -107,7 +115,7 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
         {
             "arch": file.arch,
             "width": 1.0,
-            "size": spec.size,
+            "size": side,
             "method": file.method,
             "dataset": None,
             "encoder": file.encoder or None,
@@ -119,3 +127,39 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
         describe_input(parts.encoder.input, f"the defaults of {file.format}")
         + (f"; its {file.encoder} network" if file.encoder else ""),
     )
+
+
+def _head_name(family: str, name: str) -> str:
+    """What a torchvision or timm architecture calls its last linear layer; "" if unknown."""
+    if family == "timm":
+        return classifier_name(name)
+    if family != "torchvision":
+        return "fc"
+    linear = [k for k, m in torchvision_module(name).named_modules() if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else ""
+
+
+def _with_classes(file: Foreign, family: str, name: str) -> Foreign:
+    """The number of classes of a plain file whose architecture has another name for its head."""
+    weight = file.state.get(f"{_head_name(family, name)}.weight")
+    if file.format != "torchvision" or file.classes is not None or weight is None:
+        return file
+    return replace(file, classes=len(weight)) if weight.dim() == 2 else file
+
+
+def _take_head(file: Foreign, dim: int, name: str) -> tuple[Foreign, nn.Module | None]:
+    """The file without its classifier, and that as a layer on features [B, dim], if it fits."""
+    weight, bias = (file.state.get(f"{name}.{part}") for part in ("weight", "bias"))
+    if file.classes is None or weight is None or weight.shape != (file.classes, dim):
+        return file, None
+    head = nn.Linear(dim, file.classes, bias=bias is not None)
+    head.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    taken = (f"{name}.weight", f"{name}.bias")
+    return replace(file, state={k: v for k, v in file.state.items() if k not in taken}), head.eval()
+
+
+def _set_colours(encoder: Encoder, mean: Colour, std: Colour) -> None:
+    """Normalise by what the weights were trained with, not by what the architecture states."""
+    encoder.input = replace(encoder.input, mean=mean, std=std)
+    for buffer, values in ((encoder.mean, mean), (encoder.std, std)):
+        buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))

@@ -94,6 +94,33 @@ ALLOWED: list[Any] = [
 ]
 
 
+class Ignored:
+    """Stands for a value that is not needed: takes any arguments and state, and drops them."""
+
+    def __new__(cls, *_: Any) -> Ignored:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+IGNORED = (
+    # Histories of losses, which mmengine keeps in every checkpoint that it saves while training
+    # (mmengine/logging/history_buffer.py), and the arrays in them.
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    # Folders among the arguments of a run.
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+)
+"""Names in whose place a file gets `Ignored`: what they name is neither imported nor called."""
+
+
 @dataclass(frozen=True)
 class Foreign:
     """An encoder out of another tool's file.
@@ -149,7 +176,9 @@ def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -
     form, source = _recognise(path, content, format, arch)
     state = select(form, source, content)
     method = form.method or _text(export, "method") or _method(content.get("hyper_parameters"))
-    state, classes = _classifier(state, source.head or ("fc" if form.name == "mmpretrain" else ""))
+    state, classes = _classifier(
+        state, source.head or ("fc|head" if form.name == "mmpretrain" else "")
+    )
     own = _text(export, "arch") or ""
     small = _kernel(state) == 3
     found = arch or (own if own.startswith("timm:") else _infer(state))
@@ -284,7 +313,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
     if head[:2] == b"PK" and not zipped:
         raise CossError(f"{path} is truncated; copy it again")
     try:
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED + [(Ignored, name) for name in IGNORED]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # pickle, zip and torch have their own kinds
         refused = re.search(r"GLOBAL (\S+)|global (\S+) ", str(error))
@@ -478,8 +507,8 @@ def _heads(
     if not zero_class_position(state):
         return None
     heads = MOCOV3_HEADS.get(state["pos_embed"].shape[-1])
-    if heads is None or form.name == "mocov3":
-        return heads
+    if heads is None or form.name in ("mocov3", "mmpretrain"):
+        return heads  # mmpretrain/models/selfsup/mocov3.py: `mocov3-small`
     if form.name == "solo-learn":  # its MAE has such positions too, and a decoder
         names = content["state_dict"]
         return None if any(key.startswith("decoder.") for key in names) else heads

@@ -261,11 +261,33 @@ def select(form: Format, source: Source, content: dict[str, Any]) -> State:
     if form.name == "lightly":
         state = _lightly_names(state)
     if form.name == "mmpretrain":
-        for part in ("weight", "bias"):
-            value = whole.get(f"head.fc.{part}")
-            if value is not None:
-                state[f"fc.{part}"] = value
+        state = {_timm_name(key): value for key, value in state.items()}
+        for theirs, ours in MMPRETRAIN_HEADS.items():
+            for part in ("weight", "bias"):
+                value = whole.get(f"{theirs}.{part}")
+                if value is not None:
+                    state[f"{ours}.{part}"] = value
     return state
+
+
+MMPRETRAIN_HEADS = {"head.fc": "fc", "head.layers.head": "head"}
+"""Classifiers of mmpretrain/models/heads/linear_head.py and vision_transformer_head.py."""
+
+MMPRETRAIN_VIT = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^layers\.(\d+)\.ln(\d)\.", r"blocks.\1.norm\2."),
+    (r"^layers\.(\d+)\.attn\.", r"blocks.\1.attn."),
+    (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+    (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+    (r"^ln1\.", "norm."),
+)
+"""Names of mmpretrain/models/backbones/vision_transformer.py, and timm's for the same."""
+
+
+def _timm_name(key: str) -> str:
+    for theirs, ours in MMPRETRAIN_VIT:
+        key = re.sub(theirs, ours, key)
+    return key
 
 
 def _without(state: State, beginnings: tuple[str, ...]) -> State:

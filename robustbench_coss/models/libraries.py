@@ -13,7 +13,7 @@ from torchvision import models as tv
 
 from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.encoders.base import Encoder, InputSpec
-from robustbench_coss.encoders.timm_models import made_for, timm_encoder, timm_with_head
+from robustbench_coss.encoders.timm_models import made_for, tags, timm_encoder, timm_with_head
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.seams import Cut, cut
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, output_width, state_sha256
@@ -67,7 +67,7 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
     """A classifier of torchvision.
 
     Raises:
-        CossError: there is none of this name.
+        CossError: there is none of this name, or it is not made with these options.
     """
     known = tv.list_models(module=tv)
     if name not in known:
@@ -77,8 +77,13 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
             f"unknown torchvision model {name!r}; {hint}`torchvision.models.list_models()` gives "
             "all names"
         )
-    with _fresh():
-        made: nn.Module = tv.get_model(name, **options)
+    try:
+        with _fresh():
+            made: nn.Module = tv.get_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        asked = ", ".join(f"{key}={value}" for key, value in options.items())
+        reason = " ".join(str(error).split())[:160]
+        raise CossError(f"torchvision cannot make {name} with {asked}: {reason}") from error
     return made
 
 
@@ -119,6 +124,11 @@ def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
             encoder: Encoder = timm_encoder(name, size=size or made_for(name))
         return Cut(encoder.eval(), None, None), f"timm's {name}"
     full = f"{name}.{weights}"
+    known = tags(name)
+    if weights not in known:
+        raise CossError(
+            f"timm has no weights {weights!r} for {name}; it has: {', '.join(known) or 'none'}"
+        )
     with _fetched(f"the weights {weights} of timm's {name}"):
         encoder, head, classes = timm_with_head(full, size)
     return Cut(encoder, head, classes), f"timm's {full}"

@@ -5,7 +5,9 @@ A cut is believed only after it was tried: the parts together have to give what 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from torchvision import models as tv
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
+from robustbench_coss.encoders.timm_models import is_timm, take_apart
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest logit, of a network and its parts put together."""
@@ -189,9 +192,9 @@ TORCHVISION: dict[type, Callable[[Any], Parts]] = {
 
 
 def cut(module: nn.Module, input: InputSpec) -> Cut | None:
-    """A torchvision network in parts, or None if it is none of those whose parts are known.
+    """A network of torchvision or timm in parts, or None if its parts are not known.
 
-    The parts are the network's own modules, not copies.
+    The parts are a torchvision network's own modules, and copies of a timm one's.
 
     Raises:
         RuntimeError, AssertionError, ValueError: the network does not take images of this size.
@@ -200,11 +203,15 @@ def cut(module: nn.Module, input: InputSpec) -> Cut | None:
     made: Cut | None = None
     if isinstance(module, tv.VisionTransformer) and isinstance(module.heads, nn.Sequential):
         made = _split_head(TorchvisionViT(module, input), module.heads[-1])
-    for kind, take_apart in TORCHVISION.items():
+    for kind, parts_of in TORCHVISION.items():
         if isinstance(module, kind):
-            stages, rest = take_apart(module)
+            stages, rest = parts_of(module)
             *between, last = rest
             made = _averaging(input, stages, nn.Sequential(*between), last)
+    if is_timm(module):
+        with suppress(Exception):  # a subclass may have nothing of what its parent does
+            apart = take_apart(copy.deepcopy(module), input)
+            made = Cut(*apart) if apart is not None else None
     return made if made is not None and faithful(made, module) else None
 
 

@@ -41,9 +41,9 @@ def wrap_module(
 ) -> Checkpoint:
     """A module as a checkpoint. A copy is measured: the module itself stays as it is.
 
-    Networks of torchvision keep the seam between local representations and pooling, and their
-    features are what the last layer reads; an `Encoder` keeps its seam as well. Of anything else,
-    only the output is known.
+    Networks of torchvision and timm keep the seam between local representations and pooling, and
+    their features are what the last layer reads; an `Encoder` keeps its seam as well. Of anything
+    else, only the output is known.
 
     Args:
         module: maps [B, 3, size, size] to features [B, D] or logits [B, K].
