@@ -398,6 +398,8 @@ def _classifier(state: State, names: str) -> tuple[State, int | None]:
         weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
         if weight is None or weight.dim() != 2:
             continue
+        if _features(state) is None:  # no ResNet or ViT: its architecture will tell
+            return state, None
         if weight.shape[1] == _features(state) and bias is not None and len(weight) == len(bias):
             return state, len(weight)
         return {k: v for k, v in state.items() if not k.startswith(f"{name}.")}, None
