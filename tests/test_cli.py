@@ -359,8 +359,9 @@ def test_encoders_that_this_tool_did_not_write_are_refused(
 
     foreign = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(3)}, foreign)
-    assert "was not written by this tool; pass" in complaint(bench("eval", foreign))
-    assert "could execute code and is not opened" in complaint(bench("eval", run / "last.ckpt"))
+    assert "is of no known format; it has weight;" in complaint(bench("eval", foreign))
+    resumes = complaint(bench("eval", run / "last.ckpt"))
+    assert f"is what training resumes from; pass the run folder {run} instead" in resumes
     assert "does not exist; pass a run folder" in complaint(bench("eval", tmp_path / "gone"))
     assert "holds no encoder.safetensors; pass" in complaint(bench("eval", tmp_path))
 

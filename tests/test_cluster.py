@@ -61,6 +61,7 @@ def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's workers stand back, by 15, else
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # Ray's own is 1
     yield folder
     for pid in processes_of(folder):  # none are left unless the test failed
         os.kill(pid, signal.SIGKILL)

@@ -66,6 +66,10 @@ def load_model(
             raise CossError(f"{where} names its own architecture; leave out --arch and --format")
         return library_model(str(where), size)
     path = find_checkpoint(Path(where))
+    if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():
+        raise CossError(
+            f"{path} is what training resumes from; pass the run folder {path.parent} instead"
+        )
     if format == "auto" and _is_own(path):
         checkpoint = load_checkpoint(path)
         made_for = checkpoint.metadata["size"]
