@@ -441,8 +441,23 @@ def make_views(
 
     Returns:
         `count` tensors [B, 3, S, S], then `local_count` tensors [B, 3, s, s] with
-        s = `options.local_side(S)`; float32 in [0, 1] up to rounding, on the images' device.
+        s = `options.local_side(S)`; float32 in [0, 1] up to rounding, on the images' device, in
+        mixed precision too.
     """
+    with torch.autocast(images.device.type, enabled=False):
+        return _make_views(images, index, seed, epoch, count, options, local_count, small)
+
+
+def _make_views(
+    images: Tensor,
+    index: Sequence[int],
+    seed: int,
+    epoch: int,
+    count: int,
+    options: ViewOptions,
+    local_count: int,
+    small: Tensor | None,
+) -> list[Tensor]:
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
     side = images.shape[-1]
     large_views, small_views = plan_views(side, count, local_count, options)

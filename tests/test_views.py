@@ -242,6 +242,15 @@ def test_a_sample_gets_the_same_view_in_any_batch() -> None:
             torch.testing.assert_close(part[view], whole[view][chosen], rtol=0, atol=1e-6)
 
 
+def test_views_are_the_same_in_mixed_precision() -> None:
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    full = make_views(images, range(8), 0, 0, 2, OPTIONS, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = make_views(images, range(8), 0, 0, 2, OPTIONS, 1)
+    for one, other in zip(full, mixed, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"epoch": 1}, {"index": [1]}])
 def test_seed_epoch_and_sample_each_change_the_view(change: dict) -> None:
     x = (pictures(1) * 255).to(torch.uint8)
