@@ -92,9 +92,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if lanes < 2:
             return super().forward(input)
         result: Tensor
-        result, mean, variance = _Normalise.apply(  # type: ignore[no-untyped-call]
-            input, self.weight, self.bias, self.eps, lanes
-        )
+        result, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps, lanes)
         with torch.no_grad():
             assert self.num_batches_tracked is not None  # `_lanes` has asked for all of them
             assert self.running_mean is not None
