@@ -32,7 +32,7 @@ from robustbench_coss.tables import (
     number_text,
 )
 
-_TESTS = {
+TESTS = {
     "mcnemar": "One run each, one condition, right or wrong: McNemar's exact test, Agresti and "
     "Min's interval; both cover the draw of the test images, not the training seed.",
     "permutation": "One run each, averages of conditions and numbers: permutation of signs image "
@@ -79,7 +79,13 @@ def compare(
             measured, nothing can be compared, or a record is damaged.
     """
     measurements = load_measurements(results)
-    one, other = find_model(measurements, a), find_model(measurements, b)
+    return compare_chosen(find_model(measurements, a), find_model(measurements, b), suites, cells)
+
+
+def compare_chosen(
+    one: Chosen, other: Chosen, suites: Sequence[str] = (), cells: bool = False
+) -> Comparison:
+    """`compare` for two models that were found already."""
     _check_apart(one, other)
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
@@ -92,15 +98,19 @@ def compare(
         lines += [_line(x, y, metric, one.label, other.label) for metric in metrics]
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
-    table = pd.DataFrame(lines)
-    table["p_holm"] = holm(table["p"])
-    table["verdict"] = [_verdict(line) for line in table.to_dict("records")]
-    order = list(table.columns)
-    order.insert(order.index("p") + 1, order.pop(order.index("p_holm")))
-    order.insert(order.index("p_holm") + 1, order.pop(order.index("verdict")))
+    table = judge(pd.DataFrame(lines))
     return Comparison(
-        one.label, other.label, table[order], tuple(refused), tuple(_remarks(one, other, pairs))
+        one.label, other.label, table, tuple(refused), tuple(_remarks(one, other, pairs))
     )
+
+
+def judge(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with p_holm, corrected over its rows, and the verdicts that follow from it."""
+    judged = table.assign(p_holm=holm(table["p"]))
+    judged["verdict"] = [_verdict(line) for line in judged.to_dict("records")]
+    order = [name for name in judged.columns if name not in ("p_holm", "verdict")]
+    after = order.index("p") + 1
+    return judged[[*order[:after], "p_holm", "verdict", *order[after:]]]
 
 
 def _check_apart(one: Chosen, other: Chosen) -> None:
@@ -285,7 +295,7 @@ def layout(found: Comparison) -> list[Section]:
         if i == len(parts) - 1:
             notes = [*_general_notes(found), *notes]
         sections.append(
-            Section(str(title), _caption(found, part), (block(_columns(part)),), tuple(notes))
+            Section(str(title), _caption(found, part), (block(difference_columns(part)),), tuple(notes))
         )
     return sections
 
@@ -308,7 +318,8 @@ def _spread(values: pd.Series) -> str:
     return " or ".join(f"{int(v):,}" for v in sorted(values.unique()))
 
 
-def _columns(part: pd.DataFrame) -> list[Column]:
+def difference_columns(part: pd.DataFrame) -> list[Column]:
+    """Lines of a comparison's table as columns: both values, difference, tests, verdict."""
     lines = part.to_dict("records")
     return [
         ("Metric", [TableCell(line["heading"]) for line in lines]),
@@ -354,7 +365,7 @@ def _p_text(p: float) -> str:
 def _general_notes(found: Comparison) -> list[str]:
     tests = int(found.table["p"].notna().sum())
     return [
-        *(words for test, words in _TESTS.items() if test in set(found.table["test"])),
+        *(words for test, words in TESTS.items() if test in set(found.table["test"])),
         f"Holm's correction is over the {tests} tests shown; the verdict is the corrected one at "
         "5 %. Intervals are not corrected. Undecided does not mean equal.",
         *found.remarks,

@@ -201,21 +201,27 @@ def write_figures(results: Path) -> list[Path]:
     measurements = load_measurements(results)
     written: list[Path] = []
     for test_set in dict.fromkeys(m.test_set for m in measurements):
-        here = [m for m in measurements if m.test_set == test_set]
-        ranked = rank_models(here)
-        labels, common = legend_labels(ranked[:MOST_MODELS])
-        pens = {
-            model: Pen(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
-            for i, model in enumerate(ranked[:MOST_MODELS])
-        }
-        kept = [m for m in here if m.configuration in pens]
-        cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
-        note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
         folder = results / "figures" / test_set.slug
-        made = _figures(test_set, kept, pens, note) + _training_figures(test_set, here)
-        for name, data, figure in made:
+        for name, data, figure in draw_figures(measurements, test_set):
             written += _save(folder / slug(name), data, figure)
     return written
+
+
+def draw_figures(
+    measurements: Sequence[Measurement], test_set: MeasuredSet
+) -> list[tuple[str, pd.DataFrame, Figure]]:
+    """(name, data, figure) of everything that measurements on one test set allow."""
+    here = [m for m in measurements if m.test_set == test_set]
+    ranked = rank_models(here)
+    labels, common = legend_labels(ranked[:MOST_MODELS])
+    pens = {
+        model: Pen(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
+        for i, model in enumerate(ranked[:MOST_MODELS])
+    }
+    kept = [m for m in here if m.configuration in pens]
+    cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
+    note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
+    return _figures(test_set, kept, pens, note) + _training_figures(test_set, here)
 
 
 def rank_models(measurements: Sequence[Measurement]) -> list[str]:

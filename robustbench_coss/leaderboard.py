@@ -71,7 +71,11 @@ def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
         CossError: there are no complete records, one is damaged, the baseline is unknown or fits
             none of them.
     """
-    measurements = load_measurements(results)
+    return table_of(load_measurements(results), baseline)
+
+
+def table_of(measurements: list[Measurement], baseline: str | None = None) -> pd.DataFrame:
+    """The long table of `load_table` from measurements at hand, such as those of some models."""
     lines = [_line(m, metric) for m in measurements for metric in m.records[0].metrics]
     if baseline is not None:
         lines += _corruption_error_lines(measurements, baseline)
@@ -211,7 +215,7 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
     # A column is what may be compared: one metric of one suite under one protocol.
     by_suite: dict[tuple[str, str], list[Column]] = {}
     for (suite, protocol, _), lines in shown.groupby(["suite", "protocol", "metric"], sort=False):
-        column = (str(lines["heading"].iloc[0]), _number_cells(models, lines))
+        column = (str(lines["heading"].iloc[0]), number_cells(models, lines))
         by_suite.setdefault((str(suite), str(protocol)), []).append(column)
     packs: list[list[Column]] = [[]]
     for key in sorted(by_suite, key=lambda k: (suite_order(k[0]), k[1])):
@@ -234,7 +238,13 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
     return Section(title, caption, tuple(blocks), tuple(_notes(part)))
 
 
-def _number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
+def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
+    """One metric under one protocol as a column of cells: a cell for each of the models.
+
+    Args:
+        models: labels, in the order of the rows.
+        lines: of the long table, at most one per model.
+    """
     percent, better = bool(lines["percent"].iloc[0]), str(lines["better"].iloc[0])
     present = {str(line["model"]): line for line in lines.to_dict("records")}
     values = {m: float(line["value"]) for m, line in present.items()}

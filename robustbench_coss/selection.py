@@ -33,8 +33,8 @@ def find_model(measurements: Sequence[Measurement], name: str) -> Chosen:
     """The configuration or run that a name stands for.
 
     Tried in this order: the label of a configuration (case, spaces, "·" and "×" do not matter);
-    the folder of a run's records; a run's name; the first words of a label or the first
-    characters, at least 4, of a checkpoint's SHA-256.
+    the folder of a run's records; a run's name, or a folder of that name; the first words of a
+    label or the first characters, at least 4, of a checkpoint's SHA-256.
 
     Raises:
         CossError: nothing goes by that name (the nearest are given), or several things do.
@@ -45,7 +45,7 @@ def find_model(measurements: Sequence[Measurement], name: str) -> Chosen:
     steps: tuple[Iterable[str], ...] = (
         (label for label in labels if _plain(label) == wanted),
         (f for f in runs if f == folder),
-        (f for f, record in runs.items() if record.model["name"] == name),
+        (f for f, record in runs.items() if record.model["name"] in (name, folder)),
         [
             *(label for label in labels if f"{_plain(label)} ".startswith(f"{wanted} ")),
             *(f for f, record in runs.items() if _hash_begins(record, name)),
