@@ -229,7 +229,7 @@ def rank_models(measurements: Sequence[Measurement]) -> list[str]:
     clean: dict[str, float] = {}
     for m in measurements:
         if m.suite == "clean" and m.configuration not in clean:
-            clean[m.configuration] = _metric_estimate(m, m.records[0].metrics[0]).value
+            clean[m.configuration] = metric_estimate(m, m.records[0].metrics[0]).value
     names = {m.configuration for m in measurements}
     return sorted(names, key=lambda name: (-clean.get(name, -math.inf), name))
 
@@ -356,7 +356,7 @@ def metric_data(measurements: Sequence[Measurement], metrics: Sequence[Metric]) 
         for metric in metrics:
             heading = metric.label + (f" ({m.protocol})" if m.protocol else "")
             about = {"metric": metric.name, "heading": heading, "percent": metric.percent}
-            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
     return pd.DataFrame(lines)
 
 
@@ -369,7 +369,8 @@ def _data_line(m: Measurement, about: dict[str, Any], result: Estimate) -> dict[
     }
 
 
-def _metric_estimate(m: Measurement, metric: Metric) -> Estimate:
+def metric_estimate(m: Measurement, metric: Metric) -> Estimate:
+    """A metric with its interval, as the leaderboard has it."""
     runs = [[r.column(c, metric.column) for c in metric.conditions] for r in m.records]
     names = (m.test_set.slug, m.configuration, m.suite, metric.name)
     return estimate(runs, *names, share=metric.percent)
@@ -397,8 +398,8 @@ def _draw_curves(
     note: str,
 ) -> Figure:
     """One panel per group in two columns with a common y axis; below them the shares, if any."""
-    groups = _panel_order(list(dict.fromkeys(data["group"])), look)
-    x_labels = [_of_group(look.x_labels, g) or look.x_label or axis.label for g in groups]
+    groups = panel_order(list(dict.fromkeys(data["group"])), look)
+    x_labels = [x_label_of(look, axis, g) for g in groups]
     columns = min(2, len(groups))
     rows = math.ceil(len(groups) / columns)
     drawn = [model for model in pens if model in set(data["model"])]
@@ -419,18 +420,18 @@ def _draw_curves(
     for i, (panel, group) in enumerate(zip(panels.flat, groups, strict=False)):
         for model in drawn:
             pen, mine = pens[model], data[data["model"] == model]
-            _draw_line(panel, _with_reference(mine, group), pen, scale, thin=False)
+            _draw_line(panel, with_reference(mine, group), pen, scale, thin=False)
             for control, into in look.controls.items():
                 if group in into and control in set(mine["group"]):
-                    _draw_line(panel, _with_reference(mine, control), pen, scale, thin=True)
+                    _draw_line(panel, with_reference(mine, control), pen, scale, thin=True)
             reference = mine[mine["group"] == ""]
             if not shares.empty and not reference.empty:
                 level = scale * KEPT * float(reference["value"].iloc[0])
                 panel.axhline(level, color=pen.colour, linestyle=(0, (4, 3)), linewidth=0.5)
         if axis.column == "correct":
             _chance_line(panel, test_set, "h")
-        _scale_x(panel, _levels(data, group), look.scale)
-        panel.set_title(_panel_title(look, group))
+        _scale_x(panel, levels_of(data, group), look.scale)
+        panel.set_title(_plain(panel_title(look, group)))
         if i + columns >= len(groups) or x_labels[i + columns] != x_labels[i]:
             panel.set_xlabel(x_labels[i])
         panel.grid(axis="y", linewidth=0.3, color="0.9")
@@ -485,16 +486,18 @@ def _draw_shares(strip: Axes, shares: pd.DataFrame, pens: dict[str, Pen], above:
     strip.set_title(f"smallest share that keeps {100 * KEPT:.0f} % of clean top-1, and interval")
 
 
-def _of_group(table: dict[str, str], group: str) -> str:
-    """What a table by group says of a group such as "noise" or "stage2 noise"; "" if nothing."""
-    return table.get(group, "") or table.get(group.rpartition(" ")[2], "")
+def x_label_of(look: Look, axis: Axis, group: str) -> str:
+    """The x label of a group such as "noise" or "stage2 noise"."""
+    own = look.x_labels.get(group) or look.x_labels.get(group.rpartition(" ")[2])
+    return own or look.x_label or axis.label
 
 
-def _panel_title(look: Look, group: str) -> str:
+def panel_title(look: Look, group: str) -> str:
+    """The title of a group's panel; a group without one is named as the suite names it."""
     if group in look.panels:
         return look.panels[group]
     stage, _, kind = group.rpartition(" ")
-    return _plain(f"{stage}: {look.panels[kind]}" if kind in look.panels else group)
+    return f"{stage}: {look.panels[kind]}" if kind in look.panels else group
 
 
 def _draw_line(panel: Axes, points: pd.DataFrame, pen: Pen, scale: float, thin: bool) -> None:
@@ -507,17 +510,19 @@ def _draw_line(panel: Axes, points: pd.DataFrame, pen: Pen, scale: float, thin: 
     panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash)
 
 
-def _with_reference(mine: pd.DataFrame, group: str) -> pd.DataFrame:
+def with_reference(mine: pd.DataFrame, group: str) -> pd.DataFrame:
     """A group's points after the reference, by level; a level has one point."""
     points = mine[mine["group"].isin(["", group])]
     return points.sort_values(["level", "group"]).drop_duplicates("level", keep="last")
 
 
-def _levels(data: pd.DataFrame, group: str) -> list[float]:
+def levels_of(data: pd.DataFrame, group: str) -> list[float]:
+    """The levels of a group's curves and of the reference, ascending."""
     return sorted(set(data.loc[data["group"].isin(["", group]), "level"]))
 
 
-def _panel_order(groups: list[str], look: Look) -> list[str]:
+def panel_order(groups: list[str], look: Look) -> list[str]:
+    """The groups that have a panel of their own, in the order drawn."""
     known = [group for group in look.panels if group in groups]
     drawn_into = [g for g, into in look.controls.items() if set(into) & set(groups)]
     others = [g for g in groups if g and g not in (*known, *look.hidden, *drawn_into)]
@@ -537,22 +542,35 @@ def _scale_x(panel: Axes, levels: list[float], scale: str) -> None:
         panel.set_xscale("symlog", base=2, linthresh=positive[0], linscale=1)
         panel.set_xlim(-0.2 * positive[0], 1.15 * positive[-1])
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_xticks(_spread(levels, scale))
-    panel.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x:.3g}".replace("0.", ".", 1) if 0 < x < 1 else f"{x:g}")
-    )
+    panel.set_xticks(spread_ticks(levels, scale))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tick_text(x)))
 
 
-def _spread(levels: list[float], scale: str) -> list[float]:
-    """The levels that have room for a tick label."""
+def axis_positions(levels: Sequence[float], scale: str) -> dict[float, float]:
+    """Where ascending levels stand on an axis of a `Look`'s scale, in any unit, left to right."""
     positive = [level for level in levels if level > 0]
-    position = {v: math.log2(v / positive[0]) + 1 if v > 0 else 0.0 for v in levels}
+    if scale == "linear" or not positive:
+        return {level: level for level in levels}
+    if scale == "log":  # towards the harder end, as on every other axis
+        return {level: -math.log2(level / positive[0]) for level in positive}
+    # "symlog" in base 2: linear up to the first positive level, then a unit for each doubling.
+    return {v: math.log2(v / positive[0]) + 1 if v > 0 else 0.0 for v in levels}
+
+
+def spread_ticks(levels: Sequence[float], scale: str) -> list[float]:
+    """The levels that have room for a tick label, beginning at the axis' left end."""
+    position = axis_positions(levels, scale)
     gap = 0.13 * (max(position.values()) - min(position.values()))
     chosen: list[float] = []
-    for level in reversed(levels) if scale == "log" else levels:
+    for level in sorted(position, key=position.__getitem__):
         if not chosen or abs(position[level] - position[chosen[-1]]) >= gap:
             chosen.append(level)
     return chosen
+
+
+def tick_text(x: float) -> str:
+    """A level as it stands at a tick of a scaled axis (".25", "8")."""
+    return f"{x:.3g}".replace("0.", ".", 1) if 0 < x < 1 else f"{x:g}"
 
 
 def _chance_line(panel: Axes, test_set: MeasuredSet, direction: str) -> None:
@@ -720,7 +738,7 @@ def training_data(measurements: Sequence[Measurement], key: str) -> pd.DataFrame
                 "level": level,
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
     return pd.DataFrame(lines)
 
 
@@ -747,7 +765,7 @@ def field_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
                 "level": _level(m, MIN_CROP),
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, _metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
     return pd.DataFrame(lines)
 
 

@@ -209,17 +209,28 @@ def layout(table: pd.DataFrame, width: int) -> list[Section]:
     return [_section(str(name), part, width) for name, part in parts]
 
 
+def headline_columns(part: pd.DataFrame) -> list[pd.DataFrame]:
+    """The lines behind each number column of one test set's table, in the order of the columns.
+
+    A column is what may be compared: one metric of one suite under one protocol.
+    """
+    shown = part[part["headline"]]
+    groups = shown.groupby(["suite", "protocol", "metric"], sort=False)
+    # Metrics stay in the order their suite gives.
+    columns = [lines for _, lines in groups]
+    columns.sort(key=lambda lines: (suite_order(lines["suite"].iloc[0]), lines["protocol"].iloc[0]))
+    return columns
+
+
 def _section(title: str, part: pd.DataFrame, width: int) -> Section:
     models = list(dict.fromkeys(part["model"]))
-    shown = part[part["headline"]]
-    # A column is what may be compared: one metric of one suite under one protocol.
     by_suite: dict[tuple[str, str], list[Column]] = {}
-    for (suite, protocol, _), lines in shown.groupby(["suite", "protocol", "metric"], sort=False):
-        column = (str(lines["heading"].iloc[0]), number_cells(models, lines))
+    for lines in headline_columns(part):
+        suite, protocol, heading = lines[["suite", "protocol", "heading"]].iloc[0]
+        column = (str(heading), number_cells(models, lines))
         by_suite.setdefault((str(suite), str(protocol)), []).append(column)
     packs: list[list[Column]] = [[]]
-    for key in sorted(by_suite, key=lambda k: (suite_order(k[0]), k[1])):
-        columns = by_suite[key]
+    for columns in by_suite.values():
         if packs[-1] and len(packs[-1]) + len(columns) > width:
             packs.append([])
         for column in columns:

@@ -129,35 +129,37 @@ def test_points_are_means_over_seeds_with_t_intervals(tmp_path: Path) -> None:
 def test_sanity_conditions_are_not_drawn_and_the_noise_control_has_no_panel() -> None:
     look = figures.LOOKS["adversarial"]
     groups = ["", "fgsm", "pgd-linf", "noise-linf", "pgd-l2", "sanity", "theirs"]
-    assert figures._panel_order(groups, look) == ["fgsm", "pgd-linf", "pgd-l2", "theirs"]
+    assert figures.panel_order(groups, look) == ["fgsm", "pgd-linf", "pgd-l2", "theirs"]
 
 
 def test_a_control_without_the_panel_it_belongs_to_gets_its_own() -> None:
     look = figures.LOOKS["adversarial"]
-    assert figures._panel_order(["", "noise-linf"], look) == ["noise-linf"]
+    assert figures.panel_order(["", "noise-linf"], look) == ["noise-linf"]
 
 
 def test_the_reference_starts_every_curve() -> None:
     data = pd.DataFrame(
         {"group": ["", "a", "a", "b"], "level": [0.0, 2.0, 1.0, 1.0], "value": [9, 7, 8, 5]}
     )
-    assert figures._with_reference(data, "a")["value"].tolist() == [9, 8, 7]
+    assert figures.with_reference(data, "a")["value"].tolist() == [9, 8, 7]
 
 
 def test_panels_of_earlier_stages_are_named_after_stage_and_kind() -> None:
     look = figures.LOOKS["occlusion"]
     groups = ["", "stage2 random-zero", "stage2 noise", "noise", "random-zero"]
-    order = figures._panel_order(groups, look)
+    order = figures.panel_order(groups, look)
     assert order == ["random-zero", "noise", "stage2 random-zero", "stage2 noise"]
-    assert [figures._panel_title(look, group) for group in order] == [
+    assert [figures.panel_title(look, group) for group in order] == [
         "Random, zeroed",
         "Feature noise",
         "stage2: Random, zeroed",
         "stage2: Feature noise",
     ]
-    assert figures._of_group(look.x_labels, "stage2 noise") == look.x_labels["noise"]
-    assert figures._of_group(look.x_labels, "stage2 random-zero") == ""
-    assert figures._panel_title(look, "theirs $1") == r"theirs \$1"
+    axis = Axis("the suite's own")
+    assert figures.x_label_of(look, axis, "stage2 noise") == look.x_labels["noise"]
+    assert figures.x_label_of(look, axis, "stage2 random-zero") == look.x_label
+    assert figures.panel_title(look, "theirs $1") == "theirs $1"
+    assert figures._plain("theirs $1") == r"theirs \$1"
 
 
 def test_crops_are_drawn_by_agreement_and_cosine_too(drawn: Path) -> None:
@@ -328,7 +330,7 @@ def test_what_all_models_share_moves_from_the_labels_to_the_legend_title() -> No
 
 def test_tick_labels_keep_their_distance() -> None:
     levels = [0.05, 0.08, 0.14, 0.25, 0.35, 0.5, 0.75, 1.0]
-    kept = figures._spread(levels, "log")
+    kept = figures.spread_ticks(levels, "log")
     assert kept[0] == 1.0
     assert min(np.diff(np.log(kept[::-1]))) > 0.12 * np.log(20)
 
