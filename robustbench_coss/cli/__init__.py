@@ -23,6 +23,7 @@ from robustbench_coss.cli.pretrain import pretrain
 from robustbench_coss.cli.quickstart import quickstart
 from robustbench_coss.cli.report import leaderboard, plot
 from robustbench_coss.cli.show import show
+from robustbench_coss.cli.site import site
 from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.errors import CossError
 
@@ -57,6 +58,7 @@ app.command("leaderboard")(leaderboard)
 app.command("compare")(compare)
 app.command("claims")(claims)
 app.command("plot")(plot)
+app.command("site")(site)
 app.command("show")(show)
 app.command("export")(export)
 app.command("arch")(arch)

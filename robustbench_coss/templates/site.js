@@ -1,0 +1,446 @@
+// What the leaderboard's pages do beyond being read: theme, sorting, filters, comparing models.
+// No framework, nothing fetched. Text goes in as text nodes only, never as markup.
+"use strict";
+
+(() => {
+  const THEME = "coss-bench-theme";
+  const root = document.documentElement;
+  const minus = /\u2212/;
+
+  const remembered = () => {
+    try {
+      return localStorage.getItem(THEME);
+    } catch {
+      return null; // storage is switched off
+    }
+  };
+  const remember = (theme) => {
+    try {
+      localStorage.setItem(THEME, theme);
+    } catch {
+      // then it lasts for this page
+    }
+  };
+  // Before anything is painted.
+  const chosen = remembered();
+  if (chosen === "light" || chosen === "dark") root.dataset.theme = chosen;
+
+  /** An element with attributes and children; strings become text. */
+  const make = (name, attributes = {}, ...children) => {
+    const svg = ["svg", "g", "path", "text", "circle"].includes(name);
+    const made = svg
+      ? document.createElementNS("http://www.w3.org/2000/svg", name)
+      : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+
+  const themeButton = () => {
+    const button = document.getElementById("theme");
+    const system = matchMedia("(prefers-color-scheme: dark)");
+    const dark = () => (root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+    const show = () => {
+      button.textContent = dark() ? "Light" : "Dark";
+      button.setAttribute("aria-label", `Switch to the ${dark() ? "light" : "dark"} theme`);
+    };
+    button.addEventListener("click", () => {
+      root.dataset.theme = dark() ? "light" : "dark";
+      remember(root.dataset.theme);
+      show();
+    });
+    system.addEventListener("change", show);
+    show();
+    button.hidden = false;
+  };
+
+  // ---- leaderboard ----
+
+  const number = (cell) =>
+    cell.dataset.v === undefined ? NaN : parseFloat(cell.dataset.v.replace(/,/g, ""));
+
+  /** Rows by a column; what has no value comes last in both directions, ties keep their order. */
+  const sorted = (rows, column, kind, direction) => {
+    const sign = direction === "ascending" ? 1 : -1;
+    const collator = new Intl.Collator("en", { numeric: true });
+    const keyed = rows.map((row) => {
+      const cell = row.cells[column];
+      return [kind === "text" ? cell.innerText ?? cell.textContent : number(cell), row];
+    });
+    const order =
+      kind === "text"
+        ? (a, b) => sign * collator.compare(a, b)
+        : (a, b) =>
+            Number.isNaN(a) || Number.isNaN(b)
+              ? Number.isNaN(a) - Number.isNaN(b)
+              : sign * (a - b);
+    return keyed.sort(([a], [b]) => order(a, b)).map(([, row]) => row);
+  };
+
+  const sortable = (table) => {
+    const body = table.tBodies[0];
+    const rows = [...body.rows]; // as they come: best clean top-1 first
+    const heads = [...table.querySelectorAll("th[data-sort]")];
+    heads.forEach((head, column) => {
+      const button = make("button", { type: "button", class: "sort" }, ...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const best =
+          head.dataset.sort === "text" || head.dataset.better === "lower"
+            ? ["ascending", "descending"]
+            : ["descending", "ascending"];
+        const direction = head.getAttribute("aria-sort") === best[0] ? best[1] : best[0];
+        heads.forEach((other) => other.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", direction);
+        body.append(...sorted(rows, column, head.dataset.sort, direction));
+      });
+    });
+  };
+
+  const filterable = (board) => {
+    const rows = [...board.querySelectorAll("table.numbers tbody tr")];
+    const find = board.querySelector("input[data-find]");
+    const selects = [...board.querySelectorAll("select[data-filter]")];
+    const count = board.querySelector("[data-count]");
+    const show = () => {
+      const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const wanted = selects.filter((select) => select.value !== "");
+      let shown = 0;
+      for (const row of rows) {
+        const fits =
+          words.every((word) => row.dataset.find.includes(word)) &&
+          wanted.every(
+            (select) => row.getAttribute(`data-filter-${select.dataset.filter}`) === select.value,
+          );
+        row.hidden = !fits;
+        shown += fits;
+      }
+      count.textContent = `${shown} of ${rows.length} models`;
+      board.querySelector(".nothing").hidden = shown > 0;
+    };
+    find.addEventListener("input", show);
+    selects.forEach((select) => select.addEventListener("change", show));
+    board.querySelector(".tools").hidden = false;
+    show();
+  };
+
+  const tray = (boards) => {
+    const box = document.querySelector(".tray");
+    if (box === null) return;
+    const status = box.querySelector("[data-tray-status]");
+    const names = box.querySelector("[data-tray-names]");
+    const go = box.querySelector("[data-tray-go]");
+    let picked = []; // checkboxes, in the order picked
+    const show = (message = "") => {
+      status.textContent = message;
+      status.classList.toggle("refused", message !== "");
+      names.textContent = picked.map((box) => box.dataset.name).join(" · ");
+      box.hidden = picked.length === 0;
+      const ready = picked.length > 1;
+      go.setAttribute("aria-disabled", String(!ready));
+      go.textContent = ready ? `Compare ${picked.length}` : "Compare: pick another";
+      if (ready) {
+        const page = picked[0].closest(".board").dataset.compare;
+        go.href = `${page}#models=${picked.map((box) => box.value).join(",")}`;
+      } else {
+        go.removeAttribute("href");
+      }
+    };
+    for (const board of boards) {
+      const most = Number(board.dataset.most);
+      for (const row of board.querySelectorAll("table.numbers tbody tr")) {
+        const head = row.cells[0];
+        const name = head.textContent.trim();
+        const box = make("input", { type: "checkbox", class: "pick", autocomplete: "off" });
+        box.value = row.dataset.id;
+        box.dataset.name = head.querySelector(".short").textContent;
+        box.setAttribute("aria-label", `Compare ${name}`);
+        box.addEventListener("change", () => {
+          if (!box.checked) {
+            picked = picked.filter((other) => other !== box);
+            show();
+            return;
+          }
+          if (picked.length > 0 && picked[0].closest(".board") !== board) {
+            box.checked = false;
+            show("Models of different test sets cannot be compared.");
+          } else if (picked.length === most) {
+            box.checked = false;
+            show(`At most ${most} models fit one plot; take one out first.`);
+          } else {
+            picked.push(box);
+            show();
+          }
+        });
+        head.prepend(box);
+      }
+    }
+    box.querySelector("[data-tray-clear]").addEventListener("click", () => {
+      picked.forEach((box) => (box.checked = false));
+      picked = [];
+      show();
+    });
+  };
+
+  // ---- comparison ----
+
+  const value = (text) => (text === "" ? NaN : parseFloat(text.replace(minus, "-")));
+
+  const swatch = (stroke) => {
+    const picture = make("svg", { class: "swatch", viewBox: "0 0 44 14", "aria-hidden": "true" });
+    picture.style.setProperty("--c", stroke.colour);
+    picture.append(
+      make("path", { class: "line", d: "M2 7H42", "stroke-dasharray": stroke.dash }),
+      make("path", { class: "marks", d: `M22 7${stroke.marker}` }),
+    );
+    return picture;
+  };
+
+  /** A curve as paths: what `site/plots.py` does for the pages of single models. */
+  const draw = (curve, panel, y, stroke) => {
+    const [low, high, top, bottom] = y;
+    const px = (v) => (bottom - ((v - low) / (high - low)) * (bottom - top)).toFixed(1);
+    const [thin, listed] = curve;
+    const points = listed
+      .map(([at, ...texts]) => [panel.x[at], ...texts.map(value)])
+      .filter(([, v]) => !Number.isNaN(v));
+    const path = (pairs) => `M${pairs.map(([x, v]) => `${x} ${px(v)}`).join("L")}`;
+    const group = make("g");
+    group.style.setProperty("--c", stroke.colour);
+    if (points.length === 0) return group;
+    const line = path(points.map(([x, v]) => [x, v]));
+    if (thin) {
+      group.append(make("path", { class: "thin", d: line }));
+      return group;
+    }
+    const sure = points.filter(([, , lower]) => !Number.isNaN(lower));
+    if (sure.length > 1) {
+      const upper = sure.map(([x, , , v]) => [x, v]);
+      const lower = sure.map(([x, , v]) => [x, v]).reverse();
+      group.append(make("path", { class: "band", d: `${path([...upper, ...lower])}Z` }));
+    }
+    const marks = points.map(([x, v]) => `M${x} ${px(v)}${stroke.marker}`).join("");
+    group.append(
+      make("path", { class: "line", d: line, "stroke-dasharray": stroke.dash }),
+      make("path", { class: "marks", d: marks }),
+    );
+    return group;
+  };
+
+  /** Headline shares as rows of dots with whiskers, a dot per model. */
+  const dotPlot = (headline, picked, strokes, chance) => {
+    const rows = headline.filter((row) => row.percent);
+    const [left, right, step] = [190, 620, 11 * picked.length + 14];
+    const height = rows.length * step + 44;
+    const px = (v) => left + ((right - left) * v) / 100;
+    const plot = make("svg", {
+      viewBox: `0 0 640 ${height}`,
+      role: "img",
+      "aria-label": "Headline shares with 95 % intervals; the numbers are in the table below",
+    });
+    for (let v = 0; v <= 100; v += 20) {
+      plot.append(
+        make("path", { class: "grid", d: `M${px(v)} 4V${height - 34}` }),
+        make("text", { class: "x", x: px(v), y: height - 18 }, String(v)),
+      );
+    }
+    plot.append(
+      make("text", { class: "x", x: (left + right) / 2, y: height - 2 }, "share of images (%)"),
+    );
+    const guess = `M${px(chance)} 4V${height - 34}`;
+    plot.append(make("path", { class: "chance", d: guess }));
+    rows.forEach((row, i) => {
+      const middle = 4 + step * (i + 0.5);
+      plot.append(make("text", { class: "row", x: left - 12, y: middle + 4 }, row.heading));
+      if (i > 0) plot.append(make("path", { class: "grid", d: `M0 ${4 + step * i}H${right}` }));
+      picked.forEach((model, k) => {
+        const [text, interval] = row.cells[model];
+        const at = value(text);
+        if (Number.isNaN(at)) return;
+        const y = middle + 11 * (k - (picked.length - 1) / 2);
+        const mark = make("g", { class: "curves" });
+        mark.style.setProperty("--c", strokes[k].colour);
+        if (interval !== "") {
+          const [low, high] = interval.slice(1, -1).split(", ").map(value);
+          mark.append(make("path", { class: "reach", d: `M${px(low)} ${y}H${px(high)}` }));
+        }
+        mark.append(make("path", { class: "marks", d: `M${px(at)} ${y}${strokes[k].marker}` }));
+        plot.append(mark);
+      });
+    });
+    return make("div", { class: "dotplot", role: "region", "aria-label": "Plot", tabindex: "0" }, plot);
+  };
+
+  const cell = (text, interval, marked) => {
+    const made = make("td", {}, make("span", { class: "num" }, text));
+    if (marked) {
+      const why = make("span", { class: "sr" }, " (doubtful: see the model's page)");
+      made.append(make("span", { class: "mark" }, "†", why));
+    }
+    if (interval) made.append(make("span", { class: "interval" }, ` ${interval}`));
+    return made;
+  };
+
+  const headlineRows = (headline, picked) =>
+    headline.map((row) => [
+      row.heading + (row.percent ? ", %" : ""),
+      picked.map((model) => cell(...row.cells[model])),
+    ]);
+
+  const viewRows = (view, picked) => {
+    const rows = [];
+    view.panels.forEach((panel, p) => {
+      const own = picked.map((model) => {
+        const curve = (view.curves[model]?.[p] ?? []).find(([thin]) => !thin);
+        return new Map((curve?.[1] ?? []).map(([at, ...texts]) => [at, texts]));
+      });
+      panel.levels.forEach((level, at) => {
+        if (own.some((points) => points.has(at))) {
+          const cells = own.map((points) => {
+            const [text, low, high] = points.get(at) ?? ["", "", ""];
+            return cell(text || "–", low && `[${low}, ${high}]`, false);
+          });
+          rows.push([`${panel.title}, ${panel.x_label} ${level}`, cells]);
+        }
+      });
+    });
+    return rows;
+  };
+
+  const compare = () => {
+    const page = document.getElementById("compare");
+    if (page === null) return;
+    const data = JSON.parse(document.getElementById("data").textContent);
+    const { models, strokes, headline, views, chance } = data;
+    const place = new Map(models.map(([id], i) => [id, i]));
+    const label = (model) => models[model].slice(1).filter(Boolean).join(" · ");
+    const [add, show] = ["add", "show"].map((id) => document.getElementById(id));
+    const [message, legend, table] = ["message", "legend", "numbers"].map((id) =>
+      document.getElementById(id),
+    );
+    const most = strokes.length;
+    let picked = [];
+
+    const say = (text, refused = false) => {
+      message.textContent = text;
+      message.classList.toggle("refused", refused);
+    };
+
+    const describe = () =>
+      picked.length < 2
+        ? `Choose ${picked.length === 0 ? "two" : "another one"} to ${most} models.`
+        : `${picked.length} models are shown.`;
+
+    const update = () => {
+      const shown = show.value;
+      legend.replaceChildren(
+        ...picked.map((model, k) => {
+          const away = make("button", { type: "button", class: "quiet" }, "×");
+          away.setAttribute("aria-label", `Take out ${label(model)}`);
+          away.addEventListener("click", () => {
+            picked = picked.filter((other) => other !== model);
+            say(describe());
+            update();
+            add.focus();
+          });
+          const link = make("a", { href: `models/${models[model][0]}.html` }, label(model));
+          const lacks = shown !== "headline" && !(model in views[shown].curves);
+          const note = make("span", { class: "faint" }, lacks ? "not measured" : "");
+          return make("li", {}, swatch(strokes[k]), link, note, away);
+        }),
+      );
+      document.getElementById("headline").hidden = shown !== "headline";
+      document.getElementById("headline").replaceChildren(
+        ...(shown === "headline" ? [dotPlot(headline, picked, strokes, chance)] : []),
+      );
+      for (const section of document.querySelectorAll("[data-view]")) {
+        section.hidden = section.dataset.view !== shown;
+        if (section.hidden) continue;
+        const view = views[shown];
+        section.querySelectorAll(".curves").forEach((group, p) => {
+          const drawn = picked.flatMap((model, k) =>
+            (view.curves[model]?.[p] ?? []).map((curve) =>
+              draw(curve, view.panels[p], view.y, strokes[k]),
+            ),
+          );
+          group.replaceChildren(...drawn);
+        });
+      }
+      const rows =
+        shown === "headline" ? headlineRows(headline, picked) : viewRows(views[shown], picked);
+      const first = shown === "headline" ? "Metric" : views[shown].label;
+      table.replaceChildren(
+        make("caption", { class: "sr" }, "What the plot shows, in numbers, with 95 % intervals"),
+        make(
+          "thead",
+          {},
+          make(
+            "tr",
+            {},
+            make("th", { scope: "col" }, first),
+            ...picked.map((model) => make("th", { scope: "col", class: "model" }, label(model))),
+          ),
+        ),
+        make(
+          "tbody",
+          {},
+          ...rows.map(([name, cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells)),
+        ),
+      );
+      const address = `#models=${picked.map((model) => models[model][0]).join(",")}`;
+      const view = shown === "headline" ? "" : `&show=${shown}`;
+      try {
+        history.replaceState(null, "", address + view);
+      } catch {
+        // some browsers refuse for files; the page works without
+      }
+    };
+
+    const pick = (model) => {
+      if (picked.includes(model)) {
+        say(`${label(model)} is shown already.`);
+      } else if (picked.length === most) {
+        say(`At most ${most} models fit one plot; take one out first.`, true);
+      } else {
+        picked.push(model);
+        say(describe());
+      }
+    };
+
+    add.addEventListener("change", () => {
+      const model = place.get(add.value);
+      add.value = "";
+      if (model === undefined) return;
+      pick(model);
+      update();
+    });
+    show.addEventListener("change", update);
+
+    const read = () => {
+      const wanted = new URLSearchParams(location.hash.slice(1));
+      picked = [];
+      say(describe());
+      for (const id of (wanted.get("models") ?? "").split(",")) {
+        if (place.has(id)) pick(place.get(id));
+      }
+      if (picked.length === 0) models.slice(0, 2).forEach((_, model) => pick(model));
+      const view = wanted.get("show");
+      show.value = view in views ? view : "headline";
+      update();
+    };
+    addEventListener("hashchange", read);
+    read();
+    page.hidden = false;
+  };
+
+  document.addEventListener("DOMContentLoaded", () => {
+    themeButton();
+    const boards = [...document.querySelectorAll(".board")];
+    boards.forEach((board) => {
+      sortable(board.querySelector("table.numbers"));
+      filterable(board);
+    });
+    tray(boards);
+    compare();
+  });
+})();
