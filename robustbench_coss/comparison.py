@@ -295,7 +295,9 @@ def layout(found: Comparison) -> list[Section]:
         if i == len(parts) - 1:
             notes = [*_general_notes(found), *notes]
         sections.append(
-            Section(str(title), _caption(found, part), (block(difference_columns(part)),), tuple(notes))
+            Section(
+                str(title), _caption(found, part), (block(difference_columns(part)),), tuple(notes)
+            )
         )
     return sections
 

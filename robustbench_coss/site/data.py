@@ -325,8 +325,10 @@ def _suite_title(suite: str, protocol: str) -> str:
 
 def _heading(lines: pd.DataFrame) -> Heading:
     line = lines.iloc[0]
-    words = (str(line[key]) for key in ("heading", "suite", "protocol", "better"))
-    return Heading(*words, bool(line["percent"]))
+    heading, suite, protocol, better = (
+        str(line[key]) for key in ("heading", "suite", "protocol", "better")
+    )
+    return Heading(heading, suite, protocol, better, bool(line["percent"]))
 
 
 def _numbers(
@@ -385,7 +387,8 @@ def _model_page(
 def _standings(board: Board, row: Row) -> tuple[Standing, ...]:
     found = []
     for i, heading in enumerate(board.headings):
-        others = {r.numbers[i].bar[1] for r in board.rows if r is not row and r.numbers[i].bar}
+        bars = [r.numbers[i].bar for r in board.rows if r is not row]
+        others = {bar[1] for bar in bars if bar is not None}
         found.append(Standing(heading, row.numbers[i], tuple(sorted(others))))
     return tuple(found)
 
@@ -449,8 +452,10 @@ def _metrics(m: Measurement, lines: pd.DataFrame) -> Table:
         for x in lines.to_dict("records")
     ]
     if LOOKS.get(m.suite, Look()).suffices:
-        for x in share_data([m]).to_dict("records"):
-            rows.append(_metric_row("", f"Smallest share, {x['group']}", True, x))
+        rows += [
+            _metric_row("", f"Smallest share, {x['group']}", True, x)
+            for x in share_data([m]).to_dict("records")
+        ]
     return Table(("Metric", "Value", "s.d. over seeds", "Images", "Interval", "Key"), tuple(rows))
 
 
@@ -493,9 +498,7 @@ def _cells(m: Measurement) -> Table:
     rows = []
     for cell in record.cells:
         problem = doubtful.get(cell.condition, "")
-        numbers = [
-            _outcome(m, cell, name, percent[name], bool(problem)) for name in columns
-        ]
+        numbers = [_outcome(m, cell, name, percent[name], bool(problem)) for name in columns]
         named = [TableCell(cell.condition), TableCell(cell.group or "reference")]
         level = TableCell(f"{cell.level:g}")
         rows.append((*named, level, *numbers, *([TableCell(problem)] if doubtful else [])))
@@ -525,9 +528,7 @@ def _estimate(m: Measurement, cell: Cell, column: str, runs: Any, percent: bool)
     for metric in m.records[0].metrics:
         if _is_of(metric, cell, column):  # the same draw, so that the page gives one interval
             names = (metric.name,)
-    return estimate(
-        runs, m.test_set.slug, m.configuration, m.suite, *names, share=percent
-    )
+    return estimate(runs, m.test_set.slug, m.configuration, m.suite, *names, share=percent)
 
 
 def _is_of(metric: Metric, cell: Cell, column: str) -> bool:

@@ -50,7 +50,8 @@ def render_site(site: Site) -> dict[str, str]:
     templates = files("robustbench_coss").joinpath("templates")
     pages = {
         "assets/site.css": "".join(
-            templates.joinpath(name).read_text(encoding="utf-8") for name in ("theme.css", "site.css")
+            templates.joinpath(name).read_text(encoding="utf-8")
+            for name in ("theme.css", "site.css")
         ),
         "assets/site.js": templates.joinpath("site.js").read_text(encoding="utf-8"),
         INDEX: render("site_index.html", root="", site=site, weights=len(weights), **shared),

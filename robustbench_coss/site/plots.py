@@ -61,23 +61,21 @@ _MARKERS = (
     "m0-4.3l4.3 4.3l-4.3 4.3l-4.3-4.3z",
     "m0-4.1l4 7h-8z",
 )
-_PATTERNS = {"-": "solid", "--": "dashed", "-.": "dashdot", ":": "dotted"}
+_PATTERNS: dict[object, Sequence[float]] = {
+    "-": (),
+    "--": matplotlib.rcParamsDefault["lines.dashed_pattern"],
+    "-.": matplotlib.rcParamsDefault["lines.dashdot_pattern"],
+    ":": matplotlib.rcParamsDefault["lines.dotted_pattern"],
+}
 
 
 def _dash(style: object) -> str:
     """A line style of matplotlib as `stroke-dasharray`."""
-    if isinstance(style, tuple):
-        lengths: Sequence[float] = style[1]
-    elif style == "-":
-        return ""
-    else:
-        lengths = matplotlib.rcParamsDefault[f"lines.{_PATTERNS[str(style)]}_pattern"]
+    lengths: Sequence[float] = style[1] if isinstance(style, tuple) else _PATTERNS[style]
     return " ".join(f"{LINE_WIDTH * length:g}" for length in lengths)
 
 
-STROKES = tuple(
-    Stroke(COLOURS[i], _dash(DASHES[i]), _MARKERS[i]) for i in range(PLOT_AT_ONCE)
-)
+STROKES = tuple(Stroke(COLOURS[i], _dash(DASHES[i]), _MARKERS[i]) for i in range(PLOT_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -271,9 +269,7 @@ class Drawn:
 def drawn(curve: Curve, panel: Panel, view: View, marker: str) -> Drawn:
     """A curve in its panel's pixels. The script of the comparison page does the same."""
     at = [
-        (panel.x[p.level], p)
-        for p in curve.points
-        if p.level in panel.x and math.isfinite(p.value)
+        (panel.x[p.level], p) for p in curve.points if p.level in panel.x and math.isfinite(p.value)
     ]
 
     def path(points: Sequence[tuple[float, float]]) -> str:
@@ -287,7 +283,5 @@ def drawn(curve: Curve, panel: Panel, view: View, marker: str) -> Drawn:
     upper = [(x, p.high) for x, p in at if math.isfinite(p.low)]
     lower = [(x, p.low) for x, p in at if math.isfinite(p.low)]
     band = path(upper + lower[::-1]) + "Z" if len(upper) > 1 else ""
-    marks = "".join(
-        f"M{x:g} {y_px(p.value, view.y_low, view.y_high):g}{marker}" for x, p in at
-    )
+    marks = "".join(f"M{x:g} {y_px(p.value, view.y_low, view.y_high):g}{marker}" for x, p in at)
     return Drawn(band, line, marks)
