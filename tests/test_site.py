@@ -130,7 +130,7 @@ def test_bars_place_intervals_on_the_range_of_their_column(tmp_path: Path) -> No
     for cells, (low, high) in zip(
         board_rows(read(site / "index.html")).values(), ends, strict=True
     ):
-        (bar,) = cells[0].all("span", class_="bar")
+        (bar,) = cells[0].all("span", class_="interval")
         found = [float(x) for x in re.findall(r"--\w:([-\d.e]+)", bar.attributes["style"])]
         assert found[0] == pytest.approx((low - left) / (right - left), abs=1e-4)
         assert found[2] == pytest.approx((high - left) / (right - left), abs=1e-4)

@@ -65,7 +65,7 @@
     const collator = new Intl.Collator("en", { numeric: true });
     const keyed = rows.map((row) => {
       const cell = row.cells[column];
-      return [kind === "text" ? cell.innerText ?? cell.textContent : number(cell), row];
+      return [kind === "text" ? cell.textContent : number(cell), row];
     });
     const order =
       kind === "text"
