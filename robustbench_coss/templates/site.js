@@ -268,7 +268,10 @@
         plot.append(mark);
       });
     });
-    return make("div", { class: "dotplot", role: "region", "aria-label": "Plot", tabindex: "0" }, plot);
+    const dots = make("span", { class: "dots", "aria-hidden": "true" });
+    const key = make("p", { class: "key" }, dots, ` chance, ${Number(chance.toPrecision(3))} %`);
+    const region = { class: "dotplot", role: "region", "aria-label": "Plot", tabindex: "0" };
+    return [make("div", region, plot), key];
   };
 
   const cell = (text, interval, marked) => {
@@ -351,7 +354,7 @@
       );
       document.getElementById("headline").hidden = shown !== "headline";
       document.getElementById("headline").replaceChildren(
-        ...(shown === "headline" ? [dotPlot(headline, picked, strokes, chance)] : []),
+        ...(shown === "headline" ? dotPlot(headline, picked, strokes, chance) : []),
       );
       for (const section of document.querySelectorAll("[data-view]")) {
         section.hidden = section.dataset.view !== shown;
