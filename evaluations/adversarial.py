@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -84,6 +84,7 @@ class Adversarial(BaseSuite):
     version = 2
     axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
     linked = True
+    stated_as: ClassVar = {"eps": "linf_eps_255", "eps_l2": "l2_eps_at_32_px"}
 
     def __init__(
         self,

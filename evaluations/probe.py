@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,22 @@ class ProbeConfig:
             "weight_decay": 0.0,
             "standardise": self.protocol == "sgd",
         }
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> ProbeConfig:
+        """The inverse of `settings`.
+
+        Raises:
+            CossError: there are no such settings in this version.
+        """
+        names = ("protocol", "batch_size", "epochs", "l2_values", "max_train", "seed")
+        try:
+            config = cls(**{name: settings[name] for name in names if name in settings})
+        except TypeError as error:
+            raise CossError(f"a probe has no settings {dict(settings)!r}") from error
+        if config.settings() != dict(settings):
+            raise CossError(f"this version trains no probe with the settings {dict(settings)!r}")
+        return config
 
 
 @dataclass(frozen=True)
@@ -358,7 +374,7 @@ def get_probe(
     progress = progress or Progress()
     key = probe_key(checkpoint.sha256, train, validation, config)
     path = probe_path(results, key)
-    cached = _read(path, key, checkpoint.encoder.dim, len(train.classes))
+    cached = read_probe(path, key, checkpoint.encoder.dim, len(train.classes))
     if cached is not None:
         return cached
     chosen = {images.role: _subset(images, config) for images in (train, validation)}
@@ -399,7 +415,7 @@ def _subset(images: ImageSet, config: ProbeConfig) -> list[int]:
     return indices
 
 
-def _read(path: Path, key: str, dim: int, classes: int) -> Probe | None:
+def read_probe(path: Path, key: str, dim: int, classes: int) -> Probe | None:
     """A cached probe, or None where there is none or it is damaged: it is then trained again."""
     try:
         with safetensors.safe_open(path, framework="pt") as opened:

@@ -335,7 +335,7 @@ class _Draft:
             suite=suite.name,
             suite_version=suite.version,
             suite_config=suite.config(),
-            model=_describe_model(opened),
+            model=describe_model(opened),
             dataset={
                 "name": opened.job.dataset,
                 "role": "test",
@@ -426,22 +426,48 @@ class _Draft:
 
 def _draft(opened: Opened, suite: Suite) -> _Draft:
     checkpoint, job = opened.checkpoint, opened.job
-    key = sha256_of(
-        {
-            "schema": SCHEMA,
-            "checkpoint": checkpoint.sha256,
-            "probe": opened.classifier_key,
-            "dataset": opened.test.fingerprint,
-            "size": opened.test.size,
-            "n": len(opened.index),
-            "suite": suite.name,
-            "version": suite.version,
-            "config": suite.config(),
-            "seed": job.seed,
-        }
+    key = record_key(
+        checkpoint.sha256,
+        opened.classifier_key,
+        {"fingerprint": opened.test.fingerprint, "size": opened.test.size, "n": len(opened.index)},
+        (suite.name, suite.version, suite.config()),
+        job.seed,
     )
     path = record_path(job.results, checkpoint.name, checkpoint.sha256, job.dataset, suite.name)
     return _Draft(suite, path, key)
+
+
+def record_key(
+    checkpoint_sha256: str,
+    classifier_key: str,
+    dataset: Mapping[str, Any],
+    suite: tuple[str, int, Mapping[str, Any]],
+    seed: int,
+    schema: int = SCHEMA,
+) -> str:
+    """Digest of everything that determines the outcomes in a record.
+
+    Args:
+        classifier_key: as `Opened.classifier_key`.
+        dataset: with fingerprint, size and n.
+        suite: name, version and settings.
+        schema: of the record.
+    """
+    name, version, config = suite
+    return sha256_of(
+        {
+            "schema": schema,
+            "checkpoint": checkpoint_sha256,
+            "probe": classifier_key,
+            "dataset": dataset["fingerprint"],
+            "size": dataset["size"],
+            "n": dataset["n"],
+            "suite": name,
+            "version": version,
+            "config": dict(config),
+            "seed": seed,
+        }
+    )
 
 
 def partial_path(path: Path) -> Path:
@@ -474,7 +500,8 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _describe_model(opened: Opened) -> dict[str, Any]:
+def describe_model(opened: Opened) -> dict[str, Any]:
+    """What a record says of the model; `Record.model`."""
     checkpoint = opened.checkpoint
     metadata = checkpoint.metadata
     return {

@@ -105,7 +105,7 @@ def load_measurements(results: Path) -> list[Measurement]:
     """
     records = []
     for path, record in find_records(results):
-        _validate(path, record)
+        check_record(path, record)
         records.append(record)
     if not records:
         raise CossError(
@@ -336,8 +336,12 @@ def _differences(variants: list[dict[str, Any]]) -> list[str]:
     return [", ".join(f"{k.rpartition('.')[2]}={f.get(k, 'none')}" for k in keys) for f in flat]
 
 
-def _validate(path: Path, record: Record) -> None:
-    """Refuse a record whose parts do not fit together."""
+def check_record(path: Path | str, record: Record) -> None:
+    """Refuse a record whose parts do not fit together.
+
+    Raises:
+        CossError: they do not; `path` is what the message calls the record.
+    """
     try:
         n = record.index.size
         if n == 0 or record.label.size != n or int(record.dataset["classes"]) < 1:

@@ -24,7 +24,9 @@ from robustbench_coss.cli.quickstart import quickstart
 from robustbench_coss.cli.report import leaderboard, plot
 from robustbench_coss.cli.show import show
 from robustbench_coss.cli.site import site
+from robustbench_coss.cli.submit import submit
 from robustbench_coss.cli.sweep import sweep
+from robustbench_coss.cli.verify import verify
 from robustbench_coss.errors import CossError
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
@@ -61,6 +63,8 @@ app.command("plot")(plot)
 app.command("site")(site)
 app.command("show")(show)
 app.command("export")(export)
+app.command("submit")(submit)
+app.command("verify")(verify)
 app.command("arch")(arch)
 app.command("list")(list_)
 app.command("doctor")(doctor)

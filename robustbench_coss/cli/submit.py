@@ -1,0 +1,53 @@
+"""`coss-bench submit`: what was measured of a model, as one file that others can check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_coss.cli.report import Results
+
+
+def submit(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="Run folder, encoder.safetensors file, or any model that was measured: a run's "
+            "name, a configuration's label, or the first characters of a checkpoint's SHA-256.",
+        ),
+    ],
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="Put the encoder into the bundle, too.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to write; default: MODEL-HASH.zip in this folder.", metavar="ZIP"
+        ),
+    ] = None,
+    results: Results = Path("results"),
+) -> None:
+    """Bundle a model's records for others, who can measure samples of them again.
+
+    The bundle is one zip file with the records, the probes, the recipe of the run where there is
+    one, versions and devices, the SHA-256 of the checkpoint and a manifest with that of every file.
+    Equal records give equal bundles, byte for byte.
+
+    Examples:
+
+      coss-bench submit runs/co-byol --with-encoder
+
+      coss-bench submit co-byol-s0 --out submissions/co-byol-s0.zip
+    """
+    from evaluations.submission import submit as write
+
+    path, manifest = write(run, results, out, with_encoder)
+    sizes = f"{len(manifest['records'])} records, {path.stat().st_size / 1e6:.1f} MB"
+    typer.echo(f"wrote {path}: {manifest['model']['name']}, {sizes}")
+    for record in manifest["records"]:
+        typer.echo(f"  {record['dataset']} {record['suite']}: {record['n']:,} images")
+    option = "" if with_encoder else f" --encoder {run}"
+    typer.echo(f"next: coss-bench verify {path}{option}")

@@ -1,0 +1,90 @@
+"""`coss-bench verify`: whether a bundle of records holds what a new measurement finds."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="Zip file that `coss-bench submit` wrote.")
+    ],
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Run folder, encoder or model that was measured; default: the one in the bundle.",
+            metavar="RUN",
+        ),
+    ] = None,
+    cells: Annotated[
+        int, typer.Option(help="Conditions measured again per record, drawn at random.")
+    ] = 5,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of that draw; default: one that nobody can foresee, which is printed."
+        ),
+    ] = None,
+    retrain_probe: Annotated[
+        bool,
+        typer.Option("--retrain-probe", help="Measure with a newly trained probe as well."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images measured at once.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
+    ] = False,
+    corruption_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ready-made corrupted images, where records are of those.", metavar="FOLDER"
+        ),
+    ] = None,
+) -> None:
+    """Check a bundle: hashes, form, consistency; then measure a sample of it again.
+
+    A line per condition says what was recorded, what was found and how many images agree; the last
+    line is the verdict. The status is 0 if the bundle is reproduced, and 1 if it is not or cannot
+    be checked. Nothing in a bundle is executed.
+
+    Examples:
+
+      coss-bench verify co-byol.zip --encoder runs/co-byol
+
+      coss-bench verify co-byol.zip --retrain-probe --cells 10
+    """
+    from rich.console import Console
+
+    from evaluations.progress import ConsoleProgress
+    from evaluations.verification import Plan
+    from evaluations.verification import verify as check
+
+    plan = Plan(
+        secrets.randbelow(1 << 31) if seed is None else seed,
+        cells,
+        retrain_probe,
+        device,
+        batch_size,
+        data_root,
+        download,
+        corruption_root,
+    )
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        report = check(bundle, plan, encoder, progress)
+    findings = report.findings()
+    for finding in findings:
+        typer.echo(f"{'✓' if finding.ok else '✗'} {finding.text}")
+    for note in dict.fromkeys(report.notes):
+        typer.echo(f"note: {note}")
+    wrong = sum(not finding.ok for finding in findings)
+    measured = f"{len(report.cells)} conditions measured again, drawn with --seed {report.seed}"
+    if wrong:
+        typer.echo(f"NOT REPRODUCED: {wrong} of {len(findings)} lines marked ✗; {measured}")
+        raise typer.Exit(1)
+    exact = "every outcome equal" if report.exact else "differences as small as rounding makes"
+    typer.echo(f"reproduced: {exact}; {measured}")
