@@ -65,6 +65,9 @@ TRANSFERRED = "mi-fgsm"
 class Adversarial(BaseSuite):
     """Attacks over ladders of small budgets, and the worst of them.
 
+    `stated_as` names the keys of `config` that hold options of another name, `trains_for` the
+    conditions that depend on a network trained in `prepare`: `evaluations.verification` reads both.
+
     Column: `correct`: right on the clean image and under the attack at this budget and at every
     smaller one. The level is epsilon in 1/255 for L∞ and the norm itself for L2. The condition
     "gradient" also has `flat`: the clean image's input gradient is zero.
@@ -85,6 +88,7 @@ class Adversarial(BaseSuite):
     axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
     linked = True
     stated_as: ClassVar = {"eps": "linf_eps_255", "eps_l2": "l2_eps_at_32_px"}
+    trains_for: ClassVar = (TRANSFER,)
 
     def __init__(
         self,

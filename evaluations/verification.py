@@ -33,7 +33,16 @@ from robustbench_coss.files import canonical_json, slug, write_atomically
 from robustbench_coss.models import load_model
 from robustbench_coss.record_schema import check_schema
 from robustbench_coss.records import SCHEMA, Cell, Record, from_json
-from robustbench_coss.reproduction import ALPHA, OTHER, SAME, Pair, Trial, corrected, try_pairs
+from robustbench_coss.reproduction import (
+    ALPHA,
+    OTHER,
+    SAME,
+    TRAINED,
+    Pair,
+    Trial,
+    corrected,
+    try_pairs,
+)
 from robustbench_coss.seeds import permutation
 
 FACTS_APART = 0.05  # of the largest number beside it: how far numbers of `extra` may be apart
@@ -253,19 +262,17 @@ def _verify_group(
         check_writable(results / "probes")
         if not own_head:
             _check_probe(bundle, opened, probe, retrain)
-        same = versions() == first["versions"] and device_name(opened.device) == first["device"]
+        here = versions(), device_name(opened.device)
+        shares = [SAME if (r.versions, r.device) == here else OTHER for r in records.values()]
         if not retrain:
-            _check_facts(bundle, opened, records, same, report)
+            _check_facts(opened, records, here[1], max(shares), report)
         where = " (probe trained anew)" if retrain else ""
         everything: list[Pair] = []
-        for name, record in records.items():
-            mine = _measure_again(
-                opened, record, plan, name, where, SAME if same else OTHER, report
-            )
-            everything += mine
+        for (name, record), share in zip(records.items(), shares, strict=True):
+            everything += _measure_again(opened, record, plan, name, where, share, report)
         if len(records) > 1 and everything:
             about = f"{data['name']}, all {len(everything)} cells together{where}"
-            report.together.append(try_pairs(about, everything, SAME if same else OTHER))
+            report.together.append(try_pairs(about, everything, max(shares)))
     finally:
         opened.close()
 
@@ -364,15 +371,15 @@ def _check_probe(bundle: Bundle, opened: Opened, probe: Mapping[str, Any], retra
 
 
 def _check_facts(
-    bundle: Bundle, opened: Opened, records: Mapping[str, Record], same: bool, report: Report
+    opened: Opened, records: Mapping[str, Record], device: str, share: float, report: Report
 ) -> None:
-    _ = opened.subject
+    _ = opened.subject  # describes the probe
     found = describe_model(opened)
-    stated = next(iter(records.values()))
+    recorded = "; ".join(dict.fromkeys(record.device for record in records.values()))
     report.notes.append(
         "device and versions are those recorded"
-        if same
-        else f"recorded on {stated.device}; measured again on {device_name(opened.device)}"
+        if share == SAME
+        else f"device or versions are others: recorded on {recorded}; measured again on {device}"
     )
     for name, record in records.items():
         wrong = [k for k in found if k != "name" and found[k] != record.model.get(k)]
@@ -406,7 +413,18 @@ def _measure_again(
         for found in opened.measure(unit):
             summary = found.summary
             if found.condition.name in cells:
-                _compare(found, cells[found.condition.name], record, where, share, report, pairs)
+                kind = found.condition.name.partition("@")[0]
+                trained = share > SAME and kind in getattr(suite, "trains_for", ())
+                mine = _compare(
+                    found,
+                    cells[found.condition.name],
+                    f"{record.suite} {found.condition.name}{where}",
+                    TRAINED if trained else share,
+                    report,
+                )
+                if not trained:
+                    for column, pair in mine.items():
+                        pairs.setdefault(column, []).append(pair)
     if not where:
         _check_rest(suite, conditions, record, summary, name, report)
     for column, several in pairs.items():
@@ -432,33 +450,25 @@ def _drawn(
 
 
 def _compare(
-    found: Measured,
-    cell: Cell,
-    record: Record,
-    where: str,
-    share: float,
-    report: Report,
-    pairs: dict[str, list[Pair]],
-) -> None:
-    title = f"{record.suite} {cell.condition}{where}"
+    found: Measured, cell: Cell, title: str, share: float, report: Report
+) -> dict[str, Pair]:
+    """Put a condition into the report; gives its columns."""
     if found.columns.keys() != cell.outcomes.keys() or any(
         column.dtype != cell.outcomes[k].dtype for k, column in found.columns.items()
     ):
         columns = ", ".join(f"{k} ({v.dtype})" for k, v in sorted(cell.outcomes.items()))
-        report.facts.append(
-            Finding(False, f"{title}: recorded columns {columns} are not the suite's")
-        )
-        return
+        text = f"{title}: recorded columns {columns} are not the suite's"
+        report.facts.append(Finding(False, text))
+        return {}
     if bool(cell.problem) != bool(found.nonfinite):
         count = f"{found.nonfinite} outputs of the model are not finite"
         report.facts.append(Finding(False, f"{title}: {count}, recorded: {cell.problem!r}"))
     if (cell.group, cell.level) != (found.condition.group, found.condition.level):
         report.facts.append(Finding(False, f"{title}: group or level are not the suite's"))
-    mine = {k: Pair(cell.outcomes[k], found.columns[k]) for k in found.columns}
-    for k, pair in mine.items():
-        pairs.setdefault(k, []).append(pair)
-    trials = {k: try_pairs(f"{title} {k}", [pair], share) for k, pair in mine.items()}
-    report.cells.append(CellPairs(title, mine, trials))
+    pairs = {k: Pair(cell.outcomes[k], found.columns[k]) for k in found.columns}
+    trials = {k: try_pairs(f"{title} {k}", [pair], share) for k, pair in pairs.items()}
+    report.cells.append(CellPairs(title, pairs, trials))
+    return pairs
 
 
 def _check_rest(

@@ -126,7 +126,7 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith(f"wrote {name}: byol-s0, 1 records")
     assert "parts clean: 200 images" in outcome.out
-    assert f"coss-bench verify {name} --encoder byol-s0" in outcome.out
+    assert f"coss-bench verify {name} --encoder RUN" in outcome.out
     assert (tmp_path / name).is_file()
 
 

@@ -34,7 +34,12 @@ from robustbench_coss.reproduction import ALPHA, OTHER, SAME, Pair, corrected, t
 from robustbench_coss.seeds import permutation
 
 IMAGES = 200
-ADVERSARIAL = {"attacks": ["fgsm", "pgd-l2"], "eps": [0.5, 1.0], "eps_l2": [0.1, 0.2], "steps": 3}
+ADVERSARIAL = {
+    "attacks": ["fgsm", "pgd-linf", "pgd-l2"],
+    "eps": [0.5, 1.0],
+    "eps_l2": [0.1, 0.2],
+    "steps": 3,
+}
 PLAN = Plan(seed=0, device="cpu")
 Files = dict[str, bytes]
 
@@ -62,20 +67,30 @@ def run(tmp_path_factory: pytest.TempPathFactory, few_pictures: None) -> Path:
         "training": {"seed": 0, "epochs": 0},
     }
     save_encoder(folder / "encoder.safetensors", encoder, metadata)
+    return folder
+
+
+def measure(run: Path, results: Path, *suites: str) -> Path:
+    """The bundle of a run measured with suites."""
     evaluate_run(
-        folder,
-        ["clean", "crop", "adversarial", "redundancy"],
-        results=folder.parent.parent / "results",
+        run,
+        suites,
+        results=results,
         device="cpu",
         probe=ProbeConfig(epochs=10),
         options={"adversarial": ADVERSARIAL},
     )
-    return folder
+    return submit(str(run), results, results / "b.zip", True)[0]
 
 
 @pytest.fixture(scope="module")
 def bundle(run: Path) -> Path:
-    return submit(str(run), run.parent.parent / "results", run.parent / "b.zip", True)[0]
+    return measure(run, run.parent / "few", "clean", "crop")
+
+
+@pytest.fixture(scope="module")
+def attacked(run: Path) -> Path:
+    return measure(run, run.parent / "more", "clean", "adversarial", "redundancy")
 
 
 def rebuilt(bundle: Path, out: Path, change: Callable[[Files, dict[str, Any]], None]) -> Path:
@@ -120,11 +135,11 @@ def test_an_honest_bundle_is_reproduced_to_the_last_bit(bundle: Path) -> None:
     assert sum(title.startswith("crop ") for title in titles) == 5
 
 
-def test_a_condition_is_drawn_with_those_of_its_group_that_it_builds_on(bundle: Path) -> None:
+def test_a_condition_is_drawn_with_those_of_its_group_that_it_builds_on(attacked: Path) -> None:
     suite = make_suite("adversarial", ADVERSARIAL)
     encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
     conditions = suite.conditions(Subject(encoder, torch.nn.Linear(encoder.dim, 10)))
-    record = from_json(open_bundle(bundle).json("records/parts/adversarial.json"))
+    record = from_json(open_bundle(attacked).json("records/parts/adversarial.json"))
     sizes = set()
     for seed in range(30):
         drawn = verification._drawn(suite, conditions, Plan(seed=seed, cells=1), record)
@@ -134,17 +149,17 @@ def test_a_condition_is_drawn_with_those_of_its_group_that_it_builds_on(bundle: 
     assert sizes >= {1, 2}
 
 
-def test_every_condition_can_be_drawn_and_a_new_probe_gives_the_same(bundle: Path) -> None:
-    report = verify(bundle, replace(PLAN, cells=100, retrain_probe=True))
+def test_every_condition_can_be_drawn_and_a_new_probe_gives_the_same(attacked: Path) -> None:
+    report = verify(attacked, replace(PLAN, cells=100, retrain_probe=True))
     assert report.reproduced, wrong(report)
     assert report.exact
     anew = [cell.title for cell in report.cells if cell.title.endswith("(probe trained anew)")]
     assert 2 * len(anew) == len(report.cells)
     measured = sum(
         sum(not c.condition.startswith("worst") for c in from_json(content).cells)
-        for name in open_bundle(bundle).names
+        for name in open_bundle(attacked).names
         if name.startswith("records/")
-        for content in [open_bundle(bundle).json(name)]
+        for content in [open_bundle(attacked).json(name)]
     )
     assert len(anew) == measured
 
@@ -163,7 +178,7 @@ def test_the_seed_draws_the_conditions(bundle: Path) -> None:
 
 
 def test_an_encoder_beside_the_bundle_is_used(run: Path, tmp_path: Path) -> None:
-    path, _ = submit(str(run), run.parent.parent / "results", tmp_path / "b.zip")
+    path, _ = submit(str(run), run.parent / "few", tmp_path / "b.zip")
     assert verify(path, replace(PLAN, cells=1), str(run)).reproduced
     with pytest.raises(CossError, match="holds no encoder; pass the one with the SHA-256"):
         verify(path, PLAN)
@@ -187,9 +202,10 @@ def flattered(record: Record, nested: bool = False) -> Record:
 
 @pytest.mark.parametrize("suite", ["clean", "crop", "adversarial"])
 def test_five_percent_of_the_wrong_ones_turned_right_do_not_pass(
-    bundle: Path, tmp_path: Path, suite: str
+    bundle: Path, attacked: Path, tmp_path: Path, suite: str
 ) -> None:
-    report = verify(with_record(bundle, tmp_path / "b.zip", suite, flattered), PLAN)
+    source = attacked if suite == "adversarial" else bundle
+    report = verify(with_record(source, tmp_path / "b.zip", suite, flattered), PLAN)
     assert not report.reproduced
     assert all(suite in text or "all" in text for text in wrong(report))
 
@@ -205,6 +221,31 @@ def test_they_do_not_pass_as_rounding_of_another_device_either(
     assert any(text.startswith("crop correct, 5 cells together") for text in wrong(report))
 
 
+def test_only_what_needs_a_trained_network_may_differ_more_on_another_device(
+    attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The surrogate of a transferred attack is trained in the measurement."""
+
+    def shift(name: str) -> Callable[[Record], None]:
+        def change(record: Record) -> None:
+            (cell,) = (c for c in record.cells if c.condition.startswith(name))
+            right = cell.outcomes["correct"].copy()
+            # Five up, five down: a share of 5 % without a direction.
+            right[np.flatnonzero(right)[:5]] = False
+            right[np.flatnonzero(~cell.outcomes["correct"])[:5]] = True
+            cell.outcomes["correct"] = right
+
+        return change
+
+    every = replace(PLAN, cells=100)
+    transfer = with_record(attacked, tmp_path / "t.zip", "adversarial", shift("transfer"))
+    noise = with_record(attacked, tmp_path / "n.zip", "adversarial", shift("noise-linf@1/255"))
+    assert any("transfer" in text for text in wrong(verify(transfer, every)))
+    monkeypatch.setattr(verification, "device_name", lambda device: "another")
+    assert not any("transfer" in text for text in wrong(verify(transfer, every)))
+    assert any("noise-linf@1/255" in text for text in wrong(verify(noise, every)))
+
+
 def test_metadata_that_is_not_the_encoders_does_not_pass(bundle: Path, tmp_path: Path) -> None:
     def boast(record: Record) -> None:
         record.model["training"] = {"seed": 0, "epochs": 1000}
@@ -216,7 +257,7 @@ def test_metadata_that_is_not_the_encoders_does_not_pass(bundle: Path, tmp_path:
 
 
 def test_derived_cells_checks_metrics_and_facts_are_held_to_the_outcomes(
-    bundle: Path, tmp_path: Path
+    attacked: Path, tmp_path: Path
 ) -> None:
     def polish(record: Record) -> None:
         worst = next(c for c in record.cells if c.condition.startswith("worst"))
@@ -225,14 +266,14 @@ def test_derived_cells_checks_metrics_and_facts_are_held_to_the_outcomes(
         record.metrics = record.metrics[1:]
 
     one = replace(PLAN, cells=1)
-    report = verify(with_record(bundle, tmp_path / "b.zip", "adversarial", polish), one)
+    report = verify(with_record(attacked, tmp_path / "b.zip", "adversarial", polish), one)
     (text,) = wrong(report)
     assert text.endswith("derived conditions, metrics or axis, sanity checks")
 
     def stretch(record: Record) -> None:
         record.extra["cka"][0][1] += 0.2
 
-    report = verify(with_record(bundle, tmp_path / "c.zip", "redundancy", stretch), one)
+    report = verify(with_record(attacked, tmp_path / "c.zip", "redundancy", stretch), one)
     assert "facts about the model (extra)" in wrong(report)[0]
 
 
@@ -275,6 +316,39 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
 
 
 # ---- what cannot be verified ----
+
+
+@pytest.mark.parametrize(
+    ("suite", "options"),
+    [
+        ("clean", {}),
+        ("corruption", {}),
+        ("corruption", {"constants": "imagenet-c"}),
+        ("corruption", {"backend": "reference"}),
+        ("occlusion", {"stages": ["stage2", "local"], "ratios": [0.3], "sigmas": [1.5]}),
+        ("adversarial", ADVERSARIAL | {"restarts": 2}),
+        ("adversarial", {"attacks": "all"}),
+        ("crop", {"areas": [0.3, 0.6]}),
+        ("redundancy", {}),
+        ("rf", {}),
+    ],
+)
+def test_the_settings_in_a_record_give_the_suite_that_wrote_them(
+    suite: str, options: dict[str, Any]
+) -> None:
+    test = open_dataset("parts", "test")
+    made = make_suite(suite, options)
+    made.configure(test)
+    config = json.loads(json.dumps(made.config()))
+    again = make_suite(suite, verification._options({"suite": suite, "suite_config": config}, None))
+    again.configure(test)
+    assert json.loads(json.dumps(again.config())) == config
+
+
+def test_ready_made_pictures_have_to_be_named() -> None:
+    content = {"suite": "corruption", "suite_config": {"backend": "ready-made", "pictures": "ab"}}
+    with pytest.raises(CossError, match="pass their folder by --corruption-root"):
+        verification._options(content, None)
 
 
 def test_a_file_edited_in_the_bundle_is_found_by_its_hash(bundle: Path, tmp_path: Path) -> None:

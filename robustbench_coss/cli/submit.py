@@ -49,5 +49,5 @@ def submit(
     typer.echo(f"wrote {path}: {manifest['model']['name']}, {sizes}")
     for record in manifest["records"]:
         typer.echo(f"  {record['dataset']} {record['suite']}: {record['n']:,} images")
-    option = "" if with_encoder else f" --encoder {run}"
+    option = "" if with_encoder else f" --encoder {run if Path(run).exists() else 'RUN'}"
     typer.echo(f"next: coss-bench verify {path}{option}")
