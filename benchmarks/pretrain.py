@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -20,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from pretrain.recipe import Recipe, build_recipe
 from pretrain.train import quieten_lightning
 from pretrain.views import make_views
 from robustbench_coss import registry
+from robustbench_coss.allocator import keep_freed_memory
 from robustbench_coss.checkpoints import build_encoder
 from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.environment import device_name
@@ -89,6 +92,13 @@ def build(recipe: Recipe, device: torch.device) -> Method:
     encoder = build_encoder(recipe.arch, size=recipe.size or 32, width=recipe.width)
     method: Method = registry.load("method", recipe.method)(encoder, recipe, 10)
     return method.to(device, memory_format=torch.channels_last)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """What holds for every process of the benchmark."""
+    warnings.filterwarnings("ignore")
+    quieten_lightning()
+    torch.set_num_threads(args.threads)
 
 
 def synchronise(device: torch.device) -> None:
@@ -284,37 +294,49 @@ def throughput(
     return args.batch * clock.steps / clock.seconds
 
 
-def compare_loops(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Median images per second of BYOL here and of lightly's loop."""
+def our_rate(args: argparse.Namespace) -> float:
+    """Images per second of BYOL here, set up as `coss-bench pretrain` does."""
+    prepare(args)
+    device = torch.device(args.device)
+    keep_freed_memory(device)
     recipe = recipe_for("byol", args)
-    data = images(max(args.batch * 8, 512), args.size)
-    pictures = Pictures(data, args.size)
+    module = build(recipe, torch.device("cpu"))
+    loader = training_loader(
+        images(max(args.batch * 8, 512), args.size), recipe, module.views, 0, device
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return throughput(module, loader, args, folder)
 
-    def ours() -> float:
-        module = build(recipe, torch.device("cpu"))
-        with tempfile.TemporaryDirectory() as folder:
-            loader = training_loader(data, recipe, module.views, 0, device)
-            return throughput(module, loader, args, folder)
 
-    def lightlys() -> float:
-        torch.manual_seed(0)
-        encoder = build_encoder(args.arch, size=args.size, width=args.width)
-        module = LightlyBYOL(encoder, encoder.dim, args.hidden, args.batch)
-        loader = DataLoader(
-            pictures,
-            args.batch,
-            shuffle=True,
-            drop_last=True,
-            num_workers=args.workers,
-            persistent_workers=args.workers > 0,
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            return throughput(module, loader, args, folder)
+def lightlys_rate(args: argparse.Namespace) -> float:
+    """Images per second of lightly's BYOL."""
+    prepare(args)
+    torch.manual_seed(0)
+    encoder = build_encoder(args.arch, size=args.size, width=args.width)
+    module = LightlyBYOL(encoder, encoder.dim, args.hidden, args.batch)
+    loader = DataLoader(
+        Pictures(images(max(args.batch * 8, 512), args.size), args.size),
+        args.batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=args.workers,
+        persistent_workers=args.workers > 0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        return throughput(module, loader, args, folder)
 
+
+def compare_loops(args: argparse.Namespace) -> dict[str, float]:
+    """Median images per second of both loops.
+
+    Each runs in a process of its own, since what the one sets in a process is not the other's.
+    """
     found: dict[str, list[float]] = {"ours": [], "lightly": []}
-    for _ in range(args.loops):
-        found["ours"].append(ours())
-        found["lightly"].append(lightlys())
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        for _ in range(args.loops):
+            found["ours"].append(processes.submit(our_rate, args).result())
+            found["lightly"].append(processes.submit(lightlys_rate, args).result())
     return {name: statistics.median(rates) for name, rates in found.items()}
 
 
@@ -380,10 +402,9 @@ def main() -> None:
     parser.add_argument("--loops", type=int, default=3, help="turns of the two loops")
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    quieten_lightning()
-    torch.set_num_threads(args.threads)
+    prepare(args)
     device = torch.device(args.device)
+    keep_freed_memory(device)
 
     steps = compare_steps(args, device)
     byol, co, crops = (steps[name] for name in ("byol", "co-byol", "byol-mc"))
@@ -399,7 +420,7 @@ def main() -> None:
         "steps": steps,
     }
     if args.steps:
-        rates = compare_loops(args, device)
+        rates = compare_loops(args)
         result["ratios"]["throughput_over_lightly"] = rates["ours"] / rates["lightly"]
         result["images_per_second"] = rates
     if device.type == "cuda":

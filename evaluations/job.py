@@ -22,6 +22,7 @@ from evaluations.probe import ProbeConfig, get_probe, probe_key
 from evaluations.progress import Progress
 from evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss import registry
+from robustbench_coss.allocator import keep_freed_memory
 from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.encoders.base import Encoder
@@ -132,6 +133,7 @@ class Opened:
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         self.device = resolve_device(job.device)
+        keep_freed_memory(self.device)
         self.checkpoint = job.load()
         size = int(self.checkpoint.metadata["size"])
         self.train, self.validation, self.test = (

@@ -25,6 +25,7 @@ from pretrain.method import Method, parse_options
 from pretrain.recipe import Recipe
 from pretrain.train import ClipGradients, quieten_lightning
 from robustbench_coss import registry
+from robustbench_coss.allocator import keep_freed_memory
 from robustbench_coss.checkpoints import build_encoder
 from robustbench_coss.datasets.base import Source, open_dataset, split_validation
 from robustbench_coss.encoders.base import parameters
@@ -294,6 +295,7 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
     if world_size() > 1:
         raise CossError("a dry run takes one process; start it without torchrun or srun")
     target = resolve_device(device)
+    keep_freed_memory(target)
     method_type: type[Method] = registry.load("method", recipe.method)
     parse_options(method_type, recipe.options)
     source: Source = registry.load("dataset", recipe.dataset)

@@ -41,6 +41,7 @@ from pretrain.unreadable import FILE_NAME as UNREADABLE_NAME
 from pretrain.unreadable import leave_out_unreadable
 from pretrain.views import refuse_empty_maps
 from robustbench_coss import registry
+from robustbench_coss.allocator import keep_freed_memory
 from robustbench_coss.checkpoints import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.encoders.base import Encoder, parameters
@@ -211,6 +212,7 @@ def pretrain(
         KeyboardInterrupt: interrupted; the last finished epoch is in `last.ckpt`.
     """
     target = resolve_device(device)
+    keep_freed_memory(target)
     join(target)
     exported = out / FILE_NAME
     with same_outcome():
