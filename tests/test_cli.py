@@ -389,6 +389,17 @@ def test_images_too_small_for_the_corruptions_are_named_with_what_to_do(
     assert [record.suite for _, record in find_records(results)] == ["clean", "crop"]
 
 
+def test_a_model_that_cannot_be_measured_stops_no_other(
+    bench: Bench, run: Path, tmp_path: Path
+) -> None:
+    small, results = tmp_path / "small", tmp_path / "results"
+    pretrain(build_recipe(TINY | {"method": "byol", "size": 28}, "test"), small, device="cpu")
+    outcome = bench("eval", small, run, "--suite", "corruption", "--results", results, *QUICK)
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1].startswith(f"error: {small}: corruptions need images of")
+    assert [record.model["name"] for _, record in find_records(results)] == [run.name]
+
+
 def test_a_single_image_can_be_measured_in_batches_of_one(
     bench: Bench, run: Path, tmp_path: Path
 ) -> None:

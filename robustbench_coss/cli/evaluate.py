@@ -211,6 +211,7 @@ def evaluate(
             line = f"{checkpoint.name}: {checkpoint.preprocessing}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     paths: list[Path] = []
+    failures: dict[str, CossError] = {}
     with ExitStack() as stack:
         stack.enter_context(_ending_on_sigterm())
         executor = None
@@ -221,31 +222,38 @@ def evaluate(
             executor = stack.enter_context(on_ray(cluster, share))
         progress = stack.enter_context(ConsoleProgress(Console(stderr=True)))
         try:
-            for load in loads:
-                paths += evaluate_run(
-                    load,
-                    suites,
-                    dataset=dataset,
-                    results=results,
-                    limit=limit,
-                    batch_size=batch_size,
-                    device=device,
-                    seed=seed,
-                    data_root=data_root,
-                    download=download,
-                    force=force,
-                    probe=config,
-                    transfer=transfer,
-                    options=options,
-                    progress=progress,
-                    executor=executor,
-                )
+            for model, load in zip(models, loads, strict=True):
+                try:
+                    paths += evaluate_run(
+                        load,
+                        suites,
+                        dataset=dataset,
+                        results=results,
+                        limit=limit,
+                        batch_size=batch_size,
+                        device=device,
+                        seed=seed,
+                        data_root=data_root,
+                        download=download,
+                        force=force,
+                        probe=config,
+                        transfer=transfer,
+                        options=options,
+                        progress=progress,
+                        executor=executor,
+                    )
+                except CossError as error:  # of this model; the others are measured all the same
+                    failures[model] = error
         except KeyboardInterrupt:
             typer.echo("interrupted; run the same command again to continue", err=True)
             raise typer.Exit(130) from None
-    _print_headlines(paths, console)
-    option = "" if results == Path("results") else f" --results {results}"
-    console.print(f"next: coss-bench leaderboard{option}", highlight=False, soft_wrap=True)
+    if paths:
+        _print_headlines(paths, console)
+        option = "" if results == Path("results") else f" --results {results}"
+        console.print(f"next: coss-bench leaderboard{option}", highlight=False, soft_wrap=True)
+    if failures:
+        named = len(models) > 1
+        raise CossError("; ".join(f"{m}: {e}" if named else str(e) for m, e in failures.items()))
     _refuse_problems(paths)
 
 
