@@ -7,7 +7,6 @@ package imagecorruptions on the CPU, spread over worker processes, or pictures m
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -38,6 +37,7 @@ from evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
 from evaluations.ready_made import ReadyMade, open_ready_made
 from robustbench_coss import seeds
 from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.environment import cores
 from robustbench_coss.errors import CossError
 from robustbench_coss.records import Axis, Metric
 
@@ -110,7 +110,7 @@ class Corruption(BaseSuite):
         self.backend = "fast" if backend == "auto" else backend
         self.constants = "imagenet-c" if backend == "reference" else constants
         self.root = root
-        self.workers = _cores() if workers is None else workers
+        self.workers = cores() if workers is None else workers
         self._ready_made: ReadyMade | None = None
         self._pool: ProcessPoolExecutor | None = None
 
@@ -247,10 +247,3 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _cores() -> int:
-    """Cores this process may use: containers and job schedulers often grant fewer than exist."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

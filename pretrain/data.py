@@ -17,6 +17,7 @@ from pretrain.distributed import rank, world_size
 from pretrain.recipe import Recipe
 from pretrain.views import cut_views, plan_views
 from robustbench_coss.datasets.base import ArraySet, ImageSet
+from robustbench_coss.environment import cores
 from robustbench_coss.errors import CossError
 from robustbench_coss.seeds import permutation
 
@@ -172,6 +173,11 @@ def place(images: ArraySet, device: torch.device) -> ArraySet:
     return images.to(device)
 
 
+def decoding_processes(recipe: Recipe) -> int:
+    """Processes that decode pictures: as many as the recipe says, and as there are cores for."""
+    return min(recipe.workers, cores())
+
+
 def training_loader(
     images: ImageSet,
     recipe: Recipe,
@@ -209,7 +215,7 @@ def training_loader(
             "lower --batch-size"
         )
     whole = len(chosen) // recipe.batch_size * recipe.batch_size
-    workers = recipe.workers
+    workers = decoding_processes(recipe)
     if isinstance(images, ArraySet):
         images, workers = place(images, device), 0
     return Batches(

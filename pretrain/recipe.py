@@ -57,7 +57,8 @@ class Recipe(BaseModel):
         limit: train on this many images only, a fixed random subset; None for all.
         seed: of initialisation, order and views.
         precision: "32" or "bf16" (mixed).
-        workers: processes that decode images; data sets held in memory need none.
+        workers: processes that decode images, at most one per core; data sets held in memory need
+            none.
         monitor_every: epochs between two measurements of kNN accuracy; None for about ten in all.
         optimizer, views: see there.
         options: the method's own options (see `coss-bench list`); validated by the method.

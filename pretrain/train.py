@@ -24,7 +24,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import distributed as dist
 
-from pretrain.data import TrainingBatch, explain_dead_workers, subset, training_loader
+from pretrain.data import (
+    TrainingBatch,
+    decoding_processes,
+    explain_dead_workers,
+    subset,
+    training_loader,
+)
 from pretrain.distributed import (
     join,
     launch,
@@ -231,7 +237,7 @@ def pretrain(
     unreadable = ""
     if skip_bad_images or (out / UNREADABLE_NAME).exists():
         (train, validation), unreadable = leave_out_unreadable(
-            (train, validation), out / UNREADABLE_NAME, recipe.workers
+            (train, validation), out / UNREADABLE_NAME, decoding_processes(recipe)
         )
     _check_same_data(train)
     if method_type.uses_labels and bool((train.labels < 0).any()):
@@ -303,7 +309,7 @@ def pretrain(
         )
         handler = signal.getsignal(signal.SIGINT)
         try:
-            with explain_dead_workers(recipe.workers):
+            with explain_dead_workers(decoding_processes(recipe)):
                 trainer.fit(method, loader, ckpt_path=last, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C, which it then ignores for good
             signal.signal(signal.SIGINT, handler)

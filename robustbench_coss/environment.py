@@ -6,6 +6,7 @@ Versions and devices go into every record; `doctor` is what `coss-bench doctor` 
 from __future__ import annotations
 
 import importlib
+import os
 import platform
 import re
 import shutil
@@ -42,6 +43,13 @@ def versions() -> dict[str, str]:
         if installed is not None:
             found[name] = installed
     return found
+
+
+def cores() -> int:
+    """Cores this process may use: containers and job schedulers often grant fewer than exist."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def resolve_device(name: str) -> torch.device:
