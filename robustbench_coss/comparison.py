@@ -327,7 +327,7 @@ def difference_columns(part: pd.DataFrame) -> list[Column]:
         ("Metric", [TableCell(line["heading"]) for line in lines]),
         ("A", [_number(line, "a") for line in lines]),
         ("B", [_number(line, "b") for line in lines]),
-        ("A − B", [_difference(line) for line in lines]),
+        ("A − B", [difference_cell(line) for line in lines]),
         ("p", [TableCell(_p_text(line["p"])) for line in lines]),
         ("p (Holm)", [TableCell(_p_text(line["p_holm"])) for line in lines]),
         ("Verdict", [TableCell(line["verdict"], best=_decided(line)) for line in lines]),
@@ -344,7 +344,8 @@ def _number(line: Mapping[Any, Any], side: str) -> TableCell:
     return TableCell(text, marked=bool(line[f"doubts_{side}"]))
 
 
-def _difference(line: Mapping[Any, Any]) -> TableCell:
+def difference_cell(line: Mapping[Any, Any]) -> TableCell:
+    """The difference of a line of a comparison's table, signed, with its interval."""
     scale = max(abs(line["a"]), abs(line["b"]))  # as many decimals as the two values have
 
     def signed(value: float) -> str:

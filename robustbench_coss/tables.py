@@ -16,7 +16,17 @@ MISSING = "–"
 MARK = "†"  # a failed sanity check or doubtful outcomes
 
 # Columns of words, not numbers.
-_LEFT = {"Model", "Method", "Architecture", "Pretrained on", "Metric", "Verdict", "Claim"}
+_LEFT = {
+    "Model",
+    "Method",
+    "Architecture",
+    "Pretrained on",
+    "Metric",
+    "Verdict",
+    "Claim",
+    "Condition",
+    "Run",
+}
 
 
 @dataclass(frozen=True)

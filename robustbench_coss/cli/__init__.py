@@ -18,6 +18,7 @@ from robustbench_coss.cli.claims import claims
 from robustbench_coss.cli.compare import compare
 from robustbench_coss.cli.evaluate import evaluate
 from robustbench_coss.cli.export import export
+from robustbench_coss.cli.full_report import report
 from robustbench_coss.cli.inspect import doctor, list_
 from robustbench_coss.cli.pretrain import pretrain
 from robustbench_coss.cli.quickstart import quickstart
@@ -61,6 +62,7 @@ app.command("compare")(compare)
 app.command("claims")(claims)
 app.command("plot")(plot)
 app.command("site")(site)
+app.command("report")(report)
 app.command("show")(show)
 app.command("export")(export)
 app.command("submit")(submit)

@@ -1,0 +1,63 @@
+"""`coss-bench report`: one document about measured models, as HTML or PDF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_coss.cli.report import Results
+from robustbench_coss.errors import CossError
+
+
+def report(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]…",
+            help="Run folders or names, labels of configurations or their first words; default: "
+            "everything in the results folder.",
+            show_default=False,
+        ),
+    ] = None,
+    results: Results = Path("results"),
+    out: Annotated[
+        Path, typer.Option(help="File to write; its ending, .html or .pdf, says the format.")
+    ] = Path("report.html"),
+) -> None:
+    """Write a report: summary, tables, figures, claims, and where every number comes from.
+
+    One file that is whole in itself: HTML for any browser, or PDF (with the extra `report`).
+    Failed sanity checks come first, every number has its 95 % interval, and the commands that
+    repeat it are at the end. Reads records only and measures nothing.
+
+    Examples:
+
+      coss-bench report runs/co-byol
+
+      coss-bench report co-byol byol --out comparison.pdf
+
+      coss-bench report --results /data/study/results
+    """
+    from robustbench_coss.files import write_atomically
+    from robustbench_coss.report.page import make_page
+
+    ending = out.suffix.lower()
+    if ending not in (".html", ".pdf"):
+        raise CossError(f"cannot tell the format of {out}; end it in .html or .pdf")
+    page = make_page(results, runs or [])
+    if ending == ".html":
+        write_atomically(out, page)
+        typer.echo(f"wrote {out}")
+        return
+    from robustbench_coss.report.pdf import to_pdf
+
+    try:
+        data = to_pdf(page)
+    except CossError as error:
+        instead = out.with_suffix(".html")
+        write_atomically(instead, page)
+        raise CossError(f"{error}; wrote {instead} instead") from error
+    write_atomically(out, data)
+    typer.echo(f"wrote {out}")
