@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def to_pdf(page: str) -> bytes:
     paper = files("robustbench_coss").joinpath("templates", "report-paper.css").read_text("utf-8")
     # After the page's own style, which it overrides.
     page = page.replace("</head>", f"<style>\n{_faces()}{paper}</style>\n</head>", 1)
-    document = weasyprint.HTML(string=page, url_fetcher=_fetch)
+    document = weasyprint.HTML(string=page, url_fetcher=_fonts_only())
     return bytes(document.write_pdf(font_config=fonts))
 
 
@@ -70,10 +69,14 @@ def _faces() -> str:
     return "\n".join(rules) + "\n"
 
 
-def _fetch(url: str, *args: Any, **options: Any) -> Any:
-    """Fonts of matplotlib and what stands in the page itself; nothing else is opened."""
-    from weasyprint import default_url_fetcher
+def _fonts_only() -> Any:
+    """What WeasyPrint opens files with: fonts of matplotlib, and what stands in the page itself."""
+    from weasyprint.urls import URLFetcher
 
-    if url.startswith(("data:", _folder().as_uri())):
-        return default_url_fetcher(url, *args, **options)
-    raise ValueError(f"a report opens no other file: {re.sub(r'[?#].*', '', url)}")
+    class FontsOnly(URLFetcher):  # type: ignore[misc]
+        def fetch(self, url: str, headers: Any = None) -> Any:
+            if not url.startswith(("data:", _folder().as_uri() + "/")):
+                raise ValueError(f"a report opens no other file: {url}")
+            return super().fetch(url, headers)
+
+    return FontsOnly(allowed_protocols=("data", "file"), allow_redirects=False)
