@@ -352,26 +352,30 @@ def test_five_hundred_models_load_sort_and_filter_within_two_seconds(
             replace(row, name=f"model {i}", page=f"model-{i}", about=about, numbers=shifted)
         )
     put_in_place(tmp_path / "big", render_site(Site((replace(board, rows=tuple(rows)),), ())))
-    took = []
-    for _ in range(3):  # the best of three: other work on the machine is not the page's
-        tab = visit(tmp_path / "big" / "index.html")
-        assert tab.locator(ROWS).count() == 500
-        loaded = tab.evaluate("performance.getEntriesByType('navigation')[0].domComplete")
-        # A forced layout after each step, so that what the reader waits for is in the time.
-        worked = tab.evaluate(
-            """() => {
-                const start = performance.now();
-                const sorts = [...document.querySelectorAll("th[data-sort] button")].slice(0, 3);
-                sorts.forEach((button) => { button.click(); document.body.offsetHeight; });
-                const find = document.querySelector("[data-find]");
-                find.value = "model 49";
-                find.dispatchEvent(new Event("input"));
-                document.body.offsetHeight;
-                return performance.now() - start;
-            }"""
-        )
-        assert tab.locator("[data-count]").inner_text() == "15 of 500 models"  # x49, 490 … 499
-        took.append((loaded + worked) / 1000)
-        if took[-1] < 2:
-            break
-    assert min(took) < 2
+    tab = visit(site / "index.html")
+    devtools = tab.context.new_cdp_session(tab)
+    # The time that the page's thread computes: other work on the machine is not the page's.
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds() -> float:
+        found = devtools.send("Performance.getMetrics")["metrics"]
+        return next(m["value"] for m in found if m["name"] == "TaskDuration")
+
+    before = seconds()
+    tab.goto((tmp_path / "big" / "index.html").as_uri())
+    # A forced layout after each step, so that what the reader waits for is in the time.
+    tab.evaluate(
+        """() => {
+            document.body.offsetHeight;
+            const sorts = [...document.querySelectorAll("th[data-sort] button")].slice(0, 3);
+            sorts.forEach((button) => { button.click(); document.body.offsetHeight; });
+            const find = document.querySelector("[data-find]");
+            find.value = "model 49";
+            find.dispatchEvent(new Event("input"));
+            document.body.offsetHeight;
+        }"""
+    )
+    took = seconds() - before
+    assert tab.locator(ROWS).count() == 500
+    assert tab.locator("[data-count]").inner_text() == "15 of 500 models"  # x49, 490 … 499
+    assert 0.01 < took < 2
