@@ -86,22 +86,38 @@ def compare_chosen(
     one: Chosen, other: Chosen, suites: Sequence[str] = (), cells: bool = False
 ) -> Comparison:
     """`compare` for two models that were found already."""
-    _check_apart(one, other)
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
         raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
-    pairs, refused = _pairs(one, other, suites or known)
-    lines: list[dict[str, Any]] = []
-    for x, y in pairs:
-        metrics, left_out = _shared_metrics(x, y, cells)
-        refused += left_out
-        lines += [_line(x, y, metric, one.label, other.label) for metric in metrics]
+    lines, refused, pairs = differences(one, other, suites or known, cells)
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
     table = judge(pd.DataFrame(lines))
     return Comparison(
         one.label, other.label, table, tuple(refused), tuple(_remarks(one, other, pairs))
     )
+
+
+def differences(
+    one: Chosen, other: Chosen, suites: Sequence[str], cells: bool = False
+) -> tuple[list[dict[str, Any]], list[str], list[tuple[Measurement, Measurement]]]:
+    """All differences of two models, not corrected for their number.
+
+    Returns:
+        lines as in `Comparison.table` but `p_holm` and `verdict`, which `judge` adds; what could
+        not be compared; and the pairs of measurements that could.
+
+    Raises:
+        CossError: both stand for the same runs.
+    """
+    _check_apart(one, other)
+    pairs, refused = _pairs(one, other, suites)
+    lines: list[dict[str, Any]] = []
+    for x, y in pairs:
+        metrics, left_out = _shared_metrics(x, y, cells)
+        refused += left_out
+        lines += [_line(x, y, metric, one.label, other.label) for metric in metrics]
+    return lines, refused, pairs
 
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:

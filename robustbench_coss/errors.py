@@ -18,12 +18,14 @@ class CossError(Exception):
     """What went wrong and what to do about it, in one line."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> CossError:
-    """Error for a name that is not registered, naming the nearest ones that are."""
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], more: str = " (`coss-bench list` shows all)"
+) -> CossError:
+    """Error for a name that is not known, naming the nearest ones that are; `more` ends it."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
     hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-    return CossError(f"unknown {kind} {name!r}; {hint} (`coss-bench list` shows all)")
+    return CossError(f"unknown {kind} {name!r}; {hint}{more}")
 
 
 @contextmanager

@@ -246,7 +246,7 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
         f"Chance level (top-1): {percent_text(float(part['chance'].iloc[0]))} %. "
         "Shares in %, with 95 % intervals; best value of a column in bold."
     )
-    return Section(title, caption, tuple(blocks), tuple(_notes(part)))
+    return Section(title, caption, tuple(blocks), tuple(table_notes(part)))
 
 
 def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
@@ -289,8 +289,8 @@ def _row_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
     chance = percent_text(float(part["chance"].iloc[0]))
     return [
         _names(models),
-        ("Seeds", [TableCell(_range(of[m]["seeds"])) for m in models]),
-        ("Images", [TableCell(_range(of[m]["n"])) for m in models]),
+        ("Seeds", [TableCell(range_text(of[m]["seeds"])) for m in models]),
+        ("Images", [TableCell(range_text(of[m]["n"])) for m in models]),
         ("Chance", [TableCell(chance) for _ in models]),
     ]
 
@@ -314,15 +314,16 @@ def _model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
     return columns
 
 
-def _notes(part: pd.DataFrame) -> list[str]:
+def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
+    """What stands below one test set's table: its intervals, protocols, baseline and doubts."""
     several = sorted({int(k) for k in part["seeds"] if k > 1})
     notes = []
-    if several:
+    if several and intervals:
         notes.append(
             f"Rows with several seeds ({', '.join(map(str, several))}): mean over seeds with "
             "Student's t interval; it covers the training seed, the test images being the same."
         )
-    if (part["seeds"] == 1).any():
+    if (part["seeds"] == 1).any() and intervals:
         notes.append(
             "Rows with one seed: Wilson interval, or bootstrap over images for averages of "
             "conditions; it covers the draw of the test images, not the training seed."
@@ -350,7 +351,8 @@ def _notes(part: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _range(values: pd.Series) -> str:
+def range_text(values: pd.Series) -> str:
+    """Whole numbers as "5", or "3–5" where they differ."""
     low, high = int(values.min()), int(values.max())
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
@@ -361,7 +363,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """The leaderboard as LaTeX tables; they need the package `booktabs`."""
+    """The leaderboard as LaTeX tables; they need the packages `booktabs` and `siunitx`."""
     return tables.to_latex("leaderboard", layout(table, NARROW))
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 MISSING = "–"
+STAR = "*"  # significantly different from another row
 MARK = "†"  # a failed sanity check or doubtful outcomes
 
 # Columns of words, not numbers.
@@ -31,12 +32,21 @@ _LEFT = {
 
 @dataclass(frozen=True)
 class TableCell:
-    """One number as shown: text and interval, whether it is the best, whether to distrust it."""
+    """One number as shown.
+
+    Attributes:
+        text: the number.
+        interval: "[low, high]", or "±" and the standard deviation over seeds; "" for neither.
+        best: whether it is the best of its column.
+        marked: whether to distrust it.
+        significant: whether it differs from the row that the caption names.
+    """
 
     text: str
     interval: str = ""
     best: bool = False
     marked: bool = False
+    significant: bool = False
 
 
 Column = tuple[str, list[TableCell]]
@@ -105,8 +115,10 @@ def _pipes(cells: Iterable[str]) -> str:
 def _markdown_cell(cell: TableCell) -> str:
     text = escape_markdown(cell.text)
     shown = f"**{text}**" if cell.best else text
-    interval = f" {escape_markdown(cell.interval)}" if cell.interval else ""
-    return shown + (MARK if cell.marked else "") + interval
+    interval = f" {escape_markdown(cell.interval)}".replace("±", "± ") if cell.interval else ""
+    return (
+        shown + (rf"\{STAR}" if cell.significant else "") + (MARK if cell.marked else "") + interval
+    )
 
 
 def escape_markdown(text: str) -> str:
@@ -121,8 +133,15 @@ def escape_markdown(text: str) -> str:
 
 
 def to_latex(command: str, sections: Sequence[Section]) -> str:
-    """Sections as LaTeX tables, which need the package `booktabs`; `command` made them."""
-    lines = [rf"% Needs \usepackage{{booktabs}}. Written by `coss-bench {command}`."]
+    """Sections as LaTeX tables, which need the packages `booktabs` and `siunitx`.
+
+    Numbers stand by their decimal markers; an interval stands below its number, a standard
+    deviation beside it. `command` made them.
+    """
+    lines = [
+        r"% Needs \usepackage{booktabs} and \usepackage{siunitx}. "
+        f"Written by `coss-bench {command}`."
+    ]
     for section in sections:
         for i, block in enumerate(section.blocks):
             title = f"{section.title}. {section.caption}" if i == 0 else f"{section.title}."
@@ -130,14 +149,10 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
                 "",
                 r"\begin{table}[t]",
                 r"\centering\small",
+                r"\sisetup{detect-weight, retain-explicit-plus}",
+                r"\setlength{\belowcaptionskip}{4pt}",
                 rf"\caption{{{escape_latex(title)}}}",
-                rf"\begin{{tabular}}{{@{{}}{''.join(block.align('l', 'r'))}@{{}}}}",
-                r"\toprule",
-                " & ".join(map(escape_latex, block.headings)) + r" \\",
-                r"\midrule",
-                *(" & ".join(map(_latex_cell, row)) + r" \\" for row in block.rows),
-                r"\bottomrule",
-                r"\end{tabular}",
+                *_tabular(block),
             ]
             if i == len(section.blocks) - 1 and section.notes:
                 lines += [r"\par\smallskip\footnotesize\raggedright"]
@@ -146,13 +161,111 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_cell(cell: TableCell) -> str:
+def _tabular(block: Block) -> list[str]:
+    sides = block.align("l", "r")
+    columns = zip(*block.rows, strict=True)
+    formats = [
+        _table_format(column) if side == "r" else ""
+        for side, column in zip(sides, columns, strict=True)
+    ]
+    aligned = [
+        f"S[{number}]" if number else side for number, side in zip(formats, sides, strict=True)
+    ]
+    headings = [
+        f"{{{_two_lines(heading)}}}" if number else escape_latex(heading)
+        for number, heading in zip(formats, block.headings, strict=True)
+    ]
+    lines = [
+        rf"\begin{{tabular}}{{@{{}}{''.join(aligned)}@{{}}}}",
+        r"\toprule",
+        " & ".join(headings) + r" \\",
+        r"\midrule",
+    ]
+    below = [any(_stands_below(cell) for cell in row) for row in block.rows]
+    for i, row in enumerate(block.rows):
+        shown = [
+            _latex_number(cell) if number else _latex_words(cell)
+            for number, cell in zip(formats, row, strict=True)
+        ]
+        lines.append(" & ".join(shown) + r" \\")
+        if below[i]:
+            lines.append(" & ".join(map(_latex_below, row)) + r" \\")
+        if any(below) and i < len(below) - 1:
+            lines.append(r"\addlinespace[2pt]")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+_NUMBER = re.compile(r"([+−]?)(\d+)(?:\.(\d+))?")
+
+
+def _table_format(column: Sequence[TableCell]) -> str:
+    """Options of a column of siunitx with room for every cell; "" if one is no plain number."""
+    numbers = [_NUMBER.fullmatch(cell.text) for cell in column if cell.text not in ("", MISSING)]
+    found = [match for match in numbers if match]
+    if not found or len(found) < len(numbers):
+        return ""
+    sign = next((s for s in ("-", "+") for match in found if _ascii(match[1]) == s), "")
+    whole, decimals = (max(len(match[k] or "") for match in found) for k in (2, 3))
+    options = f"table-format={sign}{whole}{f'.{decimals}' if decimals else ''}"
+    after = max((_spread_after(cell) for cell in column), key=len)
+    marks = max((_latex_marks(cell) for cell in column), key=len)
+    after += f"$^{{{marks}}}$" if marks else ""
+    return f"{options},table-space-text-post={{{after}}}" if after else options
+
+
+def _ascii(text: str) -> str:
+    return text.replace("−", "-")
+
+
+def _spread(cell: TableCell) -> str:
+    """The standard deviation of a cell, "" if it has none."""
+    return cell.interval.removeprefix("±") if cell.interval.startswith("±") else ""
+
+
+def _spread_after(cell: TableCell) -> str:
+    # Not as siunitx's own uncertainty, which loses the space around the sign and half of the bold.
+    return rf"{{\mdseries\scriptsize\,$\pm$\,{_spread(cell)}}}" if _spread(cell) else ""
+
+
+def _stands_below(cell: TableCell) -> bool:
+    return bool(cell.interval) and not _spread(cell)
+
+
+def _latex_marks(cell: TableCell) -> str:
+    return "*" * cell.significant + r"\dagger" * cell.marked
+
+
+def _marks_after(cell: TableCell) -> str:
+    marks = _latex_marks(cell)
+    return f"$^{marks}$" if marks in ("*", r"\dagger") else f"$^{{{marks}}}$" if marks else ""
+
+
+def _latex_number(cell: TableCell) -> str:
+    if cell.text in ("", MISSING):
+        words = escape_latex(cell.text) + _marks_after(cell)
+        return f"{{{words}}}" if words else ""
+    weight = r"\bfseries " if cell.best else ""
+    return weight + _ascii(cell.text) + _spread_after(cell) + _marks_after(cell)
+
+
+def _latex_words(cell: TableCell) -> str:
     text = escape_latex(cell.text)
     shown = rf"\textbf{{{text}}}" if cell.best else text
-    shown += r"$^\dagger$" if cell.marked else ""
-    if not cell.interval:
-        return shown
-    return rf"\shortstack[r]{{{shown}\\ {{\scriptsize {escape_latex(cell.interval)}}}}}"
+    return shown + _spread_after(cell) + _marks_after(cell)
+
+
+def _latex_below(cell: TableCell) -> str:
+    return rf"{{\scriptsize {escape_latex(cell.interval)}}}" if _stands_below(cell) else ""
+
+
+def _two_lines(heading: str) -> str:
+    """A heading that is wider than the numbers below it, broken near its middle."""
+    words = heading.split()
+    if len(heading) <= 12 or len(words) == 1:
+        return escape_latex(heading)
+    halves = [(" ".join(words[:k]), " ".join(words[k:])) for k in range(1, len(words))]
+    first, second = min(halves, key=lambda half: max(map(len, half)))
+    return rf"\shortstack{{{escape_latex(first)}\\{escape_latex(second)}}}"
 
 
 _LATEX = {
@@ -174,6 +287,7 @@ _LATEX = {
     "−": "$-$",
     "×": r"$\times$",
     "·": r"$\cdot$",
+    "±": r"$\pm$",
     "†": r"$^\dagger$",
     "ℓ": r"$\ell$",
     "∞": r"$\infty$",
@@ -229,6 +343,8 @@ def to_rich(sections: Sequence[Section]) -> Group:
 
 def _rich_cell(cell: TableCell) -> Text:
     text = Text(cell.text, style="bold" if cell.best else "")
+    if cell.significant:
+        text.append(STAR)
     if cell.marked:
         text.append(MARK, style="red")
     if cell.interval:

@@ -293,7 +293,10 @@ def test_the_command_prints_and_writes_every_format(
     assert shown.code == 0, shown.err
     assert "kNN" in shown.out
     assert "Noise top-1" not in shown.out
-    for ending, mark in (("md", "| Metric | A | B |"), ("tex", r"\begin{tabular}{@{}lrrrrrl@{}}")):
+    for ending, mark in (
+        ("md", "| Metric | A | B |"),
+        ("tex", r"\begin{tabular}{@{}lS[table-format"),
+    ):
         printed = bench(*both, "--format", ending)
         assert mark in printed.out
         assert bench(*both, "--out", tmp_path / f"c.{ending}").out.startswith("wrote ")

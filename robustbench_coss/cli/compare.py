@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.report import Results
-from robustbench_coss.errors import CossError
-
-
-class Format(StrEnum):
-    """How a comparison can be written."""
-
-    md = "md"
-    csv = "csv"
-    tex = "tex"
-
+from robustbench_coss.cli.report import Format, Results, format_of, names_in
 
 Model = Annotated[
     str,
@@ -65,9 +54,8 @@ def compare(
     from robustbench_coss.comparison import layout
     from robustbench_coss.files import write_atomically
 
-    wanted = format or (None if out is None else _format_of(out))
-    suites = [name.strip() for given in suite or [] for name in given.split(",") if name.strip()]
-    found = compare_models(results, a, b, suites, cells)
+    wanted = format or (None if out is None else format_of(out))
+    found = compare_models(results, a, b, names_in(suite), cells)
     sections = layout(found)
     if wanted is None:
         Console().print(tables.to_rich(sections))
@@ -86,10 +74,3 @@ def compare(
     else:
         write_atomically(out, text)
         typer.echo(f"wrote {out}")
-
-
-def _format_of(out: Path) -> Format:
-    ending = out.suffix.removeprefix(".").lower()
-    if ending not in list(Format):
-        raise CossError(f"cannot tell the format of {out}; end it in .md, .csv or .tex")
-    return Format(ending)
