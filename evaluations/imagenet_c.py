@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
+import os
+import threading
 from collections.abc import Sequence
 
 import cv2
@@ -63,5 +66,15 @@ def corrupt_images(
 
 
 def start_worker() -> None:
-    """Set a worker process up: one thread each."""
+    """Set a worker process up: one thread for pictures, and one that ends it with its parent."""
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker waits for tasks in a pipe that its siblings hold open as well, so that it would
+    # wait forever for a parent that was killed and could not say goodbye.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +97,41 @@ def test_outcomes_do_not_depend_on_the_number_of_workers_and_a_dead_worker_is_ex
     finally:
         two.close()
     assert two._pool is None
+
+
+PARENT = """
+if __name__ == "__main__":
+    import signal
+
+    import numpy as np
+
+    from evaluations.corruption import Corruption
+
+    suite = Corruption("reference", workers=2)
+    suite._spread(np.zeros((40, 32, 32, 3), np.uint8), "brightness", 1, [0] * 40)
+    print(*suite._pool._processes, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_worker_outlives_a_process_that_was_killed(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        parent.send_signal(number)
+        try:
+            parent.communicate(timeout=30)  # workers share its output, which ends with the last
+        except subprocess.TimeoutExpired:
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            raise
 
 
 def test_images_below_32_px_are_refused_with_the_remedy(subject: Subject) -> None:

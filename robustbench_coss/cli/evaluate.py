@@ -262,6 +262,8 @@ def _ending_on_sigterm() -> Iterator[None]:
     """While active, SIGTERM ends this process as an error does: worker processes end with it."""
 
     def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+        typer.echo("stopped; run the same command again to continue", err=True)
         raise SystemExit(128 + signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, end)
