@@ -154,7 +154,8 @@ class Corruption(BaseSuite):
         if self._ready_made is None and image_size < MIN_SIZE:
             raise CossError(
                 f"corruptions need images of at least {MIN_SIZE} px, this model takes "
-                f"{image_size}; pretrain with --image-size {MIN_SIZE}"
+                f"{image_size}; measure it with --size {MIN_SIZE}, or pretrain with "
+                f"--image-size {MIN_SIZE}"
             )
 
     def measure(

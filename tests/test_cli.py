@@ -380,7 +380,7 @@ def test_images_too_small_for_the_corruptions_are_named_with_what_to_do(
     small, results = tmp_path / "small", tmp_path / "results"
     pretrain(build_recipe(TINY | {"method": "byol", "size": 28}, "test"), small, device="cpu")
     line = complaint(bench("eval", small, "--suite", "corruption", "--results", results, *QUICK))
-    assert "at least 32 px, this model takes 28; pretrain with --image-size 32" in line
+    assert "at least 32 px, this model takes 28; measure it with --size 32" in line
     assert list(find_records(results)) == []
     outcome = bench(
         *("eval", small, "--suite", "clean,corruption,crop", "--results", results, *QUICK)

@@ -139,7 +139,7 @@ def test_images_below_32_px_are_refused_with_the_remedy(subject: Subject) -> Non
         Corruption().prepare(subject, pictures(2), 28)
     assert str(caught.value) == (
         "corruptions need images of at least 32 px, this model takes 28; "
-        "pretrain with --image-size 32"
+        "measure it with --size 32, or pretrain with --image-size 32"
     )
 
 
