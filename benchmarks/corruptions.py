@@ -27,6 +27,7 @@ from torch import Tensor
 from evaluations.fast_corruptions import corrupt
 from evaluations.fast_corruptions.draws import sample_keys
 from evaluations.imagenet_c import NAMES, SEVERITIES, corrupt_images
+from robustbench_coss.allocator import keep_freed_memory
 from robustbench_coss.environment import device_name
 
 SEVERITY = 3
@@ -139,6 +140,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    keep_freed_memory(torch.device("cpu"))  # as in `coss-bench eval`, with either backend
     cpu = on_cpu(pictures(arguments.images, arguments.size), arguments.repeats)
     reference = sum(t["reference"] for t in cpu.values())
     ratios: dict[str, Any] = {
