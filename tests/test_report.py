@@ -107,6 +107,17 @@ def test_every_condition_of_every_suite_is_there(results: Path, page: str) -> No
     assert sum(len(record.cells) for record in records) > 1000
 
 
+def test_a_full_table_names_its_models_only_where_it_does_not_hold_all(results: Path) -> None:
+    def titles(*names: str) -> list[str]:
+        tree = parse(make_page(results, names))
+        return [s.text for full in tree.all("details", class_="full") for s in full.all("summary")]
+
+    alone, both = titles("byol-s0"), titles()
+    assert alone
+    assert both
+    assert all(re.search(r"condition(s)?$", title) for title in (*alone, *both))
+
+
 def test_failed_checks_are_told_before_the_first_number(page: str) -> None:
     summary = section(parse(page), "summary").text
     assert "20 steps 3.1 % above 10 steps" in summary
