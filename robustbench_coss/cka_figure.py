@@ -18,6 +18,7 @@ from robustbench_coss.records import Record
 
 WIDTH = 3.4  # inches: one column of a paper
 COLUMNS = 2
+LETTERS = 22  # that fit above a panel
 
 
 def cka_data(measurements: Sequence[Measurement]) -> pd.DataFrame:
@@ -85,7 +86,9 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     models = [model for model in titles if model in set(data["model"])]
     columns = min(COLUMNS, len(models))
     rows = -(-len(models) // columns)
-    figure = Figure(figsize=(WIDTH, 1.75 * rows + 0.25), layout="constrained")
+    heads = {model: _folded(titles[model]) for model in models}
+    most = max(head.count("\n") for head in heads.values())
+    figure = Figure(figsize=(WIDTH, (1.75 + 0.12 * most) * rows + 0.25), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False)
     shades = Normalize(min(0.0, float(data["value"].min())), 1)
@@ -96,13 +99,24 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         image = panel.imshow(matrix, cmap="cividis", norm=shades, interpolation="nearest")
         _mark_rows(panel, mine["row_b"].to_numpy()[:side])
         apart = matrix[~np.eye(side, dtype=bool)].mean()
-        panel.set_title(f"{titles[model]}\nmean of pairs {apart:.2f}")
+        panel.set_title(f"{heads[model]}\nmean of pairs {apart:.2f}")
     for panel in panels.flat[len(models) :]:
         panel.set_axis_off()
     bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=30)
     bar.set_label("CKA of two positions")
     bar.outline.set_visible(False)
     return figure
+
+
+def _folded(title: str) -> str:
+    """A label in lines that stay within a panel, broken between its parts."""
+    lines: list[str] = []
+    for part in title.split(" · "):
+        if lines and len(f"{lines[-1]} · {part}") <= LETTERS:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return "\n".join(lines)
 
 
 def _mark_rows(panel: Any, row_of: NDArray[Any]) -> None:

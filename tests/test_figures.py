@@ -9,6 +9,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
@@ -246,6 +247,19 @@ def test_the_cka_heat_map_shows_the_matrix_and_the_mean_of_its_pairs(tmp_path: P
     assert panel.images[0].get_array().tolist() == [[1, 0.25], [0.25, 1]]
     assert panel.get_title() == "BYOL\nmean of pairs 0.25"
     assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "2"]
+
+
+def test_long_labels_above_cka_panels_do_not_meet(tmp_path: Path) -> None:
+    one = cka_data(with_cka(tmp_path, [[[1, 0.25], [0.25, 1]]]))
+    labels = ["CO-MoCo v3 · rf29_resnet18 ×0.125", "supervised · rf29_resnet18 ×0.125"]
+    data = pd.concat([one.assign(model=label) for label in labels])
+    with matplotlib.style.context(["default", figures.STYLE]):
+        figure = draw_cka(data, {label: label for label in labels})
+        figure.canvas.draw()
+        left, right = (panel.title.get_window_extent() for panel in figure.axes[:2])
+    assert left.x0 >= 0
+    assert left.x1 < right.x0
+    assert right.x1 <= figure.bbox.x1
 
 
 def test_records_without_cka_have_no_heat_map_and_damaged_ones_are_refused(
