@@ -81,7 +81,7 @@ def test_a_contrast_of_two_configurations_is_their_difference(
     found, expected = contrast([a, b], [1, -1]), seeds_by_images(a, b)
     assert found.value == pytest.approx(expected.value, abs=1e-12)
     assert (found.low, found.high, found.p) == pytest.approx(
-        (expected.low, expected.high, expected.p), abs=1e-9
+        (expected.low, expected.high, expected.p), rel=1e-9, abs=1e-9
     )
 
 
