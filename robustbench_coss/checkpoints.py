@@ -35,7 +35,8 @@ class Checkpoint:
         encoder: in eval mode, on the CPU.
         name: the run folder's name, else the file's stem.
         path: the file; None for a model that is none.
-        sha256: of that file, else of the model's class and tensors.
+        sha256: of that file, with what was left out if it was loaded in part; else of the model's
+            class and tensors.
         metadata: arch, width, size, method, encoder ("online" or "teacher"), dataset (what it was
             pretrained on), training (epochs, batch size, seed, …), parameters; for models of other
             tools also source, what they were read from.

@@ -24,6 +24,8 @@ from torchvision.models import get_model, resnet18
 from robustbench_coss.checkpoints import build_encoder, save_encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.export import export
+from robustbench_coss.files import sha256_of
+from robustbench_coss.models import load_model
 from robustbench_coss.models.foreign import FORMATS, Foreign, load_state, read_foreign
 
 State = dict[str, Tensor]
@@ -520,6 +522,20 @@ def test_what_fits_is_loaded_if_the_user_says_so(tmp_path: Path) -> None:
     load_state(module, found, path=path, allow_partial=True)
     assert torch.equal(module.layer1[0].conv1.weight, before)
     assert torch.equal(module.conv1.weight, whole()["conv1.weight"])
+
+
+def test_a_model_loaded_in_part_says_so_is_another_model_and_the_same_each_time(
+    tmp_path: Path,
+) -> None:
+    path, _ = damaged(tmp_path)
+    first = load_model(str(path), allow_partial=True, arch="torchvision:resnet18")
+    torch.rand(7)  # what was drawn before must not matter
+    again = load_model(str(path), allow_partial=True, arch="torchvision:resnet18")
+    assert "loaded in part, 3 keys: missing layer1.0.conv1.weight" in first.preprocessing
+    assert first.sha256 == again.sha256 != sha256_of(path)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(first.encoder(images), again.encoder(images))
 
 
 def test_a_file_of_which_nothing_fits_is_refused_even_in_part(tmp_path: Path) -> None:

@@ -21,10 +21,18 @@ from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import classifier_name
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.foreign import FORMATS, Colour, Foreign, load_state, read_foreign
+from robustbench_coss.models.foreign import (
+    FORMATS,
+    Colour,
+    Foreign,
+    load_state,
+    read_foreign,
+    some_of,
+)
 from robustbench_coss.models.libraries import cut_or_opaque, library_model, torchvision_module
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
+from robustbench_coss.seeds import seed_of
 
 __all__ = ["FORMATS", "load_model", "wrap_module"]
 
@@ -97,25 +105,31 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
     side = size or file.size
     family, _, name = file.arch.partition(":")
     file = _with_classes(file, family, name)
-    if family == "torchvision":
-        fixed = {"image_size": side} if name.startswith("vit_") else {}
-        module = torchvision_module(name, num_classes=file.classes or 1000, **fixed)
-        parts = cut_or_opaque(module, InputSpec(side), name)
-        load_state(module, file, path=path, allow_partial=allow_partial)
-    else:
-        encoder = build_encoder(file.arch, size=side)
-        inner = getattr(encoder, "model", encoder)  # what holds the keys that the file has
-        rest, head = _take_head(file, encoder.dim, _head_name(family, name))
-        load_state(inner, rest, path=path, allow_partial=allow_partial)
-        parts = Cut(encoder.eval(), head, file.classes)
+    with torch.random.fork_rng(devices=[]):
+        # What a file lacks is drawn, the same every time.
+        torch.manual_seed(seed_of("weights that a checkpoint lacks"))
+        if family == "torchvision":
+            fixed = {"image_size": side} if name.startswith("vit_") else {}
+            module = torchvision_module(name, num_classes=file.classes or 1000, **fixed)
+            parts = cut_or_opaque(module, InputSpec(side), name)
+            left = load_state(module, file, path=path, allow_partial=allow_partial)
+        else:
+            encoder = build_encoder(file.arch, size=side)
+            inner = getattr(encoder, "model", encoder)  # what holds the keys that the file has
+            rest, head = _take_head(file, encoder.dim, _head_name(family, name))
+            left = load_state(inner, rest, path=path, allow_partial=allow_partial)
+            parts = Cut(encoder.eval(), head, file.classes)
     if file.mean is not None and file.std is not None:
         _set_colours(parts.encoder, file.mean, file.std)
     own_head = parts.head is not None and file.classes is not None
+    sha256 = sha256_of(path)
+    if left:  # another model than the whole file, so its records and probes are others
+        sha256 = sha256_of({"file": sha256, "arch": file.arch, "left": left})
     return Checkpoint(
         parts.encoder,
         path.stem,
         path,
-        sha256_of(path),
+        sha256,
         {
             "arch": file.arch,
             "width": 1.0,
@@ -129,7 +143,8 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
         parts.head if own_head else None,
         file.classes if own_head else None,
         describe_input(parts.encoder.input, f"the defaults of {file.format}")
-        + (f"; its {file.encoder} network" if file.encoder else ""),
+        + (f"; its {file.encoder} network" if file.encoder else "")
+        + (f"; loaded in part, {some_of(left)}" if left else ""),
     )
 
 

@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,7 +209,9 @@ def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -
     )
 
 
-def load_state(module: nn.Module, foreign: Foreign, *, path: Path, allow_partial: bool) -> None:
+def load_state(
+    module: nn.Module, foreign: Foreign, *, path: Path, allow_partial: bool
+) -> list[str]:
     """Load a read encoder into a module of its architecture, and make the module what it was.
 
     Position embeddings of a ViT are resampled where the module's grid is another one. A classifier
@@ -220,6 +222,9 @@ def load_state(module: nn.Module, foreign: Foreign, *, path: Path, allow_partial
         foreign: what `read_foreign` gave.
         path: for messages.
         allow_partial: load what fits although keys are missing, unexpected or of another shape.
+
+    Returns:
+        What does not fit, a few words for each key; empty unless `allow_partial`.
 
     Raises:
         CossError: keys that do not match, or none that does.
@@ -251,9 +256,8 @@ def load_state(module: nn.Module, foreign: Foreign, *, path: Path, allow_partial
         )
     if problems and not allow_partial:
         raise CossError(
-            f"{path} ({foreign.format}) does not fit {foreign.arch}, {len(problems)} keys: "
-            f"{', '.join(problems[:SHOWN])}{', …' if len(problems) > SHOWN else ''}; pass another "
-            "--arch NAME, or --allow-partial to load what fits"
+            f"{path} ({foreign.format}) does not fit {foreign.arch}, {some_of(problems)}; pass "
+            "another --arch NAME, or --allow-partial to load what fits"
         )
     module.load_state_dict(fits, strict=False)
     first = getattr(module, "conv1", None)
@@ -267,6 +271,13 @@ def load_state(module: nn.Module, foreign: Foreign, *, path: Path, allow_partial
             dim = attention.qkv.in_features // foreign.heads
             attention.num_heads, attention.head_dim = foreign.heads, dim
             attention.scale = dim**-0.5
+    return problems
+
+
+def some_of(problems: Sequence[str]) -> str:
+    """How many keys do not fit, and the first few of them."""
+    count = f"{len(problems)} key{'s' if len(problems) > 1 else ''}"
+    return f"{count}: {', '.join(problems[:SHOWN])}{', …' if len(problems) > SHOWN else ''}"
 
 
 # ---- reading ----
