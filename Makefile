@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help quickstart test lint types clean
+.PHONY: help quickstart test lint types docs clean
 
 help:
 	@echo "make quickstart   install, pretrain two small models, measure them, print the leaderboard"
 	@echo "make test         install, lint, check types, run the tests"
-	@echo "make clean        remove the virtual environment and the quickstart's results"
+	@echo "make docs         build the documentation as a site in build/docs"
+	@echo "make clean        remove the virtual environments, the site and the quickstart's results"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -30,5 +31,15 @@ types: $(INSTALLED)
 test: lint types
 	$(BIN)/pytest
 
+# In an environment of its own: docs/requirements.txt says why. The package is read, not imported.
+.venv-docs/installed: docs/requirements.txt docs/constraints.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --requirement docs/requirements.txt --constraint docs/constraints.txt
+	@touch $@
+
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "built; look at it with: $(PYTHON) -m http.server --directory build/docs"
+
 clean:
-	rm -rf .venv runs/quickstart
+	rm -rf .venv .venv-docs build/docs runs/quickstart
