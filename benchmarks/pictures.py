@@ -1,9 +1,9 @@
 """How many training pictures one CPU core reads, decodes and cuts into views per second.
 
-What `workers` of a run do, on a random sample of your own pictures: reading from the disk, decoding,
-and cutting and resizing the crops of every view. Colours, blur and the network are not in it; they
-are computed on the training device. Many cores share disk and memory, so N workers do less than N
-times as much.
+What `workers` of a run do, on a random sample of your own pictures: reading from the disk,
+decoding, cutting and resizing the crops of every view. Colours, blur and the network are not in it;
+they are computed on the training device. Many cores share disk and memory, so N workers do less
+than N times as much.
 
     python -m benchmarks.pictures --dataset imagenet --data-root /data --json pictures.json
 """
