@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from robustbench_coss.configurations import Measurement
 from robustbench_coss.errors import CossError
 from robustbench_coss.records import Record
+from robustbench_coss.styles import enlarged, panels_across, width_inches
 
-WIDTH = 3.4  # inches: one column of a paper
-COLUMNS = 2
 LETTERS = 22  # that fit above a panel
 
 
@@ -84,11 +83,12 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
         titles: of the panels, by model, in the order drawn.
     """
     models = [model for model in titles if model in set(data["model"])]
-    columns = min(COLUMNS, len(models))
+    columns = min(panels_across(), len(models))
     rows = -(-len(models) // columns)
     heads = {model: _folded(titles[model]) for model in models}
     most = max(head.count("\n") for head in heads.values())
-    figure = Figure(figsize=(WIDTH, (1.75 + 0.12 * most) * rows + 0.25), layout="constrained")
+    height = enlarged() * ((1.75 + 0.12 * most) * rows + 0.25)
+    figure = Figure(figsize=(width_inches(), height), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False)
     shades = Normalize(min(0.0, float(data["value"].min())), 1)

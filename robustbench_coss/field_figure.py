@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.records import Record
+from robustbench_coss.styles import enlarged, width_inches
 
-WIDTH = 3.4  # inches: one column of a paper
 NAME, TITLE = 0.16, 0.11  # inches above a map: the model's name, the stage's name
 SIZES = 0.32  # inches below a map for two lines of numbers
 MAP = 0.78  # inches, the most that a map takes
@@ -100,20 +100,21 @@ def draw_fields(models: Mapping[str, Mapping[str, Field]]) -> Figure:
         models: fields by stage, by the model's label; at least one field in all.
     """
     columns = max(len(fields) for fields in models.values())
-    pitch = WIDTH / columns
+    width = width_inches() / enlarged()  # in inches at the text of a paper, as all lengths here
+    pitch = width / columns
     side = min(MAP, pitch - 0.06)
     row = NAME + TITLE + side + SIZES
     height = row * len(models)
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(enlarged() * width, enlarged() * height))
     FigureCanvasAgg(figure)
     for number, (model, fields) in enumerate(models.items()):
         top = row * number
         left = (pitch - side) / 2
         middle = 1 - (top + NAME / 2) / height
-        figure.text(left / WIDTH, middle, model, va="center", **_text(INK, 7))
+        figure.text(left / width, middle, model, va="center", **_text(INK, 7))
         for place, (stage, field) in enumerate(fields.items(), start=columns - len(fields)):
             left, bottom = place * pitch + (pitch - side) / 2, height - top - row + SIZES
-            axes = figure.add_axes((left / WIDTH, bottom / height, side / WIDTH, side / height))
+            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
             axes.set_title(stage, pad=2, **_text(FAINT, 5.5))
             _draw(axes, field)
     return figure
@@ -121,7 +122,7 @@ def draw_fields(models: Mapping[str, Mapping[str, Field]]) -> Figure:
 
 def _text(colour: str, size: float) -> dict[str, Any]:
     # Names are others' text: "$" starts no formula.
-    return {"color": colour, "size": size, "parse_math": False}
+    return {"color": colour, "size": size * enlarged(), "parse_math": False}
 
 
 def _draw(axes: Axes, field: Field) -> None:

@@ -1,4 +1,4 @@
-"""Figures of what was measured, made for one column of a paper, each with its data as CSV.
+"""Figures of what was measured, for papers and slides, each with its data as CSV.
 
 Every suite is drawn from its records' own groups, levels and metrics; `LOOKS` only adds wording
 and scales for the project's own suites. Files depend on the records alone: same records, same
@@ -7,6 +7,7 @@ bytes.
 
 from __future__ import annotations
 
+import difflib
 import io
 import math
 import re
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -35,40 +35,15 @@ from robustbench_coss.configurations import (
     setting,
     without_local_term,
 )
+from robustbench_coss.errors import CossError
 from robustbench_coss.field_figure import draw_fields, field_sizes, read_fields
 from robustbench_coss.files import slug, write_atomically
 from robustbench_coss.records import Axis, Metric, Record
 from robustbench_coss.statistics import Estimate, estimate
+from robustbench_coss.styles import enlarged, panels_across, styled, width_inches
 from robustbench_coss.sufficient_share import KEPT, share_for_95_percent
 
-COLUMN_INCHES = 3.4
 MOST_MODELS = 8
-
-STYLE: dict[str, Any] = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.5,
-    "axes.titlepad": 3,
-    "axes.labelpad": 2,
-    "xtick.major.width": 0.5,
-    "ytick.major.width": 0.5,
-    "xtick.major.size": 2,
-    "ytick.major.size": 2,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "lines.linewidth": 1,
-    "lines.markersize": 3,
-    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
-    "savefig.dpi": 300,
-}
 
 # Okabe and Ito (2008), "Color universal design": told apart with every common colour blindness.
 # Their yellow is too faint for lines on white; grey takes its place. Marker and dash differ too.
@@ -186,31 +161,63 @@ class Pen:
     dash: Any
 
 
-def write_figures(results: Path) -> list[Path]:
+def write_figures(
+    results: Path,
+    names: Sequence[str] = (),
+    *,
+    style: str = "paper",
+    inches: float | None = None,
+    out: Path | None = None,
+) -> list[Path]:
     """Draw every figure that the records allow into `results/figures/<test set>/`.
 
     Each figure is a PDF, a PNG and the CSV of its numbers. More than `MOST_MODELS` models are
     cut to the best by clean top-1, and the figure says so; its CSV holds what is drawn.
 
+    Args:
+        results: folder of the records.
+        names: figures to draw ("corruption", "training-crop"); none for all.
+        style: one of `styles.STYLES`.
+        inches: width of the figures; None for that of the style.
+        out: folder to write into instead of `results/figures`.
+
     Returns:
         Paths written, three per figure.
 
     Raises:
-        CossError: there are no complete records, one is damaged, or the folder is not writable.
+        CossError: there are no complete records, one is damaged, a figure is not among those that
+            they allow, or the folder is not writable.
     """
     measurements = load_measurements(results)
-    written: list[Path] = []
-    for test_set in dict.fromkeys(m.test_set for m in measurements):
-        folder = results / "figures" / test_set.slug
-        for name, data, figure in draw_figures(measurements, test_set):
-            written += _save(folder / slug(name), data, figure)
+    with styled(style, inches):
+        made = [
+            (test_set, name, data, figure)
+            for test_set in dict.fromkeys(m.test_set for m in measurements)
+            for name, data, figure in draw_figures(measurements, test_set)
+        ]
+        known = list(dict.fromkeys(name for _, name, _, _ in made))
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known)
+                hint = (
+                    f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+                )
+                raise CossError(f"these records allow no figure {name!r}; {hint}")
+        written: list[Path] = []
+        for test_set, name, data, figure in made:
+            if not names or name in names:
+                folder = (out or results / "figures") / test_set.slug
+                written += _save(folder / slug(name), data, figure)
     return written
 
 
 def draw_figures(
     measurements: Sequence[Measurement], test_set: MeasuredSet
 ) -> list[tuple[str, pd.DataFrame, Figure]]:
-    """(name, data, figure) of everything that measurements on one test set allow."""
+    """(name, data, figure) of everything that measurements on one test set allow.
+
+    Called within `styles.styled`, whose style the figures get.
+    """
     here = [m for m in measurements if m.test_set == test_set]
     ranked = rank_models(here)
     labels, common = legend_labels(ranked[:MOST_MODELS])
@@ -248,43 +255,42 @@ def _figures(
 ) -> list[tuple[str, pd.DataFrame, Figure]]:
     """(name, data, figure) of everything that can be drawn for one test set."""
     made: list[tuple[str, pd.DataFrame, Figure]] = []
-    with matplotlib.style.context(["default", STYLE]):
-        for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
-            mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
-            mine.sort(key=lambda m: list(pens).index(m.configuration))
-            name = f"{suite}-{protocol}" if protocol else suite
-            look = LOOKS.get(suite, Look())
-            for axis in (mine[0].records[0].axis, *look.also):
-                curves = curve_data(mine, axis)
-                if curves.empty:
-                    continue
-                shares = share_data(mine) if look.suffices else pd.DataFrame()
-                figure = _draw_curves(curves, shares, axis, look, test_set, pens, note)
-                column = "" if axis == mine[0].records[0].axis else f"-{axis.column}"
-                numbers = curves if shares.empty else pd.concat([curves, shares])
-                made.append((f"{name}{column}", numbers, figure))
-            apart = metric_data(mine, _metrics_apart(mine[0].records[0]))
-            if not apart.empty:
-                made.append((f"{name}-metrics", apart, _draw_metrics(apart, pens, note)))
-            fields = {
-                pens[m.configuration].label: found
-                for m in mine
-                if suite == "rf" and (found := read_fields(m.records[0]))
-            }
-            if fields:
-                made.append((f"{name}-fields", field_sizes(fields), draw_fields(fields)))
-            cka = cka_data(mine) if suite == "redundancy" else pd.DataFrame()
-            if not cka.empty:
-                titles = {model: _plain(pen.label) for model, pen in pens.items()}
-                made.append((f"{name}-cka", cka, draw_cka(cka, titles)))
-        summary = pd.concat(
-            [
-                metric_data([m], [k for k in m.records[0].metrics if k.headline and k.percent])
-                for m in measurements
-            ]
-        )
-        if not summary.empty:
-            made.insert(0, ("summary", summary, _draw_summary(summary, test_set, pens, note)))
+    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
+        mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
+        mine.sort(key=lambda m: list(pens).index(m.configuration))
+        name = f"{suite}-{protocol}" if protocol else suite
+        look = LOOKS.get(suite, Look())
+        for axis in (mine[0].records[0].axis, *look.also):
+            curves = curve_data(mine, axis)
+            if curves.empty:
+                continue
+            shares = share_data(mine) if look.suffices else pd.DataFrame()
+            figure = _draw_curves(curves, shares, axis, look, test_set, pens, note)
+            column = "" if axis == mine[0].records[0].axis else f"-{axis.column}"
+            numbers = curves if shares.empty else pd.concat([curves, shares])
+            made.append((f"{name}{column}", numbers, figure))
+        apart = metric_data(mine, _metrics_apart(mine[0].records[0]))
+        if not apart.empty:
+            made.append((f"{name}-metrics", apart, _draw_metrics(apart, pens, note)))
+        fields = {
+            pens[m.configuration].label: found
+            for m in mine
+            if suite == "rf" and (found := read_fields(m.records[0]))
+        }
+        if fields:
+            made.append((f"{name}-fields", field_sizes(fields), draw_fields(fields)))
+        cka = cka_data(mine) if suite == "redundancy" else pd.DataFrame()
+        if not cka.empty:
+            titles = {model: _plain(pen.label) for model, pen in pens.items()}
+            made.append((f"{name}-cka", cka, draw_cka(cka, titles)))
+    summary = pd.concat(
+        [
+            metric_data([m], [k for k in m.records[0].metrics if k.headline and k.percent])
+            for m in measurements
+        ]
+    )
+    if not summary.empty:
+        made.insert(0, ("summary", summary, _draw_summary(summary, test_set, pens, note)))
     return made
 
 
@@ -383,7 +389,8 @@ def _metrics_apart(record: Record) -> list[Metric]:
 
 
 def _new_figure(height: float) -> Figure:
-    figure = Figure(figsize=(COLUMN_INCHES, height), layout="constrained")
+    """A figure as wide as the style says; its height in inches is that with a paper's text."""
+    figure = Figure(figsize=(width_inches(), height * enlarged()), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -400,7 +407,7 @@ def _draw_curves(
     """One panel per group in two columns with a common y axis; below them the shares, if any."""
     groups = panel_order(list(dict.fromkeys(data["group"])), look)
     x_labels = [x_label_of(look, axis, g) for g in groups]
-    columns = min(2, len(groups))
+    columns = min(panels_across(), len(groups))
     rows = math.ceil(len(groups) / columns)
     drawn = [model for model in pens if model in set(data["model"])]
     heights = [1.6 if columns == 1 else 1.25] * rows
@@ -597,17 +604,17 @@ def _plain(text: str) -> str:
 def _legend(figure: Figure, handles: list[Line2D], note: str) -> None:
     """A legend above the panels; the figure grows by its height."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = 3 if longest <= 16 else 2 if longest <= 32 else 1
+    columns = panels_across() * (3 if longest <= 16 else 2 if longest <= 32 else 1) // 2 or 1
     rows = math.ceil(len(handles) / columns)
     columns = math.ceil(len(handles) / rows)
     lines = rows + len(note.splitlines())
-    figure.set_figheight(figure.get_figheight() + 0.12 * lines)
+    figure.set_figheight(figure.get_figheight() + 0.12 * lines * enlarged())
     figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=columns,
         title=_plain(note) or None,
-        title_fontsize=STYLE["legend.fontsize"],
+        title_fontsize=matplotlib.rcParams["legend.fontsize"],
         columnspacing=1.2,
         handletextpad=0.5,
         labelspacing=0.25,
@@ -658,7 +665,7 @@ def _draw_summary(
 def _draw_metrics(data: pd.DataFrame, pens: dict[str, Pen], note: str) -> Figure:
     """One small panel per metric, each with its own x axis, one bar per model."""
     metrics = list(dict.fromkeys(data["metric"]))
-    columns = min(2, len(metrics))
+    columns = min(panels_across(), len(metrics))
     rows = math.ceil(len(metrics) / columns)
     models = [model for model in pens if model in set(data["model"])]
     figure = _new_figure(rows * (0.12 * len(models) + 0.45) + 0.15)
@@ -701,18 +708,17 @@ def _training_figures(
     """Clean top-1 along the training settings that vary while all else is equal."""
     made: list[tuple[str, pd.DataFrame, Figure]] = []
     clean = [m for m in measurements if m.suite == "clean"]
-    with matplotlib.style.context(["default", STYLE]):
-        for protocol in dict.fromkeys(m.protocol for m in clean):
-            mine = [m for m in clean if m.protocol == protocol]
-            suffix = f"-{protocol}" if protocol else ""
-            for name, (key, x_label) in TRAINING.items():
-                data = training_data(mine, key)
-                if not data.empty:
-                    figure = _draw_training(data, test_set, x_label)
-                    made.append((f"training-{name}{suffix}", data, figure))
-            data = field_data(mine)
+    for protocol in dict.fromkeys(m.protocol for m in clean):
+        mine = [m for m in clean if m.protocol == protocol]
+        suffix = f"-{protocol}" if protocol else ""
+        for name, (key, x_label) in TRAINING.items():
+            data = training_data(mine, key)
             if not data.empty:
-                made.append((f"training-crop-field{suffix}", data, _draw_field(data, test_set)))
+                figure = _draw_training(data, test_set, x_label)
+                made.append((f"training-{name}{suffix}", data, figure))
+        data = field_data(mine)
+        if not data.empty:
+            made.append((f"training-crop-field{suffix}", data, _draw_field(data, test_set)))
     return made
 
 
@@ -850,8 +856,11 @@ def _draw_field(data: pd.DataFrame, test_set: MeasuredSet) -> Figure:
             dark = shades(shown[row, column]) < 0.55
             panel.text(
                 *(column, row, f"{shown[row, column]:.1f}{spread}"),
-                ha="center", va="center", fontsize=5.5, color="white" if dark else "black",
-            )  # fmt: skip
+                ha="center",
+                va="center",
+                fontsize=5.5 * enlarged(),
+                color="white" if dark else "black",
+            )
         panel.set_facecolor("0.92")  # not measured
         image = panel.imshow(shown, cmap="cividis", norm=shades, aspect="auto")
         panel.set_title(_plain(family))
@@ -866,7 +875,7 @@ def _draw_field(data: pd.DataFrame, test_set: MeasuredSet) -> Figure:
     spread = "mean ± s.d., " if (data["seeds"] > 1).any() else ""
     empty = "; grey: not measured" if len(data) < len(families) * len(archs) * len(levels) else ""
     title = f"{test_set.label} · {spread}{_seeds_note(data)}{empty}"
-    figure.suptitle(_plain(title), fontsize=STYLE["legend.fontsize"])
+    figure.suptitle(_plain(title), fontsize=matplotlib.rcParams["legend.fontsize"])
     return figure
 
 
@@ -874,13 +883,12 @@ def _save(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:
     # Dates and versions of the software would make equal figures unequal files.
     undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
     paths = []
-    with matplotlib.style.context(["default", STYLE]):
-        for suffix, metadata in undated.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=suffix, metadata=metadata)
-            figure.set_layout_engine("none")  # laid out once, for both
-            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-            write_atomically(paths[-1], buffer.getvalue())
+    for suffix, metadata in undated.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, metadata=metadata)
+        figure.set_layout_engine("none")  # laid out once, for both
+        paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+        write_atomically(paths[-1], buffer.getvalue())
     paths.append(stem.with_name(f"{stem.name}.csv"))
     write_atomically(paths[-1], data.to_csv(index=False, lineterminator="\n"))
     return paths

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 import pytest
 import simulate
+from conftest import Outcome
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
@@ -25,7 +26,6 @@ from robustbench_coss.configurations import Measurement, load_measurements
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures import (
     COLOURS,
-    COLUMN_INCHES,
     DASHES,
     MARKERS,
     MOST_MODELS,
@@ -34,15 +34,23 @@ from robustbench_coss.figures import (
     write_figures,
 )
 from robustbench_coss.records import Axis, Cell, Metric
+from robustbench_coss.styles import STYLES, panels_across, style, styled
 
+Bench = Callable[..., Outcome]
 BYOL = "BYOL · rf29_resnet18 ×0.25"
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all figures of two methods by two seeds."""
-    results = tmp_path_factory.mktemp("results")
-    simulate.all_suites(results, seeds=2, n=60)
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of all suites, two methods by two seeds."""
+    folder = tmp_path_factory.mktemp("results")
+    simulate.all_suites(folder, seeds=2, n=60)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(results: Path) -> Path:
+    """The folder of all figures of them."""
     write_figures(results)
     return results / "figures" / "parts-32px"
 
@@ -79,7 +87,7 @@ def test_every_suite_has_its_figure_as_pdf_png_and_csv(drawn: Path) -> None:
 def test_figures_are_one_column_wide(drawn: Path) -> None:
     for path in drawn.glob("*.png"):
         with Image.open(path) as image:
-            assert image.width == round(COLUMN_INCHES * 300)
+            assert image.width == round(3.4 * 300)
             assert "Software" not in image.info
 
 
@@ -91,6 +99,68 @@ def test_pdfs_embed_truetype_fonts_and_carry_no_date(drawn: Path) -> None:
         assert b"/FontFile2" in content  # TrueType, embedded
         assert b"/Type3" not in content
         assert b"CreationDate" not in content
+
+
+def sizes(folder: Path) -> set[float]:
+    """Widths of the PDFs in a folder in inches: the pages' boxes, in points."""
+    boxes = [
+        re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", path.read_bytes())
+        for path in folder.rglob("*.pdf")
+    ]
+    return {round(float(box[1]) / 72, 3) for box in boxes if box is not None}
+
+
+@pytest.mark.parametrize(
+    ("options", "inches"),
+    [
+        (("--venue", "cvpr"), 3.25),
+        (("--venue", "ICML", "--width", "full"), 6.75),
+        (("--venue", "neurips", "--width", "full"), 5.5),  # 33 picas of a sixth of an inch
+        (("--style", "slides"), 12),
+    ],
+)
+def test_figures_are_as_wide_as_the_page_they_are_for(
+    bench: Bench, results: Path, tmp_path: Path, options: tuple[str, ...], inches: float
+) -> None:
+    chosen = ("--figure", "corruption,summary", "--out", tmp_path)
+    outcome = bench("plot", "--results", results, *chosen, *options)
+    assert outcome.code == 0, outcome.err
+    assert sizes(tmp_path) == {inches}
+    assert {path.stem for path in tmp_path.rglob("*.*")} == {"corruption", "summary"}
+    for path in tmp_path.rglob("*.pdf"):
+        assert b"/Type3" not in path.read_bytes()
+
+
+def test_more_panels_stand_side_by_side_on_wider_figures() -> None:
+    for name, inches, across in (("paper", 3.25, 2), ("paper", 6.875, 4), ("slides", None, 3)):
+        with styled(name, inches):
+            assert panels_across() == across
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_styles_embed_truetype_and_state_what_the_layout_needs(name: str) -> None:
+    settings = style(name)
+    assert settings["pdf.fonttype"] == 42
+    assert {"figure.figsize", "font.size", "legend.fontsize"} <= set(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--figure", "corruptoin"), "no figure 'corruptoin'; did you mean corruption"),
+        (("--venue", "nature"), "unknown venue 'nature'; known: cvpr"),
+        (("--width", "full"), "--width is of the pages of a --venue"),
+        (("--venue", "cvpr", "--style", "slides"), "--venue is for the pages of papers"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_one_line(
+    bench: Bench, results: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    outcome = bench("plot", "--results", results, "--out", tmp_path / "out", *options)
+    assert outcome.code == 1
+    (line,) = outcome.err.splitlines()
+    assert said in line
+    assert not (tmp_path / "out").exists()
 
 
 def _inflated(stream: bytes) -> bytes:
@@ -253,7 +323,7 @@ def test_long_labels_above_cka_panels_do_not_meet(tmp_path: Path) -> None:
     one = cka_data(with_cka(tmp_path, [[[1, 0.25], [0.25, 1]]]))
     labels = ["CO-MoCo v3 · rf29_resnet18 ×0.125", "supervised · rf29_resnet18 ×0.125"]
     data = pd.concat([one.assign(model=label) for label in labels])
-    with matplotlib.style.context(["default", figures.STYLE]):
+    with styled():
         figure = draw_cka(data, {label: label for label in labels})
         figure.canvas.draw()
         left, right = (panel.title.get_window_extent() for panel in figure.axes[:2])

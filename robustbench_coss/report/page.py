@@ -25,6 +25,7 @@ from robustbench_coss.report.provenance import model_facts, model_part
 from robustbench_coss.report.suites import SuitePart, suite_parts
 from robustbench_coss.report.svg import inline
 from robustbench_coss.report.words import listed, several
+from robustbench_coss.styles import styled
 from robustbench_coss.tables import Section
 
 CAPTIONS = {
@@ -177,14 +178,15 @@ def _set_part(subject: Subject, test_set: MeasuredSet, table: pd.DataFrame) -> S
     pairs = find_pairs(subject, test_set)
     parts = suite_parts(mine, lines)
     pictures: dict[str, list[Picture]] = {}
-    for name, _, figure in draw_figures(mine, test_set):
-        where = _belongs(name, [part.key for part in parts])
-        key = name.removeprefix(where) if where not in ("", TRAINING) else name
-        suite = next((p.key.partition("-")[0] for p in parts if p.key == where), "")
-        caption = CAPTIONS.get(f"{suite}{key}" if suite else name, "")
-        prefix = f"{slug(test_set.slug)}-{slug(name)}".replace(".", "_").replace("+", "_")
-        alt = caption or f"{name} on {test_set.label}"
-        pictures.setdefault(where, []).append(Picture(inline(figure, prefix, alt), caption))
+    with styled():
+        for name, _, figure in draw_figures(mine, test_set):
+            where = _belongs(name, [part.key for part in parts])
+            key = name.removeprefix(where) if where not in ("", TRAINING) else name
+            suite = next((p.key.partition("-")[0] for p in parts if p.key == where), "")
+            caption = CAPTIONS.get(f"{suite}{key}" if suite else name, "")
+            prefix = f"{slug(test_set.slug)}-{slug(name)}".replace(".", "_").replace("+", "_")
+            alt = caption or f"{name} on {test_set.label}"
+            pictures.setdefault(where, []).append(Picture(inline(figure, prefix, alt), caption))
     (overview,) = layout(lines, WIDE)
     return SetPart(
         key=test_set.slug,

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import re
 
-import matplotlib
-import matplotlib.style
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
-from robustbench_coss.figures import STYLE
+from robustbench_coss.styles import styled
 
 # Text stays text; names in the file depend on the figure alone, not on the process.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "robustbench-coss"}
@@ -28,7 +26,7 @@ def inline(figure: Figure, prefix: str, title: str) -> Markup:
         title: what the figure shows, for those who cannot see it.
     """
     buffer = io.StringIO()
-    with matplotlib.style.context(["default", STYLE, _SVG]):
+    with styled(more=_SVG):
         figure.savefig(buffer, format="svg", metadata=_UNDATED)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
