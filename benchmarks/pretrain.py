@@ -25,7 +25,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)  # this folder, in which `pretrain` is this file and not the package
+# This folder, in which `pretrain` is this file and not the package. Processes that a loop starts
+# read this file again, with a path from which it is gone already.
+if (_here := str(Path(__file__).resolve().parent)) in sys.path:
+    sys.path.remove(_here)
 
 import numpy as np
 import pytorch_lightning as pl

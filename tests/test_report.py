@@ -245,6 +245,20 @@ def test_without_weasyprint_the_page_is_written_and_what_to_install_is_said(
 # PDF
 
 
+def test_printing_leaves_pillow_strict_about_damaged_images() -> None:
+    program = """
+from PIL import ImageFile
+from robustbench_coss.report.pdf import to_pdf
+to_pdf("<html><head></head><body>page</body></html>")
+print(ImageFile.LOAD_TRUNCATED_IMAGES)
+"""
+    # In a process of its own: what an import does is seen once.
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    if "CossError: PDF needs" in run.stderr:
+        pytest.skip(run.stderr.splitlines()[-1])
+    assert run.stdout == "False\n", run.stderr
+
+
 @pytest.fixture(scope="module")
 def pdf(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from robustbench_coss.report.pdf import to_pdf

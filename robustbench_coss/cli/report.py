@@ -199,7 +199,7 @@ def plot(
 
       coss-bench plot
 
-      coss-bench plot --figure corruption,adversarial --venue cvpr --width full --out figures
+      coss-bench plot --figure corruption --venue cvpr --width full --out figures
 
       coss-bench plot --style slides --out slides
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from PIL import ImageFile
 
 from robustbench_coss.errors import CossError
 
@@ -31,6 +32,7 @@ def to_pdf(page: str) -> bytes:
     Raises:
         CossError: WeasyPrint or a library that it loads is missing; says what to install.
     """
+    truncated_allowed = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         import weasyprint
         from weasyprint.text.fonts import FontConfiguration
@@ -43,6 +45,9 @@ def to_pdf(page: str) -> bytes:
             f"PDF needs libraries that WeasyPrint could not load; install them, on Debian and "
             f"Ubuntu with `apt-get install {PACKAGES}`"
         ) from error
+    finally:
+        # Importing WeasyPrint makes Pillow read damaged images in silence, in the whole process.
+        ImageFile.LOAD_TRUNCATED_IMAGES = truncated_allowed
     for name in ("weasyprint", "fontTools"):
         logging.getLogger(name).setLevel(logging.ERROR)
     fonts = FontConfiguration()
