@@ -279,10 +279,18 @@ def for_sweeps(folder: Path) -> None:
     (folder / "my-sweep.yaml").write_text(body)
 
 
+def for_gallery(folder: Path) -> None:
+    """The records of the repository's studies."""
+    for study in ("long", "crop", "local"):
+        name = f"fashion-mnist-{study}"
+        shutil.copytree(ROOT / "results" / name / "records", folder / "results" / name / "records")
+
+
 PREPARE: dict[str, Callable[[Path], None]] = {
     "comparability.md": for_comparability,
     "encoders.md": for_encoders,
     "export.md": for_export,
+    "gallery.md": for_gallery,
     "imagenet-at-scale.md": with_pictures,
     "models.md": for_models,
     "results.md": for_results,
