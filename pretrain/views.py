@@ -371,20 +371,32 @@ def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
     return blurred.view(batch, channels, height, width)
 
 
-def photometric(images: Tensor, draws: Draws, view: View, options: ViewOptions) -> Tensor:
-    """Jitter, greyscale, blur and solarise [B, 3, H, W] images in [0, 1]."""
-    images = colour_jitter(images, draws.of("jitter", view.number, 9), options)
-    chance = draws.of("photometric", view.number, 4)
+def photometric(
+    images: Tensor, draws: Draws, views: Sequence[View], options: ViewOptions
+) -> Tensor:
+    """Jitter, greyscale, blur and solarise [V·B, 3, H, W] images in [0, 1], view after view.
+
+    All views in one go: many small steps, whose fixed costs count with small images.
+    """
+
+    def of(what: str, count: int) -> NDArray[np.float64]:
+        return np.concatenate([draws.of(what, view.number, count) for view in views])
+
+    def below(column: NDArray[np.float64], chances: Sequence[float]) -> NDArray[np.int64]:
+        return np.flatnonzero(column < np.repeat(chances, len(draws.index)))
+
+    images = colour_jitter(images, of("jitter", 9), options)
+    chance = of("photometric", 4)
 
     rows = np.flatnonzero(chance[:, 0] < options.grey)
     _change(images, rows, lambda chosen: grey(chosen).expand(-1, 3, -1, -1))
 
-    rows = np.flatnonzero(chance[:, 1] < view.blur)
+    rows = below(chance[:, 1], [view.blur for view in views])
     low, high = options.blur_sigma
     sigma = _column(low + chance[rows, 2] * (high - low), images).flatten()
     _change(images, rows, partial(gaussian_blur, sigma=sigma, largest=high))
 
-    rows = np.flatnonzero(chance[:, 3] < view.solarize)
+    rows = below(chance[:, 3], [view.solarize for view in views])
     _change(images, rows, lambda chosen: torch.where(chosen >= 0.5, 1 - chosen, chosen))
     return images
 
@@ -460,20 +472,30 @@ def _make_views(
 ) -> list[Tensor]:
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
     side = images.shape[-1]
-    large_views, small_views = plan_views(side, count, local_count, options)
-    if images.dim() == 5:
-        crops = [*images.unbind(1), *(small.unbind(1) if small is not None else ())]
-        return [
-            photometric(crop.float() / 255, draws, view, options)
-            for crop, view in zip(crops, [*large_views, *small_views], strict=True)
-        ]
-    pixels = images.float() / 255
-    made = []
-    for view in [*large_views, *small_views]:
+    made: list[Tensor] = []
+    plans = plan_views(side, count, local_count, options)
+    for views, cut in zip(plans, (images, small), strict=True):
+        if not views:
+            continue
+        if images.dim() == 5:
+            assert cut is not None  # `cut_views` gives local crops where there are local views
+            crops = [crop.float() / 255 for crop in cut.unbind(1)]
+        else:
+            crops = _crop(images.float() / 255, draws, views, options)
+        made += photometric(torch.cat(crops), draws, views, options).chunk(len(views))
+    return made
+
+
+def _crop(
+    pixels: Tensor, draws: Draws, views: Sequence[View], options: ViewOptions
+) -> list[Tensor]:
+    """The crop of each view, [B, 3, size, size], of [B, 3, S, S] whole images in [0, 1]."""
+    side = pixels.shape[-1]
+    crops = []
+    for view in views:
         boxes, flips = _boxes_and_flips(draws, view, side, side, options)
         if view.size == side:
-            cropped = crop_batch(pixels, boxes, flips)
+            crops.append(crop_batch(pixels, boxes, flips))
         else:
-            cropped = crop_batch_antialiased(pixels, boxes, flips, view.size)
-        made.append(photometric(cropped, draws, view, options))
-    return made
+            crops.append(crop_batch_antialiased(pixels, boxes, flips, view.size))
+    return crops
