@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from evaluations.fast_corruptions import corrupt
 from evaluations.fast_corruptions.constants import CONSTANTS, PROTOCOLS, default_protocol
 from evaluations.fast_corruptions.draws import Draws, sample_keys
+from evaluations.fast_corruptions.filters import shift_by_image, shift_by_step
 from evaluations.fast_corruptions.spatter import _distance, _edges, _equalise
 from evaluations.imagenet_c import NAMES, SEVERITIES, corrupt_images
 from robustbench_coss.datasets.base import open_dataset
@@ -605,6 +606,28 @@ def test_every_cell_works_at_any_size(protocol: str, size: int) -> None:
             assert got.shape == pictures.shape
             # The mildest defocus of CIFAR-10-C is a disk of one pixel.
             assert protocol == "cifar-c" or not np.array_equal(got, pictures), (name, severity)
+
+
+def test_shifts_for_a_gpu_are_those_for_a_cpu() -> None:
+    draws = torch.Generator().manual_seed(0)
+    padded = torch.rand(3, 2, 50, 50, generator=draws) * 255
+    top, left = torch.randint(0, 11, (2, 3, 7), generator=draws).unbind(0)
+    weight = torch.rand(3, 7, generator=draws, dtype=torch.float64)
+    one = shift_by_image(padded, top, left, weight, 40)
+    torch.testing.assert_close(shift_by_step(padded, top, left, weight, 40), one)
+    by_hand = sum(
+        weight[2, k] * padded[2, :, top[2, k] : top[2, k] + 40, left[2, k] : left[2, k] + 40]
+        for k in range(7)
+    )
+    torch.testing.assert_close(one[2], by_hand.float())
+
+
+def test_fields_drawn_together_are_those_drawn_one_after_another() -> None:
+    one, together = Draws(keys_of(3)), Draws(keys_of(3))
+    assert torch.equal(one.bits(2, 5), together.bits(2, 5))
+    expected = [one.uniform(-1, 1, 4, 6) for _ in range(3)]
+    assert torch.equal(together.uniforms(3, -1, 1, 4, 6), torch.stack(expected, 1))
+    assert torch.equal(one.normal(4), together.normal(4))
 
 
 @pytest.fixture

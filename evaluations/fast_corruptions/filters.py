@@ -105,24 +105,44 @@ def motion(x: Tensor, radius: int, sigma: float, angle: Tensor) -> Tensor:
     beyond = (down.abs() >= size) | (right.abs() >= size)
     weight = weights * (beyond.cumsum(1) == 0)
     padded = pad(x, 2 * radius, "edge")
-    top, left = 2 * radius - down, 2 * radius - right
-    out = torch.zeros_like(x)
-    if x.device.type == "cpu":
-        for b, source in enumerate(padded):
-            taps = zip(top[b].tolist(), left[b].tolist(), weight[b].tolist(), strict=True)
-            for i, j, w in taps:
-                out[b].add_(source[:, i : i + size, j : j + size], alpha=w)
-        return out
-    # One step of all images at once: there, thousands of small additions would wait in line.
-    side = padded.shape[-1]
-    flat = padded.flatten(2)
-    place = torch.arange(size, device=x.device)
-    origin = (place[:, None] * side + place[None, :]).flatten()
-    start, weight = (top * side + left).to(x.device), weight.float().to(x.device)
-    for step in range(len(steps)):
-        where = (start[:, step, None] + origin)[:, None, :].expand(-1, x.shape[1], -1)
-        out += weight[:, step, None, None, None] * flat.gather(2, where).view_as(out)
+    by = shift_by_image if x.device.type == "cpu" else shift_by_step
+    return by(padded, 2 * radius - down, 2 * radius - right, weight, size)
+
+
+def shift_by_image(padded: Tensor, top: Tensor, left: Tensor, weight: Tensor, size: int) -> Tensor:
+    """Weighted sums of squares of `size` px, each image's own: for a CPU.
+
+    Args:
+        padded: [B, C, H, W].
+        top, left: [B, K] int64 in px, on the CPU.
+        weight: [B, K], on the CPU.
+
+    Returns:
+        [B, C, size, size].
+    """
+    out = padded.new_zeros(*padded.shape[:2], size, size)
+    for b, source in enumerate(padded):
+        taps = zip(top[b].tolist(), left[b].tolist(), weight[b].tolist(), strict=True)
+        for i, j, w in taps:
+            out[b].add_(source[:, i : i + size, j : j + size], alpha=w)
     return out
+
+
+def shift_by_step(padded: Tensor, top: Tensor, left: Tensor, weight: Tensor, size: int) -> Tensor:
+    """The same, one square of all images at once: on a GPU small additions would wait in line."""
+    b, channels, height, width = padded.shape
+    device = padded.device
+    pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+    place = torch.arange(size, dtype=torch.int32, device=device)
+    image = torch.arange(b, dtype=torch.int32, device=device)[:, None]
+    origin = (place[:, None] * width + place).flatten() + image * (height * width)
+    start, share = (top * width + left).int().to(device), weight.float().to(device)
+    out = padded.new_zeros(b, size * size, channels)
+    for step in range(top.shape[1]):
+        where = (origin + start[:, step, None]).flatten()
+        moved = pixels.index_select(0, where).view_as(out)
+        out.addcmul_(moved, share[:, step, None, None])
+    return out.transpose(1, 2).reshape(b, channels, size, size)
 
 
 def zoom(x: Tensor, factor: float) -> Tensor:

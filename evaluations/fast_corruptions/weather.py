@@ -119,14 +119,15 @@ def _plasma(draws: Draws, side: int, decay: float) -> Tensor:
     while points.shape[-1] < side:
         count = points.shape[-1]
         reach = wibble * wibble
+        moved = draws.uniforms(3, -reach, reach, count, count).unbind(1)
         # Squares: the centre of four corners.
         across = points + points.roll(-1, 1)
-        centre = (across + across.roll(-1, 2)) / 4 + draws.uniform(-reach, reach, count, count)
+        centre = (across + across.roll(-1, 2)) / 4 + moved[0]
         # Diamonds: the middle of each edge, between two corners and two centres.
         beside = centre + centre.roll(1, 1) + points + points.roll(-1, 2)
         below = centre + centre.roll(1, 2) + points + points.roll(-1, 1)
-        beside = beside / 4 + draws.uniform(-reach, reach, count, count)
-        below = below / 4 + draws.uniform(-reach, reach, count, count)
+        beside = beside / 4 + moved[1]
+        below = below / 4 + moved[2]
         even = torch.stack([points, beside], 3).flatten(2)
         odd = torch.stack([below, centre], 3).flatten(2)
         points = torch.stack([even, odd], 2).flatten(1, 2)
