@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 from evaluations.probe import ProbeConfig
 from evaluations.runner import evaluate_run
 from pretrain.monitors import Watch
+from pretrain.plan import make_plan
 from pretrain.recipe import build_recipe
 from pretrain.train import pretrain
 from pretrain.views import ViewOptions, make_views
+from robustbench_coss.errors import CossError
 from robustbench_coss.records import read_record
 
 pytestmark = [
@@ -105,3 +107,48 @@ def one_step(out: Path, compiled: bool = False, **changes: Any) -> dict[str, tor
     weights = load_file(pretrain(recipe, out / "run", device="cuda", compiled=compiled))
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     return weights
+
+
+def test_out_of_memory_says_what_to_lower(tmp_path: Path) -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.01)  # less than the activations of these batches
+    recipe = build_recipe({"epochs": 1, "limit": 512, "batch_size": 512, "size": 64}, "test")
+    try:
+        with pytest.raises(CossError, match=r"--batch-size.*accumulate=2"):
+            pretrain(recipe, tmp_path / "run", device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_a_dry_run_measures_the_gpu() -> None:
+    recipe = build_recipe({"batch_size": 64, "precision": "bf16"}, "test")
+    plan = make_plan(recipe, device="cuda")
+    assert plan.cuda
+    assert plan.device == torch.cuda.get_device_name()
+    assert plan.seconds > 0
+    assert plan.memory > 0
+
+
+@pytest.mark.parametrize("suite", ["corruption", "occlusion", "redundancy", "adversarial"])
+def test_a_suite_measures_alike_on_gpu_and_cpu(suite: str, tmp_path: Path) -> None:
+    one_step(tmp_path)
+    cells = []
+    for device in ("cuda", "cpu"):
+        (path,) = evaluate_run(
+            tmp_path / "run",
+            [suite],
+            results=tmp_path / device,
+            limit=32,
+            device=device,
+            probe=ProbeConfig(epochs=2, max_train=200),
+        )
+        cells.append(read_record(path).cells)
+    assert [cell.condition for cell in cells[0]] == [cell.condition for cell in cells[1]]
+    differing = [
+        (one.outcomes[name] != other.outcomes[name]).mean()
+        for one, other in zip(*cells, strict=True)
+        for name in one.outcomes.keys() & other.outcomes.keys()
+        if one.outcomes[name].dtype == bool
+    ]
+    assert differing
+    assert np.mean(differing) < 0.05
