@@ -3,9 +3,10 @@
     python benchmarks/pretrain.py --json pretrain.json
     python benchmarks/pretrain.py --arch resnet50 --size 224 --batch 8 --hidden 4096 --json r50.json
 
-All contestants get the same encoder, images and batch size and take turns, so that what else the
-machine does disturbs them alike; a ratio is that of medians. `--profile` adds what a step of BYOL
-spends its time on.
+With a GPU the second of these settings, at batch 256 and in bf16, is the default. All contestants
+get the same encoder, images and batch size and take turns, so that what else the machine does
+disturbs them alike; a ratio is that of medians. `--profile` adds what a step of BYOL spends its
+time on, `--compiled` what torch.compile makes of it.
 """
 
 from __future__ import annotations
@@ -13,22 +14,19 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# This folder, in which `pretrain` is this file and not the package. Processes that a loop starts
-# read this file again, with a path from which it is gone already.
-if (_here := str(Path(__file__).resolve().parent)) in sys.path:
-    sys.path.remove(_here)
+# This folder, in which `pretrain` is this file and not the package.
+sys.path.remove(str(Path(__file__).resolve().parent))
 
 import numpy as np
 import pytorch_lightning as pl
@@ -46,9 +44,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.data import training_loader
 from pretrain.method import Method
+from pretrain.monitors import OnlineProbe
 from pretrain.plan import saved_for_backward
 from pretrain.recipe import Recipe, build_recipe
-from pretrain.train import quieten_lightning
+from pretrain.train import compile_stages, quieten_lightning
 from pretrain.views import make_views
 from robustbench_coss import registry
 from robustbench_coss.allocator import keep_freed_memory
@@ -92,8 +91,9 @@ def recipe_for(method: str, args: argparse.Namespace, **options: Any) -> Recipe:
 def build(recipe: Recipe, device: torch.device) -> Method:
     """A method on its device, laid out as in training."""
     torch.manual_seed(0)
-    encoder = build_encoder(recipe.arch, size=recipe.size or 32, width=recipe.width)
-    method: Method = registry.load("method", recipe.method)(encoder, recipe, 10)
+    with device:
+        encoder = build_encoder(recipe.arch, size=recipe.size or 32, width=recipe.width)
+        method: Method = registry.load("method", recipe.method)(encoder, recipe, 10)
     return method.to(device, memory_format=torch.channels_last)
 
 
@@ -111,10 +111,12 @@ def synchronise(device: torch.device) -> None:
 
 
 def stepper(
-    recipe: Recipe, pixels: Tensor, device: torch.device
+    recipe: Recipe, pixels: Tensor, device: torch.device, compiled: bool = False
 ) -> tuple[Method, Callable[[], None]]:
     """A method and a function that takes one optimiser step of it on views made beforehand."""
     method = build(recipe, device)
+    if compiled:
+        compile_stages(method)
     index = list(range(recipe.batch_size))
     views = [
         view.contiguous(memory_format=torch.channels_last)
@@ -147,6 +149,8 @@ def compare_steps(args: argparse.Namespace, device: torch.device) -> dict[str, d
         name: stepper(recipe_for(name, args), pixels, device)
         for name in ("byol", "co-byol", "byol-mc")
     }
+    if args.compiled:
+        contestants["byol-compiled"] = stepper(recipe_for("byol", args), pixels, device, True)
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(args.repeats + 1):
         for name, (_, step) in contestants.items():
@@ -158,7 +162,7 @@ def compare_steps(args: argparse.Namespace, device: torch.device) -> dict[str, d
                 times[name].append(time.perf_counter() - start)
     found = {name: {"ms": 1e3 * statistics.median(t)} for name, t in times.items()}
     del contestants, step
-    for name in found:
+    for name in ("byol", "co-byol", "byol-mc"):
         found[name]["peak_bytes"] = peak_memory(recipe_for(name, args), pixels, device)
     return found
 
@@ -276,7 +280,11 @@ class Clock(pl.Callback):
 
 
 def throughput(
-    module: pl.LightningModule, loader: DataLoader[Any], args: argparse.Namespace, folder: str
+    module: pl.LightningModule,
+    loader: DataLoader[Any],
+    args: argparse.Namespace,
+    folder: str,
+    *callbacks: pl.Callback,
 ) -> float:
     """Images per second of a real training loop, reading and augmenting included."""
     clock = Clock(skip=3)
@@ -286,7 +294,7 @@ def throughput(
         devices=1,
         precision="bf16-mixed" if args.precision == "bf16" else "32-true",
         max_steps=3 + args.steps,
-        callbacks=[clock],
+        callbacks=[clock, *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -294,12 +302,13 @@ def throughput(
         use_distributed_sampler=False,
     )
     trainer.fit(module, loader)
+    module.cpu()
+    torch.cuda.empty_cache()  # the other loop needs a GPU's memory
     return args.batch * clock.steps / clock.seconds
 
 
 def our_rate(args: argparse.Namespace) -> float:
     """Images per second of BYOL here, set up as `coss-bench pretrain` does."""
-    prepare(args)
     device = torch.device(args.device)
     keep_freed_memory(device)
     recipe = recipe_for("byol", args)
@@ -307,13 +316,15 @@ def our_rate(args: argparse.Namespace) -> float:
     loader = training_loader(
         images(max(args.batch * 8, 512), args.size), recipe, module.views, 0, device
     )
+    if args.compiled:
+        compile_stages(module)
+    probe = OnlineProbe(module.encoder.dim, 10, 0)  # lightly's loop trains one as well
     with tempfile.TemporaryDirectory() as folder:
-        return throughput(module, loader, args, folder)
+        return throughput(module, loader, args, folder, probe)
 
 
 def lightlys_rate(args: argparse.Namespace) -> float:
     """Images per second of lightly's BYOL."""
-    prepare(args)
     torch.manual_seed(0)
     encoder = build_encoder(args.arch, size=args.size, width=args.width)
     module = LightlyBYOL(encoder, encoder.dim, args.hidden, args.batch)
@@ -329,18 +340,47 @@ def lightlys_rate(args: argparse.Namespace) -> float:
         return throughput(module, loader, args, folder)
 
 
-def compare_loops(args: argparse.Namespace) -> dict[str, float]:
-    """Median images per second of both loops.
+LOOPS = {"ours": our_rate, "lightly": lightlys_rate}
+RATE = "images per second:"
 
-    Each runs in a process of its own, since what the one sets in a process is not the other's.
-    """
-    found: dict[str, list[float]] = {"ours": [], "lightly": []}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        for _ in range(args.loops):
-            found["ours"].append(processes.submit(our_rate, args).result())
-            found["lightly"].append(processes.submit(lightlys_rate, args).result())
-    return {name: statistics.median(rates) for name, rates in found.items()}
+
+def start_loops(arguments: Sequence[str]) -> dict[str, subprocess.Popen[str]]:
+    """A process for each loop, since what the one sets in a process is not the other's."""
+    return {
+        name: subprocess.Popen(
+            [sys.executable, __file__, *arguments, "--loop", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in LOOPS
+    }
+
+
+def take_turns(args: argparse.Namespace) -> None:
+    """Be such a process: run a loop whenever a line comes in, and print its images per second."""
+    for _ in sys.stdin:
+        print(RATE, LOOPS[args.loop](args), flush=True)
+
+
+def turn(process: subprocess.Popen[str]) -> float:
+    """Have a process run its loop."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith(RATE):
+            return float(line.removeprefix(RATE))
+    raise SystemExit(f"a loop ended with code {process.wait()}")
+
+
+def compare_loops(processes: dict[str, subprocess.Popen[str]], turns: int) -> dict[str, float]:
+    """Median images per second of the loops, which take turns."""
+    rates = [{name: turn(process) for name, process in processes.items()} for _ in range(turns)]
+    for process in processes.values():
+        process.communicate()
+    return {name: statistics.median(rate[name] for rate in rates) for name in processes}
 
 
 def utilisation(args: argparse.Namespace, seconds: float) -> dict[str, float]:
@@ -350,9 +390,18 @@ def utilisation(args: argparse.Namespace, seconds: float) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         step()
     rate = counter.get_total_flops() / seconds
+    busy = []  # per cent of the driver's last sampling period, at most a second
+    until = time.perf_counter() + 3
+    while time.perf_counter() < until:
+        step()
+        busy.append(torch.cuda.utilization())
+    synchronise(torch.device("cuda"))
     name = torch.cuda.get_device_name()
     peaks = [peak for key, peak in PEAK_BF16.items() if key in name]
-    found = {"tflops": rate / 1e12, "gpu_utilisation_percent": float(torch.cuda.utilization())}
+    found = {
+        "tflops": rate / 1e12,
+        "gpu_utilisation_percent": float(statistics.median(busy[len(busy) // 2 :])),
+    }
     return found | ({"mfu": rate / peaks[0]} if peaks else {})
 
 
@@ -360,6 +409,7 @@ def profile(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     """The operations that a step of BYOL spends most time in, with their share."""
     pixels = images(args.batch, args.size).images(list(range(args.batch)))
     _, step = stepper(recipe_for("byol", args), pixels, device)
+    step()
     step()
     with torch.profiler.profile() as recorded:
         step()
@@ -369,7 +419,9 @@ def profile(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     def own(entry: Any) -> float:
         return float(entry.self_device_time_total if on_gpu else entry.self_cpu_time_total)
 
-    entries = sorted(recorded.key_averages(), key=own, reverse=True)
+    # Kernels are listed beside the operations that they belong to.
+    operations = [e for e in recorded.key_averages() if e.device_type.name == "CPU"]
+    entries = sorted(operations, key=own, reverse=True)
     total = sum(map(own, entries))
     return [{"operation": e.key, "share": round(own(e) / total, 3)} for e in entries[:10]]
 
@@ -387,6 +439,11 @@ def show(result: dict[str, Any], prefix: str = "") -> Iterator[str]:
             )
 
 
+def write(result: dict[str, Any], path: Path) -> None:
+    """Write what is known so far."""
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
 def main() -> None:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -400,37 +457,52 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16" if on_gpu else "32", choices=["32", "bf16"])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of lightly's loader")
-    parser.add_argument("--repeats", type=int, default=15, help="steps that are timed")
+    parser.add_argument("--repeats", type=int, default=15, help="timed steps; 0 leaves them out")
     parser.add_argument("--steps", type=int, default=20, help="steps of a loop; 0 leaves loops out")
     parser.add_argument("--loops", type=int, default=3, help="turns of the two loops")
+    parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="try torch.compile as well")
     args = parser.parse_args()
     prepare(args)
     device = torch.device(args.device)
+    if args.loop is not None:
+        take_turns(args)
+        return
     keep_freed_memory(device)
 
-    steps = compare_steps(args, device)
-    byol, co, crops = (steps[name] for name in ("byol", "co-byol", "byol-mc"))
     result: dict[str, Any] = {
         "device": device_name(device),
         "torch": torch.__version__,
-        "setting": {k: v for k, v in vars(args).items() if k not in ("json", "profile")},
-        "ratios": {
+        "setting": {k: v for k, v in vars(args).items() if k not in ("json", "profile", "loop")},
+    }
+    if args.repeats:
+        steps = compare_steps(args, device)
+        byol, co, crops = (steps[name] for name in ("byol", "co-byol", "byol-mc"))
+        result["steps"] = steps
+        result["ratios"] = {
             "co_over_byol_step": co["ms"] / byol["ms"],
             "byol_mc_over_co_byol_step": crops["ms"] / co["ms"],
             "co_over_byol_peak_memory": co["peak_bytes"] / byol["peak_bytes"],
-        },
-        "steps": steps,
-    }
+            "byol_mc_over_byol_peak_memory": crops["peak_bytes"] / byol["peak_bytes"],
+        }
+        if args.compiled:
+            compiled = steps["byol-compiled"]["ms"]
+            result["ratios"]["plain_over_compiled_step"] = byol["ms"] / compiled
+        write(result, args.json)
+        if device.type == "cuda":
+            result["gpu"] = utilisation(args, byol["ms"] / 1e3)
+        if args.profile:
+            result["profile"] = profile(args, device)
+        write(result, args.json)
     if args.steps:
-        rates = compare_loops(args)
-        result["ratios"]["throughput_over_lightly"] = rates["ours"] / rates["lightly"]
+        torch.cuda.empty_cache()
+        rates = compare_loops(start_loops(sys.argv[1:]), args.loops)
+        result.setdefault("ratios", {})["throughput_over_lightly"] = (
+            rates["ours"] / rates["lightly"]
+        )
         result["images_per_second"] = rates
-    if device.type == "cuda":
-        result["gpu"] = utilisation(args, byol["ms"] / 1e3)
-    if args.profile:
-        result["profile"] = profile(args, device)
-    args.json.write_text(json.dumps(result, indent=1) + "\n")
+        write(result, args.json)
     print("\n".join(show(result)))
 
 
