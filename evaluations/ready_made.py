@@ -67,8 +67,9 @@ def open_ready_made(folder: Path, test: ImageSet) -> ReadyMade:
     missing = [name for group in STANDARD for name in GROUPS[group] if name not in names]
     if missing:
         what = f"{missing[0]}.npy" if arrays else f"{missing[0]}/"
+        others = f" and {len(missing) - 1} more of the 15 standard corruptions"
         raise CossError(
-            f"{folder} lacks {what} (and {len(missing) - 1} more of the 15 standard corruptions); "
+            f"{folder} lacks {what}{others if len(missing) > 1 else ''}; "
             "--corruption-root takes a folder of CORRUPTION/SEVERITY/CLASS/PICTURE, or of "
             "CORRUPTION.npy and labels.npy"
         )

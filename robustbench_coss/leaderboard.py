@@ -363,7 +363,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def to_latex(table: pd.DataFrame) -> str:
-    """The leaderboard as LaTeX tables; they need the packages `booktabs` and `siunitx`."""
+    """The leaderboard as LaTeX tables; they need what `tables.to_latex` says."""
     return tables.to_latex("leaderboard", layout(table, NARROW))
 
 

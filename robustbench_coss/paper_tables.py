@@ -75,7 +75,7 @@ class PaperTable:
         return tables.to_markdown("Results", _layout(self, self._columns(WIDE)))
 
     def to_latex(self) -> str:
-        """LaTeX tables; they need the packages `booktabs` and `siunitx`."""
+        """LaTeX tables; they need the packages `booktabs`, `graphicx` and `siunitx`."""
         return tables.to_latex("leaderboard", _layout(self, self._columns(PRINTED)))
 
     def to_csv(self) -> str:

@@ -133,13 +133,14 @@ def escape_markdown(text: str) -> str:
 
 
 def to_latex(command: str, sections: Sequence[Section]) -> str:
-    """Sections as LaTeX tables, which need the packages `booktabs` and `siunitx`.
+    """Sections as LaTeX tables, which need the packages `booktabs`, `graphicx` and `siunitx`.
 
     Numbers stand by their decimal markers; an interval stands below its number, a standard
-    deviation beside it. `command` made them.
+    deviation beside it. A table that is wider than a line is scaled down to it. `command` made
+    them.
     """
     lines = [
-        r"% Needs \usepackage{booktabs} and \usepackage{siunitx}. "
+        r"% Needs \usepackage{booktabs,graphicx,siunitx}. "
         f"Written by `coss-bench {command}`."
     ]
     for section in sections:
@@ -150,9 +151,11 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
                 r"\begin{table}[t]",
                 r"\centering\small",
                 r"\sisetup{detect-weight, retain-explicit-plus}",
-                r"\setlength{\belowcaptionskip}{4pt}",
+                r"\setlength{\belowcaptionskip}{4pt}\setlength{\tabcolsep}{4pt}",
                 rf"\caption{{{escape_latex(title)}}}",
+                r"\sbox0{%",
                 *_tabular(block),
+                r"}\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
             ]
             if i == len(section.blocks) - 1 and section.notes:
                 lines += [r"\par\smallskip\footnotesize\raggedright"]

@@ -192,11 +192,13 @@ def test_the_command_writes_where_it_is_told_and_leaves_the_leaderboard_alone(
 def _has_latex() -> bool:
     if not (shutil.which("pdflatex") and shutil.which("kpsewhich")):
         return False
-    found = subprocess.run(["kpsewhich", "siunitx.sty", "booktabs.sty"], capture_output=True)
+    found = subprocess.run(
+        ["kpsewhich", "siunitx.sty", "booktabs.sty", "graphicx.sty"], capture_output=True
+    )
     return found.returncode == 0
 
 
-@pytest.mark.skipif(not _has_latex(), reason="needs pdflatex with booktabs and siunitx")
+@pytest.mark.skipif(not _has_latex(), reason="needs pdflatex with booktabs, graphicx and siunitx")
 def test_latex_sets_every_kind_of_table(tmp_path: Path) -> None:
     simulate.all_suites(tmp_path, methods=("byol", "a|b_50% & $x$ #1 {y} ~z^2"), seeds=2, n=40)
     tables = [
@@ -205,7 +207,7 @@ def test_latex_sets_every_kind_of_table(tmp_path: Path) -> None:
         paper_table(tmp_path, relative_to="byol").to_latex(),
     ]
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage{siunitx}\n"
+        "\\documentclass{article}\n\\usepackage{booktabs,graphicx,siunitx}\n"
         "\\begin{document}\n" + "\n\\clearpage\n".join(tables) + "\n\\end{document}\n"
     )
     made = subprocess.run(
@@ -216,4 +218,5 @@ def test_latex_sets_every_kind_of_table(tmp_path: Path) -> None:
         errors="replace",
     )
     assert made.returncode == 0, made.stdout[-2000:]
+    assert "Overfull" not in made.stdout
     assert (tmp_path / "paper.pdf").stat().st_size > 0
