@@ -515,4 +515,6 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "dataset": metadata.get("dataset"),
         "training": metadata.get("training", {}),
         "probe": opened.probe_summary,
+        # Only where it was forced: without it, the architecture's own choice holds.
+        **({} if metadata.get("mlp") is None else {"mlp": metadata["mlp"]}),
     }

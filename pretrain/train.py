@@ -354,6 +354,7 @@ def _export(path: Path, method: Method, train: ImageSet, steps: int, device: tor
                 "seed": recipe.seed,
                 "epochs": recipe.epochs,
                 "batch_size": recipe.batch_size,
+                **({"accumulate": recipe.accumulate} if recipe.accumulate > 1 else {}),
                 "images": len(subset(len(train), recipe.limit)),
                 "steps": steps,
                 "precision": recipe.precision,

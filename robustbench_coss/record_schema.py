@@ -208,7 +208,12 @@ MODEL = _object(
             },
             "oneOf": [{"required": ["own_head"]}, {"required": ["key", "dataset", "settings"]}],
         },
+        "mlp": _yes_no(
+            "Whether an MLP follows the pooling, where it was added or left out against the "
+            "architecture's habit."
+        ),
     },
+    optional=("mlp",),
 )
 
 DATASET = _object(

@@ -1,7 +1,6 @@
 """The recipe and the commands that repeat a measurement, spelled from its records alone.
 
-What a record does not hold is left to the defaults: the number of threads or processes, how a
-batch was split, and whether an MLP was added or left out against the architecture's habit.
+What a record does not hold is left to the defaults: the number of threads and processes.
 """
 
 from __future__ import annotations
@@ -51,6 +50,8 @@ def recipe_of(record: Record) -> str:
         "limit": training.get("images"),
         "precision": training.get("precision", "32"),
         **{key: training[key] for key in ("optimizer", "views", "options")},
+        **({"accumulate": training["accumulate"]} if "accumulate" in training else {}),
+        **({"mlp": model["mlp"]} if "mlp" in model else {}),
     }
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 

@@ -13,10 +13,13 @@ import typer.main
 import yaml
 
 from evaluations.job import make_suite
-from pretrain.recipe import build_recipe
+from evaluations.probe import ProbeConfig
+from evaluations.runner import evaluate_run
+from pretrain.recipe import build_recipe, differing_keys
+from pretrain.train import pretrain
 from robustbench_coss.cli import app
 from robustbench_coss.cli.evaluate import _suite_options
-from robustbench_coss.records import Record, find_records
+from robustbench_coss.records import Record, find_records, read_record
 from robustbench_coss.repeat import MODEL, RECIPE, commands_of, recipe_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +73,27 @@ def test_a_models_recipe_is_the_one_it_was_trained_with() -> None:
     name, options = parsed(commands_of([record])[0])
     assert (name, options["recipe"], options["seed"]) == ("pretrain", RECIPE, 3)
     assert options["out"] == Path("runs/mine")
+
+
+@pytest.mark.parametrize("switches", [{}, {"mlp": False, "accumulate": 2}])
+def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
+    switches: dict[str, Any], tmp_path: Path
+) -> None:
+    values = {"width": 0.125, "size": 32, "epochs": 1, "limit": 64, "batch_size": 32, **switches}
+    recipe = build_recipe(values | {"options": {"hidden": 16, "dim": 8}}, "test")
+    pretrain(recipe, tmp_path / "run", device="cpu")
+    (path,) = evaluate_run(
+        tmp_path / "run",
+        ["clean"],
+        results=tmp_path,
+        limit=20,
+        device="cpu",
+        probe=ProbeConfig(epochs=1, max_train=50),
+    )
+    again = build_recipe(yaml.safe_load(recipe_of(read_record(path))), "again")
+    differing = differing_keys(recipe, again)  # what was left at the method's defaults is spelled
+    assert all(key.startswith("options.") for key in differing)
+    assert (again.mlp, again.accumulate) == (recipe.mlp, recipe.accumulate)
 
 
 @pytest.mark.parametrize(

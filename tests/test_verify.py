@@ -249,10 +249,11 @@ def test_only_what_needs_a_trained_network_may_differ_more_on_another_device(
 def test_metadata_that_is_not_the_encoders_does_not_pass(bundle: Path, tmp_path: Path) -> None:
     def boast(record: Record) -> None:
         record.model["training"] = {"seed": 0, "epochs": 1000}
+        record.model["mlp"] = True
 
     report = verify(with_record(bundle, tmp_path / "b.zip", "clean", boast), replace(PLAN, cells=1))
     assert wrong(report) == [
-        "records/parts/clean.json: training of the model are not those of encoder and probe"
+        "records/parts/clean.json: mlp, training of the model are not those of encoder and probe"
     ]
 
 

@@ -176,9 +176,7 @@ def _remarks(records: Sequence[Record], commands: str) -> list[str]:
     remarks = []
     if f"--recipe {RECIPE}" in commands:
         remarks.append(
-            f"{RECIPE} is the recipe below. Records do not hold whether an MLP was added to the "
-            "architecture or left out, and into how many parts a batch was split; the run folder's "
-            "own recipe.yaml does."
+            f"{RECIPE} is the recipe below. Records hold no number of threads or processes."
         )
     words = commands.split()
     if MODEL in words:
