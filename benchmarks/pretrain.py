@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ from robustbench_coss.checkpoints import build_encoder
 from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.environment import device_name
 
+CONTESTANTS = ("byol", "co-byol", "byol-mc")
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s of NVIDIA's data sheets (SXM)."""
 
@@ -145,10 +146,7 @@ def compare_steps(args: argparse.Namespace, device: torch.device) -> dict[str, d
     """Median milliseconds per optimiser step and bytes at the peak, for each method."""
     data = images(args.batch, args.size)
     pixels = data.images(list(range(args.batch)))
-    contestants = {
-        name: stepper(recipe_for(name, args), pixels, device)
-        for name in ("byol", "co-byol", "byol-mc")
-    }
+    contestants = {name: stepper(recipe_for(name, args), pixels, device) for name in CONTESTANTS}
     if args.compiled:
         contestants["byol-compiled"] = stepper(recipe_for("byol", args), pixels, device, True)
     times: dict[str, list[float]] = {name: [] for name in contestants}
@@ -162,7 +160,7 @@ def compare_steps(args: argparse.Namespace, device: torch.device) -> dict[str, d
                 times[name].append(time.perf_counter() - start)
     found = {name: {"ms": 1e3 * statistics.median(t)} for name, t in times.items()}
     del contestants, step
-    for name in ("byol", "co-byol", "byol-mc"):
+    for name in CONTESTANTS:
         found[name]["peak_bytes"] = peak_memory(recipe_for(name, args), pixels, device)
     return found
 
@@ -341,42 +339,49 @@ def lightlys_rate(args: argparse.Namespace) -> float:
 
 
 LOOPS = {"ours": our_rate, "lightly": lightlys_rate}
-RATE = "images per second:"
+READY, RATE = "ready for a turn", "images per second:"
 
 
-def start_loops(arguments: Sequence[str]) -> dict[str, subprocess.Popen[str]]:
-    """A process for each loop, since what the one sets in a process is not the other's."""
-    return {
+def take_turns(args: argparse.Namespace) -> None:
+    """Be the process of a loop: run it whenever a line comes in, and print its rate."""
+    print(READY, flush=True)
+    for _ in sys.stdin:
+        print(RATE, LOOPS[args.loop](args), flush=True)
+
+
+def answer(process: subprocess.Popen[str], start: str) -> str:
+    """The rest of the next line of a process that starts so."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(start):
+            return line.removeprefix(start)
+    raise SystemExit(f"a loop ended with code {process.wait()}")
+
+
+def turn(process: subprocess.Popen[str]) -> float:
+    """Have a process run its loop."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return float(answer(process, RATE))
+
+
+def compare_loops(turns: int) -> dict[str, float]:
+    """Median images per second of the loops, which take turns.
+
+    Each has a process of its own, since what the one sets in a process is not the other's.
+    """
+    processes = {
         name: subprocess.Popen(
-            [sys.executable, __file__, *arguments, "--loop", name],
+            [sys.executable, __file__, *sys.argv[1:], "--loop", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         for name in LOOPS
     }
-
-
-def take_turns(args: argparse.Namespace) -> None:
-    """Be such a process: run a loop whenever a line comes in, and print its images per second."""
-    for _ in sys.stdin:
-        print(RATE, LOOPS[args.loop](args), flush=True)
-
-
-def turn(process: subprocess.Popen[str]) -> float:
-    """Have a process run its loop."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        if line.startswith(RATE):
-            return float(line.removeprefix(RATE))
-    raise SystemExit(f"a loop ended with code {process.wait()}")
-
-
-def compare_loops(processes: dict[str, subprocess.Popen[str]], turns: int) -> dict[str, float]:
-    """Median images per second of the loops, which take turns."""
+    for process in processes.values():
+        answer(process, READY)  # what one of them imports must not slow the other's turn down
     rates = [{name: turn(process) for name, process in processes.items()} for _ in range(turns)]
     for process in processes.values():
         process.communicate()
@@ -475,12 +480,13 @@ def main() -> None:
         "device": device_name(device),
         "torch": torch.__version__,
         "setting": {k: v for k, v in vars(args).items() if k not in ("json", "profile", "loop")},
+        "ratios": {},
     }
     if args.repeats:
         steps = compare_steps(args, device)
-        byol, co, crops = (steps[name] for name in ("byol", "co-byol", "byol-mc"))
+        byol, co, crops = (steps[name] for name in CONTESTANTS)
         result["steps"] = steps
-        result["ratios"] = {
+        result["ratios"] |= {
             "co_over_byol_step": co["ms"] / byol["ms"],
             "byol_mc_over_co_byol_step": crops["ms"] / co["ms"],
             "co_over_byol_peak_memory": co["peak_bytes"] / byol["peak_bytes"],
@@ -497,10 +503,8 @@ def main() -> None:
         write(result, args.json)
     if args.steps:
         torch.cuda.empty_cache()
-        rates = compare_loops(start_loops(sys.argv[1:]), args.loops)
-        result.setdefault("ratios", {})["throughput_over_lightly"] = (
-            rates["ours"] / rates["lightly"]
-        )
+        rates = compare_loops(args.loops)
+        result["ratios"]["throughput_over_lightly"] = rates["ours"] / rates["lightly"]
         result["images_per_second"] = rates
         write(result, args.json)
     print("\n".join(show(result)))
