@@ -472,16 +472,17 @@ def _make_views(
 ) -> list[Tensor]:
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
     side = images.shape[-1]
+    pixels = images.float() / 255 if images.dim() == 4 else None
     made: list[Tensor] = []
     plans = plan_views(side, count, local_count, options)
     for views, cut in zip(plans, (images, small), strict=True):
         if not views:
             continue
-        if images.dim() == 5:
+        if pixels is not None:
+            crops = _crop(pixels, draws, views, options)
+        else:
             assert cut is not None  # `cut_views` gives local crops where there are local views
             crops = [crop.float() / 255 for crop in cut.unbind(1)]
-        else:
-            crops = _crop(images.float() / 255, draws, views, options)
         made += photometric(torch.cat(crops), draws, views, options).chunk(len(views))
     return made
 
