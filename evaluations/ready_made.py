@@ -67,9 +67,10 @@ def open_ready_made(folder: Path, test: ImageSet) -> ReadyMade:
     missing = [name for group in STANDARD for name in GROUPS[group] if name not in names]
     if missing:
         what = f"{missing[0]}.npy" if arrays else f"{missing[0]}/"
-        others = f" and {len(missing) - 1} more of the 15 standard corruptions"
+        others = len(missing) - 1
+        more = f" and {others} more of the 15 standard corruptions" if others else ""
         raise CossError(
-            f"{folder} lacks {what}{others if len(missing) > 1 else ''}; "
+            f"{folder} lacks {what}{more}; "
             "--corruption-root takes a folder of CORRUPTION/SEVERITY/CLASS/PICTURE, or of "
             "CORRUPTION.npy and labels.npy"
         )

@@ -1,6 +1,6 @@
 """The recipe and the commands that repeat a measurement, spelled from its records alone.
 
-What a record does not hold is left to the defaults: the number of threads and processes.
+What a record does not hold (`UNSAID`) is left to the defaults.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from robustbench_coss.files import canonical_json
 from robustbench_coss.records import Record
 
 RECIPE = "recipe.yaml"
+UNSAID = (
+    "Records do not hold the number of threads and processes. Early ones do not hold either "
+    "whether an MLP was added to the architecture or left out (mlp), and into how many parts a "
+    "batch was split (accumulate); the run folder's own recipe.yaml does."
+)
 MODEL = "MODEL"  # stands for weights that this tool did not train
 
 # Keys of the project's own suites' settings -> the option of `eval --set SUITE.OPTION=VALUE`.

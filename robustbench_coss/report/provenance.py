@@ -10,7 +10,7 @@ from typing import Any
 from robustbench_coss.configurations import Measurement, method_name
 from robustbench_coss.field_figure import read_fields
 from robustbench_coss.records import Record
-from robustbench_coss.repeat import MODEL, RECIPE, commands_of, recipe_of
+from robustbench_coss.repeat import MODEL, RECIPE, UNSAID, commands_of, recipe_of
 from robustbench_coss.report.words import counted, flat, listed, several
 from robustbench_coss.tables import MISSING, Block, TableCell, block, percent_text
 
@@ -175,9 +175,7 @@ def _commands(runs: Sequence[Sequence[Record]]) -> tuple[str, list[str]]:
 def _remarks(records: Sequence[Record], commands: str) -> list[str]:
     remarks = []
     if f"--recipe {RECIPE}" in commands:
-        remarks.append(
-            f"{RECIPE} is the recipe below. Records hold no number of threads or processes."
-        )
+        remarks.append(f"{RECIPE} is the recipe below. {UNSAID}")
     words = commands.split()
     if MODEL in words:
         remarks.append(

@@ -17,7 +17,7 @@ from robustbench_coss import __version__
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
 from robustbench_coss.html import render
-from robustbench_coss.repeat import MODEL, RECIPE
+from robustbench_coss.repeat import MODEL, RECIPE, UNSAID
 from robustbench_coss.site import plots
 from robustbench_coss.site.data import Board, Site, load_site
 from robustbench_coss.site.plots import STROKES, Point, View
@@ -62,7 +62,13 @@ def render_site(site: Site) -> dict[str, str]:
         )
     for page in site.models:
         pages[f"models/{page.row.page}.html"] = render(
-            "site_model.html", root="../", page=page, recipe_name=RECIPE, unknown=MODEL, **shared
+            "site_model.html",
+            root="../",
+            page=page,
+            recipe_name=RECIPE,
+            unknown=MODEL,
+            unsaid=UNSAID,
+            **shared,
         )
     return pages
 
