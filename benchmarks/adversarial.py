@@ -22,13 +22,13 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from evaluations.adversarial import STANDARD, Adversarial
-from evaluations.attacks import ATTACKS, L2, STEP_SHARE, is_right
-from evaluations.protocol import Batch, Condition, Subject
-from evaluations.sample_draws import PerSampleDraws, streams
-from robustbench_coss.checkpoints import build_encoder
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.environment import device_name
+from robustbench_coss.evaluations.attacks.draws import PerSampleDraws, streams
+from robustbench_coss.evaluations.attacks.run import ATTACKS, L2, STEP_SHARE, is_right
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject
+from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
+from robustbench_coss.machine.environment import device_name
+from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.seeds import permutation, seed_of
 
 ARCH, WIDTH, SIZE = "rf29_resnet18", 1 / 8, 32

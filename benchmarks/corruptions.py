@@ -24,11 +24,11 @@ import torch
 import torchvision
 from torch import Tensor
 
-from evaluations.fast_corruptions import corrupt
-from evaluations.fast_corruptions.draws import sample_keys
-from evaluations.imagenet_c import NAMES, SEVERITIES, corrupt_images
-from robustbench_coss.allocator import keep_freed_memory
-from robustbench_coss.environment import device_name
+from robustbench_coss.evaluations.corruptions.fast import corrupt
+from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
+from robustbench_coss.evaluations.corruptions.reference import NAMES, SEVERITIES, corrupt_images
+from robustbench_coss.machine.allocator import keep_freed_memory
+from robustbench_coss.machine.environment import device_name
 
 SEVERITY = 3
 

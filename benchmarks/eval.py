@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evaluations.features import batches, to_device
-from evaluations.job import Job, Opened, Unit
-from evaluations.probe import ProbeConfig
-from evaluations.runner import evaluate_run
 from robustbench_coss import registry
-from robustbench_coss.checkpoints import Checkpoint, build_encoder
 from robustbench_coss.datasets.base import Source
-from robustbench_coss.environment import device_name
+from robustbench_coss.evaluations.probes.features import batches, to_device
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.job import Job, Opened, Unit
+from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.machine.environment import device_name
+from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
 
 CLASSES = 10
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from pretrain.data import Samples
-from pretrain.recipe import Recipe
 from robustbench_coss.datasets.base import ArraySet, open_dataset
-from robustbench_coss.environment import device_name
+from robustbench_coss.machine.environment import device_name
+from robustbench_coss.pretrain.data import Samples
+from robustbench_coss.pretrain.recipe import Recipe
 from robustbench_coss.seeds import permutation
 
 

@@ -42,18 +42,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.data import training_loader
-from pretrain.method import Method
-from pretrain.monitors import OnlineProbe
-from pretrain.plan import saved_for_backward
-from pretrain.recipe import Recipe, build_recipe
-from pretrain.train import compile_stages, quieten_lightning
-from pretrain.views import make_views
 from robustbench_coss import registry
-from robustbench_coss.allocator import keep_freed_memory
-from robustbench_coss.checkpoints import build_encoder
 from robustbench_coss.datasets.base import ArraySet
-from robustbench_coss.environment import device_name
+from robustbench_coss.machine.allocator import keep_freed_memory
+from robustbench_coss.machine.environment import device_name
+from robustbench_coss.models.checkpoint import build_encoder
+from robustbench_coss.pretrain.data import training_loader
+from robustbench_coss.pretrain.dry_run import saved_for_backward
+from robustbench_coss.pretrain.methods.base import Method
+from robustbench_coss.pretrain.monitors import OnlineProbe
+from robustbench_coss.pretrain.recipe import Recipe, build_recipe
+from robustbench_coss.pretrain.train import compile_stages, quieten_lightning
+from robustbench_coss.pretrain.views import make_views
 
 CONTESTANTS = ("byol", "co-byol", "byol-mc")
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}

@@ -2,7 +2,7 @@
 
 Two views per image by BYOL's transforms (Grill et al. 2020, table 6), from uint8 images to float
 views, by the same number of threads. Repeats of the four take turns, so that what else the machine
-does meets all of them alike. No test of equality: tests/test_views.py holds the distributions.
+does meets all of them alike. No test of equality: test_views.py holds the distributions.
 
     python -m benchmarks.views --json views.json
 
@@ -26,8 +26,8 @@ from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Trans
 from PIL import Image
 from torch import Tensor
 
-from pretrain.views import ViewOptions, make_views
-from robustbench_coss.environment import device_name, resolve_device
+from robustbench_coss.machine.environment import device_name, resolve_device
+from robustbench_coss.pretrain.views import ViewOptions, make_views
 
 OPTIONS = ViewOptions()
 JITTER = (OPTIONS.brightness, OPTIONS.contrast, OPTIONS.saturation, OPTIONS.hue)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.records import Axis, Cell, Check, Metric
+from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
 
 class Subject(nn.Module):

@@ -20,17 +20,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from evaluations.fast_corruptions import corrupt
-from evaluations.fast_corruptions.constants import default_protocol
-from evaluations.fast_corruptions.draws import sample_keys
-from evaluations.probe import FORMAT, Probe, fold
-from evaluations.protocol import Subject, top1
-from evaluations.similarity import cosine_within
-from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.show_figure import Sheet, View
+from robustbench_coss.evaluations.corruptions.fast import corrupt
+from robustbench_coss.evaluations.corruptions.fast.constants import default_protocol
+from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
+from robustbench_coss.evaluations.probes.linear import FORMAT, Probe, fold
+from robustbench_coss.evaluations.protocol import Subject, top1
+from robustbench_coss.evaluations.suites.similarity import cosine_within
+from robustbench_coss.figures.one_image import Sheet, View
+from robustbench_coss.models.checkpoint import Checkpoint
 
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog")
 SEVERITY = 3
@@ -325,7 +325,7 @@ def saliency(
 def local_to_global(encoder: Encoder, local: Tensor) -> Tensor:
     """[B, h, w]: cosine of pool(that position alone) with pool(all), of maps [B, C, h, w].
 
-    Its mean over positions is `evaluations.similarity.cosine_local_global`.
+    Its mean over positions is `robustbench_coss.evaluations.suites.similarity.cosine_local_global`.
     """
     _, channels, height, width = local.shape
     whole = encoder.pool(local).float()

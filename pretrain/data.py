@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pretrain.distributed import rank, world_size
-from pretrain.recipe import Recipe
-from pretrain.views import cut_views, plan_views
 from robustbench_coss.datasets.base import ArraySet, ImageSet
-from robustbench_coss.environment import cores
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.environment import cores
+from robustbench_coss.pretrain.distributed import rank, world_size
+from robustbench_coss.pretrain.recipe import Recipe
+from robustbench_coss.pretrain.views import cut_views, plan_views
 from robustbench_coss.seeds import permutation
 
 CPU = torch.device("cpu")

@@ -20,8 +20,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pretrain.data import TrainingBatch, subset
-from pretrain.distributed import (
+from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.encoders.knn import nearest_class
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import write_atomically
+from robustbench_coss.pretrain.data import TrainingBatch, subset
+from robustbench_coss.pretrain.distributed import (
     gather,
     mean_over_ranks,
     rank,
@@ -29,11 +33,7 @@ from pretrain.distributed import (
     sum_over_ranks,
     world_size,
 )
-from pretrain.method import Method
-from robustbench_coss.datasets.base import ImageSet
-from robustbench_coss.errors import CossError
-from robustbench_coss.files import write_atomically
-from robustbench_coss.knn import nearest_class
+from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.seeds import seed_of
 
 COLLAPSED = 0.05

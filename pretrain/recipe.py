@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pretrain.views import ViewOptions
 from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.pretrain.views import ViewOptions
 
 
 class OptimizerOptions(BaseModel):
@@ -134,7 +134,7 @@ def build_recipe(values: dict[str, Any], where: str) -> Recipe:
     return recipe
 
 
-RECIPES = files("pretrain").joinpath("recipes")
+RECIPES = files("robustbench_coss.pretrain").joinpath("recipes")
 EXAMPLES = ["quickstart", "co-byol/cifar10-rf29-resnet18", "co-byol/imagenet1k-rf99-resnet50"]
 """Shown where a name is like none of the many shipped recipes."""
 

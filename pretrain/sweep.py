@@ -17,7 +17,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pretrain.recipe import (
+from robustbench_coss import registry
+from robustbench_coss.datasets.base import Source
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.files import canonical_json, slug
+from robustbench_coss.pretrain.recipe import (
     Recipe,
     build_recipe,
     differing_keys,
@@ -26,15 +30,11 @@ from pretrain.recipe import (
     nested,
     read_recipe,
 )
-from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source
-from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.files import canonical_json, slug
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Grid = Annotated[dict[str, Values], Field(min_length=1)]
 
-SHIPPED = files("pretrain").joinpath("sweeps")
+SHIPPED = files("robustbench_coss.pretrain").joinpath("sweeps")
 
 State = Literal["finished", "interrupted", "new"]
 
@@ -149,7 +149,7 @@ def _points(grid: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
 
 def _checked(values: dict[str, Any], where: str) -> Recipe:
     """A recipe whose names and options are known to be good, long before its turn to run."""
-    from pretrain.method import parse_options
+    from robustbench_coss.pretrain.methods.base import parse_options
 
     recipe = build_recipe(values, where)
     registry.load("encoder", recipe.arch)
@@ -185,8 +185,8 @@ def state(run: Run) -> State:
     Raises:
         CossError: the folder holds another run, or something else.
     """
-    from pretrain.train import RECIPE_NAME, run_recipe
-    from robustbench_coss.checkpoints import FILE_NAME
+    from robustbench_coss.models.checkpoint import FILE_NAME
+    from robustbench_coss.pretrain.train import RECIPE_NAME, run_recipe
 
     remedy = "move it away, or pass another --out"
     if not (run.folder / RECIPE_NAME).is_file():
@@ -207,7 +207,7 @@ def train(run: Run, *, device: str, data_root: Path) -> None:
     Raises:
         CossError: whatever `pretrain.train.pretrain` cannot do; `Diverged` if training diverged.
     """
-    from pretrain.train import pretrain
+    from robustbench_coss.pretrain.train import pretrain
 
     found = state(run)
     if found != "finished":
@@ -233,7 +233,7 @@ def results(folder: Path) -> tuple[float | None, float | None]:
     The seconds are those of all epochs, whichever attempt they were trained in. None for what the
     file does not hold.
     """
-    from pretrain.train import METRICS_NAME
+    from robustbench_coss.pretrain.train import METRICS_NAME
 
     path = folder / METRICS_NAME
     if not path.is_file():

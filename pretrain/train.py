@@ -24,14 +24,24 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import distributed as dist
 
-from pretrain.data import (
+from robustbench_coss import registry
+from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.encoders.base import Encoder, parameters
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.files import write_atomically
+from robustbench_coss.machine.allocator import keep_freed_memory
+from robustbench_coss.machine.environment import device_name, resolve_device, versions
+from robustbench_coss.models.checkpoint import FILE_NAME, build_encoder, save_encoder
+from robustbench_coss.pretrain.bad_images import FILE_NAME as UNREADABLE_NAME
+from robustbench_coss.pretrain.bad_images import leave_out_unreadable
+from robustbench_coss.pretrain.data import (
     TrainingBatch,
     decoding_processes,
     explain_dead_workers,
     subset,
     training_loader,
 )
-from pretrain.distributed import (
+from robustbench_coss.pretrain.distributed import (
     join,
     launch,
     rank,
@@ -40,20 +50,22 @@ from pretrain.distributed import (
     synchronise_batchnorm,
     world_size,
 )
-from pretrain.method import Method, parse_options
-from pretrain.monitors import MetricsFile, OnlineProbe, ProgressLine, Watch, last_metrics
-from pretrain.recipe import Recipe, build_recipe, differing_keys, dump_recipe, read_recipe
-from pretrain.unreadable import FILE_NAME as UNREADABLE_NAME
-from pretrain.unreadable import leave_out_unreadable
-from pretrain.views import refuse_empty_maps
-from robustbench_coss import registry
-from robustbench_coss.allocator import keep_freed_memory
-from robustbench_coss.checkpoints import FILE_NAME, build_encoder, save_encoder
-from robustbench_coss.datasets.base import ImageSet, open_dataset
-from robustbench_coss.encoders.base import Encoder, parameters
-from robustbench_coss.environment import device_name, resolve_device, versions
-from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.files import write_atomically
+from robustbench_coss.pretrain.methods.base import Method, parse_options
+from robustbench_coss.pretrain.monitors import (
+    MetricsFile,
+    OnlineProbe,
+    ProgressLine,
+    Watch,
+    last_metrics,
+)
+from robustbench_coss.pretrain.recipe import (
+    Recipe,
+    build_recipe,
+    differing_keys,
+    dump_recipe,
+    read_recipe,
+)
+from robustbench_coss.pretrain.views import refuse_empty_maps
 from robustbench_coss.seeds import seed_of
 
 RECIPE_NAME = "recipe.yaml"

@@ -12,14 +12,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from evaluations.probe import ProbeConfig
-from evaluations.progress import Progress
-from evaluations.runner import Finished, evaluate_stream
 from robustbench_coss import registry
-from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.datasets.base import Source, open_dataset
 from robustbench_coss.errors import CossError
-from robustbench_coss.models import load_model, wrap_module
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.progress import Progress
+from robustbench_coss.evaluations.running.runner import Finished, evaluate_stream
+from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.load import load_model, wrap_module
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
         results: folder for records and probes.
         options: keyword arguments of suites, by the suite's name.
         limit, batch_size, device, seed, data_root, download, force, probe, transfer: as
-            `evaluations.runner.evaluate_stream`.
+            `robustbench_coss.evaluations.running.runner.evaluate_stream`.
 
     Raises:
         CossError: with what is wrong and what to do.

@@ -6,29 +6,18 @@ Commands are called in this process where they can be: starting Python and torch
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from helpers.bench import Bench, Outcome
 
-from pretrain import monitors
 from robustbench_coss import cli
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left on the terminal and as its status."""
-
-    code: int
-    out: str
-    err: str
+from robustbench_coss.pretrain import monitors
 
 
 @pytest.fixture
-def bench(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """`coss-bench` with the given arguments, as its entry point runs it."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("warnings.formatwarning", None)  # set by main(); restored after the test

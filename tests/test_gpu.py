@@ -11,15 +11,15 @@ import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 
-from evaluations.probe import ProbeConfig
-from evaluations.runner import evaluate_run
-from pretrain.monitors import Watch
-from pretrain.plan import make_plan
-from pretrain.recipe import build_recipe
-from pretrain.train import pretrain
-from pretrain.views import ViewOptions, make_views
 from robustbench_coss.errors import CossError
-from robustbench_coss.records import read_record
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.pretrain.dry_run import make_plan
+from robustbench_coss.pretrain.monitors import Watch
+from robustbench_coss.pretrain.recipe import build_recipe
+from robustbench_coss.pretrain.train import pretrain
+from robustbench_coss.pretrain.views import ViewOptions, make_views
+from robustbench_coss.records.record import read_record
 
 pytestmark = [
     pytest.mark.gpu,

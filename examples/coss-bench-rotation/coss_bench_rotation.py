@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluations.options import levels
-from evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
-from robustbench_coss.records import Axis, Metric
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.record import Axis, Metric
 
 
 def rotate(images: Tensor, degrees: float) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from robustbench_coss.claims.statistics import FEWEST
-from robustbench_coss.records import Metric, Record
+from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.statistics.contrasts import FEWEST
 
 SMALL = 2.0  # largest budget of a small attack, in 1/255
 

@@ -8,12 +8,12 @@ from functools import partial
 
 import numpy as np
 
+from robustbench_coss.analysis.comparison import mismatch, values_of
+from robustbench_coss.analysis.configurations import SeedGroup, along, setting, without_local_term
 from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
-from robustbench_coss.claims.statistics import FEWEST, contrast, rank_correlation
-from robustbench_coss.comparison import mismatch, values_of
-from robustbench_coss.configurations import Measurement, along, setting, without_local_term
-from robustbench_coss.records import Metric, Record
-from robustbench_coss.statistics import Difference, difference
+from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.statistics.contrasts import FEWEST, contrast, rank_correlation
+from robustbench_coss.statistics.paired_tests import Difference, difference
 
 MIN_CROP = "training.views.min_crop"
 
@@ -23,7 +23,7 @@ class Source:
     """A measurement that a test rests on, and its part: "co", "base" or "model"."""
 
     role: str
-    measurement: Measurement
+    measurement: SeedGroup
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Found:
     complete: bool = True
 
 
-def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
+def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
     """All tests of a claim that the measurements on one test set allow.
 
     Where there are several pairs under one protocol, their mean decides.
@@ -96,9 +96,7 @@ def find_questions(claim: Claim, here: Sequence[Measurement]) -> Found:
     return found
 
 
-def _by_protocol(
-    here: Iterable[Measurement], suite: str
-) -> Iterator[tuple[str, list[Measurement]]]:
+def _by_protocol(here: Iterable[SeedGroup], suite: str) -> Iterator[tuple[str, list[SeedGroup]]]:
     mine = [m for m in here if m.suite == suite]
     for protocol in dict.fromkeys(m.protocol for m in mine):
         yield protocol, [m for m in mine if m.protocol == protocol]
@@ -134,7 +132,7 @@ class WeightedSum:
     terms: tuple[Term, ...]
 
 
-def _pairs(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iterator[WeightedSum]:
+def _pairs(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterator[WeightedSum]:
     """CO- minus base, for every CO- model whose base method was measured alike."""
     for co in group:
         if not str(co.model.get("method") or "").startswith("co-"):
@@ -148,7 +146,7 @@ def _pairs(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iter
             yield WeightedSum("pair", terms[0].metric.label, co.configuration, terms)
 
 
-def _crops(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iterator[WeightedSum]:
+def _crops(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterator[WeightedSum]:
     """CO- minus base at the largest minimum crop, less the same at the smallest."""
     some = False
     for label, family in along(group, MIN_CROP).items():
@@ -183,7 +181,7 @@ def _crops(found: Found, measure: Measure, group: Sequence[Measurement]) -> Iter
 
 
 def _terms(
-    found: Found, measure: Measure, sides: Sequence[tuple[float, str, Measurement]]
+    found: Found, measure: Measure, sides: Sequence[tuple[float, str, SeedGroup]]
 ) -> tuple[Term, ...]:
     """The sides of a sum if they can be set against each other, else none, and why."""
     metrics = [measure.find(m.records[0]) for _, _, m in sides]
@@ -257,8 +255,8 @@ def _correlation(
     found: Found,
     measure: Measure,
     protocol: str,
-    robust: Sequence[Measurement],
-    redundant: Sequence[Measurement],
+    robust: Sequence[SeedGroup],
+    redundant: Sequence[SeedGroup],
 ) -> Iterator[Question]:
     """Redundancy and what is kept of clean accuracy, over all models measured in both."""
     by_label = {m.configuration: m for m in redundant if WITHIN.find(m.records[0])}
@@ -288,7 +286,7 @@ def _correlation(
         )
 
 
-def kept_share(measure: Measure, m: Measurement) -> float | None:
+def kept_share(measure: Measure, m: SeedGroup) -> float | None:
     """Top-1 under a disturbance as a share of top-1 on the same images undisturbed, mean over
     seeds; None if either was not measured or nothing is right undisturbed."""
     shares = []
@@ -301,9 +299,7 @@ def kept_share(measure: Measure, m: Measurement) -> float | None:
     return float(np.mean(shares))
 
 
-def answer_correlation(
-    measure: Measure, both: Sequence[tuple[Measurement, Measurement]]
-) -> Difference:
+def answer_correlation(measure: Measure, both: Sequence[tuple[SeedGroup, SeedGroup]]) -> Difference:
     """Rank correlation over configurations; a configuration counts with the mean of its seeds."""
     redundancy = [
         np.mean([r.per_sample(w).mean() for r in m.records if (w := WITHIN.find(r))])

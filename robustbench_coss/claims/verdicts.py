@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.claims.definitions import CLAIMS, Claim
 from robustbench_coss.claims.questions import Question, find_questions
-from robustbench_coss.configurations import load_measurements
-from robustbench_coss.statistics import CONFIDENCE, holm
+from robustbench_coss.statistics.intervals import CONFIDENCE
+from robustbench_coss.statistics.paired_tests import holm
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 NO_RECORDS = "no records"

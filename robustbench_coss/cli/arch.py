@@ -50,13 +50,13 @@ def arch(
     from rich.console import Console
     from rich.table import Table
 
-    from robustbench_coss.checkpoints import build_encoder
     from robustbench_coss.encoders.base import parameters
-    from robustbench_coss.encoders.picture import draw
     from robustbench_coss.encoders.receptive_field import field_by_gradient
     from robustbench_coss.encoders.resnet import ResNet, multiply_accumulates
     from robustbench_coss.errors import CossError
+    from robustbench_coss.figures.architectures import draw
     from robustbench_coss.files import write_atomically
+    from robustbench_coss.models.checkpoint import build_encoder
 
     if size is not None and size < 8:
         raise CossError(f"--image-size must be at least 8 px, got {size}")

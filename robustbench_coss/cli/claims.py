@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.report import Results
+from robustbench_coss.cli.leaderboard import Results
 from robustbench_coss.errors import CossError
 
 
@@ -46,22 +46,22 @@ def claims(
 
     from rich.console import Console
 
-    from robustbench_coss import tables
-    from robustbench_coss.claims.report import layout, to_json
     from robustbench_coss.claims.verdicts import examine
     from robustbench_coss.files import write_atomically
+    from robustbench_coss.tables import cells
+    from robustbench_coss.tables.claims import layout, to_json
 
     wanted = format or (None if out is None else _format_of(out))
     outcomes = examine(results)
     if wanted is None:
-        Console().print(tables.to_rich(layout(outcomes)))
+        Console().print(cells.to_rich(layout(outcomes)))
         return
     if wanted is Format.json:
         text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     elif wanted is Format.md:
-        text = tables.to_markdown("Claims of the CO-SSL paper", layout(outcomes))
+        text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes))
     else:
-        text = tables.to_latex("claims", layout(outcomes))
+        text = cells.to_latex("claims", layout(outcomes))
     if out is None:
         typer.echo(text, nl=False)
     else:

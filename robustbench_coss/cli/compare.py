@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.report import Format, Results, format_of, names_in
+from robustbench_coss.cli.leaderboard import Format, Results, format_of, names_in
 
 Model = Annotated[
     str,
@@ -49,10 +49,10 @@ def compare(
     """
     from rich.console import Console
 
-    from robustbench_coss import tables
-    from robustbench_coss.comparison import compare as compare_models
-    from robustbench_coss.comparison import layout
+    from robustbench_coss.analysis.comparison import compare as compare_models
     from robustbench_coss.files import write_atomically
+    from robustbench_coss.tables import cells as tables
+    from robustbench_coss.tables.comparison import layout
 
     wanted = format or (None if out is None else format_of(out))
     found = compare_models(results, a, b, names_in(suite), cells)

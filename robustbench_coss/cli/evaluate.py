@@ -166,13 +166,13 @@ def evaluate(
     """
     from rich.console import Console
 
-    from evaluations.job import make_suite
-    from evaluations.probe import ProbeConfig
-    from evaluations.progress import ConsoleProgress
-    from evaluations.runner import check_run, evaluate_run, suite_names
-    from robustbench_coss.environment import resolve_device
-    from robustbench_coss.executors import on_ray
-    from robustbench_coss.models import load_model
+    from robustbench_coss.evaluations.probes.linear import ProbeConfig
+    from robustbench_coss.evaluations.progress import ConsoleProgress
+    from robustbench_coss.evaluations.running.job import make_suite
+    from robustbench_coss.evaluations.running.runner import check_run, evaluate_run, suite_names
+    from robustbench_coss.machine.environment import resolve_device
+    from robustbench_coss.machine.executors import on_ray
+    from robustbench_coss.models.load import load_model
 
     for option, value in (("--limit", limit), ("--batch-size", batch_size)):
         if value is not None and value < 1:
@@ -305,7 +305,7 @@ def _refuse_problems(paths: list[Path]) -> None:
     Raises:
         CossError: there are any.
     """
-    from robustbench_coss.records import read_record
+    from robustbench_coss.records.record import read_record
 
     found = []
     for path in paths:
@@ -327,7 +327,7 @@ def _print_headlines(paths: list[Path], console: Console) -> None:
     """Print the headline numbers of records, model by model."""
     from rich.markup import escape
 
-    from robustbench_coss.records import read_record
+    from robustbench_coss.records.record import read_record
 
     previous = None
     for path in paths:

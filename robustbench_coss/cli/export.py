@@ -32,7 +32,7 @@ def export(
 
       coss-bench export runs/co-byol --format onnx --out co-byol.onnx
     """
-    from robustbench_coss.export import export as write
+    from robustbench_coss.models.export import export as write
 
     done = write(run, format, out, force)
     stated = done.checkpoint.metadata

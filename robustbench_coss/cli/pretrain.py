@@ -11,7 +11,7 @@ from robustbench_coss.cli.settings import parse_setting
 from robustbench_coss.errors import CossError
 
 if TYPE_CHECKING:
-    from pretrain.recipe import Recipe
+    from robustbench_coss.pretrain.recipe import Recipe
 
 
 def _resolve(
@@ -20,8 +20,14 @@ def _resolve(
     """The recipe and the run folder that the command line asks for."""
     import yaml
 
-    from pretrain.recipe import build_recipe, dump_recipe, merge, nested, read_recipe
-    from pretrain.train import run_recipe
+    from robustbench_coss.pretrain.recipe import (
+        build_recipe,
+        dump_recipe,
+        merge,
+        nested,
+        read_recipe,
+    )
+    from robustbench_coss.pretrain.train import run_recipe
 
     changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
     for text in settings:
@@ -39,8 +45,8 @@ def _resolve(
 
 def _show_plan(recipe: Recipe, device: str, data_root: Path) -> None:
     """Print a recipe in full, then its plan as comments: together a recipe file again."""
-    from pretrain.plan import describe, make_plan
-    from pretrain.recipe import dump_recipe
+    from robustbench_coss.pretrain.dry_run import describe, make_plan
+    from robustbench_coss.pretrain.recipe import dump_recipe
 
     plan = make_plan(recipe, device=device, data_root=data_root)
     typer.echo(dump_recipe(recipe), nl=False)
@@ -128,9 +134,15 @@ def pretrain(
 
       torchrun --nproc-per-node 2 -m robustbench_coss pretrain --method byol
     """
-    from pretrain.distributed import ReportedElsewhere, join, rank, same_outcome, world_size
-    from pretrain.train import pretrain as train
-    from robustbench_coss.environment import resolve_device
+    from robustbench_coss.machine.environment import resolve_device
+    from robustbench_coss.pretrain.distributed import (
+        ReportedElsewhere,
+        join,
+        rank,
+        same_outcome,
+        world_size,
+    )
+    from robustbench_coss.pretrain.train import pretrain as train
 
     options = {
         "method": method,

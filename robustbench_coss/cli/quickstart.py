@@ -33,10 +33,11 @@ def quickstart(
     """
     from rich.console import Console
 
-    from pretrain.recipe import build_recipe, read_recipe
-    from pretrain.train import pretrain
     from robustbench_coss.cli.evaluate import evaluate
-    from robustbench_coss.cli.report import leaderboard, plot
+    from robustbench_coss.cli.leaderboard import leaderboard
+    from robustbench_coss.cli.plot import plot
+    from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
+    from robustbench_coss.pretrain.train import pretrain
 
     console = Console(stderr=True)
     runs = []

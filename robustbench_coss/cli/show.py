@@ -52,16 +52,16 @@ def show(
 
       coss-bench show runs/co-byol --image cat.jpg --out cat-explained.png
     """
-    from evaluations.features import to_device
-    from evaluations.runner import choose_dataset
-    from evaluations.show import find_classifier, look, read_image
     from robustbench_coss import registry
     from robustbench_coss.datasets.base import open_dataset
-    from robustbench_coss.environment import resolve_device
     from robustbench_coss.errors import CossError
+    from robustbench_coss.evaluations.probes.features import to_device
+    from robustbench_coss.evaluations.running.runner import choose_dataset
+    from robustbench_coss.evaluations.show import find_classifier, look, read_image
+    from robustbench_coss.figures.one_image import draw_sheet, shorten
     from robustbench_coss.files import slug, write_atomically
-    from robustbench_coss.models import load_model
-    from robustbench_coss.show_figure import draw_sheet, shorten
+    from robustbench_coss.machine.environment import resolve_device
+    from robustbench_coss.models.load import load_model
 
     if (image is None) == (index is None):
         raise CossError("give either --image FILE or --index N, and not both")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.report import Results
+from robustbench_coss.cli.leaderboard import Results
 
 
 def site(
@@ -34,6 +34,6 @@ def site(
 
       coss-bench site --results /data/study/results --out public
     """
-    from robustbench_coss.site import write_site
+    from robustbench_coss.pages.site import write_site
 
     typer.echo(f"wrote {write_site(results, out or results / 'site')}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.report import Results
+from robustbench_coss.cli.leaderboard import Results
 
 
 def submit(
@@ -42,7 +42,7 @@ def submit(
 
       coss-bench submit co-byol-s0 --out submissions/co-byol-s0.zip
     """
-    from evaluations.submission import submit as write
+    from robustbench_coss.evaluations.submissions.submit import submit as write
 
     path, manifest = write(run, results, out, with_encoder)
     sizes = f"{len(manifest['records'])} records, {path.stat().st_size / 1e6:.1f} MB"

@@ -14,7 +14,7 @@ from robustbench_coss.errors import CossError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pretrain.sweep import Run
+    from robustbench_coss.pretrain.sweep import Run
 
 LABELS = {"new": "to start", "interrupted": "to resume", "finished": "finished"}
 
@@ -73,7 +73,7 @@ def sweep(
     """
     from rich.console import Console
 
-    from pretrain.sweep import plan, read_sweep, state
+    from robustbench_coss.pretrain.sweep import plan, read_sweep, state
 
     if gpus_per_run is not None and cluster is None:
         raise CossError("--gpus-per-run is for --cluster; a run here has the device to itself")
@@ -121,9 +121,9 @@ def _train(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from pretrain.monitors import Diverged
-    from pretrain.sweep import prepare_data, results, train
-    from robustbench_coss.executors import in_process, on_ray
+    from robustbench_coss.machine.executors import in_process, on_ray
+    from robustbench_coss.pretrain.monitors import Diverged
+    from robustbench_coss.pretrain.sweep import prepare_data, results, train
 
     if not runs:
         return {}
@@ -168,7 +168,7 @@ def _table(states: dict[Run, str]) -> Table:
     """One row per run: its name, its state and, once it is finished, accuracy and time."""
     from rich.table import Table
 
-    from pretrain.sweep import results
+    from robustbench_coss.pretrain.sweep import results
 
     colours = {"failed": "red", "diverged": "red", "finished": "green"}
     table = Table(box=None, header_style="bold")

@@ -60,9 +60,9 @@ def verify(
     """
     from rich.console import Console
 
-    from evaluations.progress import ConsoleProgress
-    from evaluations.verification import Plan
-    from evaluations.verification import verify as check
+    from robustbench_coss.evaluations.progress import ConsoleProgress
+    from robustbench_coss.evaluations.submissions.verify import Plan
+    from robustbench_coss.evaluations.submissions.verify import verify as check
 
     plan = Plan(
         secrets.randbelow(1 << 31) if seed is None else seed,

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
-from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import made_for, tags, timm_encoder, timm_with_head
 from robustbench_coss.errors import CossError
+from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.seams import Cut, cut
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, output_width, state_sha256
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.checkpoints import Checkpoint
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
+from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.seams import cut
 
 Channels = tuple[float, float, float]

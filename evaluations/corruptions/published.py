@@ -1,0 +1,177 @@
+"""Corrupted pictures made before: ImageNet-C, Tiny-ImageNet-C and CIFAR-10-C as published.
+
+Only read and paired with the clean test set; `corruption` measures on them. Two layouts:
+
+    CORRUPTION/SEVERITY/CLASS/PICTURE    (ImageNet-C, Tiny-ImageNet-C)
+    CORRUPTION.npy and labels.npy        (CIFAR-10-C: severities 1 to 5 one after the other)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustbench_coss.datasets.base import ImageSet, fit
+from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.evaluations.corruptions.reference import GROUPS, NAMES, SEVERITIES, STANDARD
+from robustbench_coss.files import sha256_of
+
+
+class ReadyMade(Protocol):
+    """Corrupted pictures of a test set.
+
+    Attributes:
+        names: the corruptions that are there, in the order of `NAMES`.
+        fingerprint: hex digest of names, labels and of the sizes of some files; not of pixels.
+    """
+
+    names: tuple[str, ...]
+    fingerprint: str
+
+    def images(self, name: str, severity: int, index: Sequence[int]) -> Tensor:
+        """[B, 3, S, S] uint8: the pictures of these clean test images, at the model's size S.
+
+        Raises:
+            CossError: a picture is missing or damaged.
+        """
+        ...
+
+
+def open_ready_made(folder: Path, test: ImageSet) -> ReadyMade:
+    """Open a folder of corrupted pictures and pair it with the clean test set.
+
+    Args:
+        test: the clean test set at the model's size. Its image i is paired with row i of each
+            severity's block of a CORRUPTION.npy, whose labels must be those of the test set, or
+            with the picture of the same class folder and file name, endings aside.
+
+    Raises:
+        CossError: the folder has neither layout, lacks one of the 15 standard
+            corruptions, or does not fit the test set.
+    """
+    arrays = (folder / "labels.npy").is_file()
+    names = tuple(
+        name
+        for name in NAMES
+        if ((folder / f"{name}.npy").is_file() if arrays else (folder / name).is_dir())
+    )
+    missing = [name for group in STANDARD for name in GROUPS[group] if name not in names]
+    if missing:
+        what = f"{missing[0]}.npy" if arrays else f"{missing[0]}/"
+        others = len(missing) - 1
+        more = f" and {others} more of the 15 standard corruptions" if others else ""
+        raise CossError(
+            f"{folder} lacks {what}{more}; "
+            "--corruption-root takes a folder of CORRUPTION/SEVERITY/CLASS/PICTURE, or of "
+            "CORRUPTION.npy and labels.npy"
+        )
+    return _Arrays(folder, names, test) if arrays else _Folders(folder, names, test)
+
+
+class _Arrays:
+    """CORRUPTION.npy: [5 · N, H, W, 3] uint8, the N test images in order, severity by severity."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], test: ImageSet) -> None:
+        self.folder, self.names, self.size, self.count = folder, names, test.size, len(test)
+        labels = _load(folder / "labels.npy", ndim=1)
+        expected = np.tile(test.labels.numpy(), len(SEVERITIES))
+        if not np.array_equal(labels, expected):
+            raise CossError(
+                f"{folder / 'labels.npy'} has {len(labels)} labels, which are not five times those "
+                f"of the {len(test)} test images in their order; measure on the data set that "
+                "these pictures were made from"
+            )
+        sizes = {}
+        for name in names:
+            path = folder / f"{name}.npy"
+            pixels = _load(path, ndim=4)
+            count, height, width, channels = pixels.shape
+            if (count, width, channels) != (len(labels), height, 3) or pixels.dtype != np.uint8:
+                raise CossError(
+                    f"{path} holds {pixels.dtype} of shape {list(pixels.shape)}, expected uint8 of "
+                    f"shape [{len(labels)}, side, side, 3]; download it again"
+                )
+            sizes[name] = path.stat().st_size
+        self.fingerprint = sha256_of({"labels": labels.tolist(), "bytes": sizes})
+
+    def images(self, name: str, severity: int, index: Sequence[int]) -> Tensor:
+        rows = np.asarray(index) + (severity - 1) * self.count
+        pixels = _load(self.folder / f"{name}.npy", ndim=4)[rows]
+        return fit(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), self.size, pad=False)
+
+
+def _load(path: Path, ndim: int) -> NDArray[Any]:
+    """An array of whole numbers, mapped and not read; never a pickle, which executes code."""
+    with explain_os_errors("read", path):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            reason = " ".join(str(error).split())
+            raise CossError(f"{path} is damaged ({reason}); download it again") from error
+    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "ui":
+        raise CossError(f"{path} does not hold {ndim}-dimensional whole numbers; download it again")
+    return array
+
+
+class _Folders:
+    """CORRUPTION/SEVERITY/CLASS/PICTURE, paired by class folder and file name."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...], test: ImageSet) -> None:
+        if not isinstance(test, FolderSet):
+            raise CossError(
+                f"{folder} holds pictures in folders, and {test.name} has no file names to pair "
+                "them with; measure on imagenet, tiny-imagenet or imagefolder"
+            )
+        self.folder, self.names, self.size = folder, names, test.size
+        labels = test.labels.tolist()
+        self.keys: list[tuple[str, str]] = [
+            (test.classes[labels[i]], test.path(i).stem) for i in range(len(test))
+        ]
+        # Endings differ between clean and corrupted pictures (.JPEG, .png): one listing tells.
+        self.ending = self._ending(folder / names[0] / str(SEVERITIES[0]))
+        sizes = {}
+        for name in names:
+            for severity in SEVERITIES:
+                path = self._path(name, severity, 0)
+                if not path.is_file():
+                    raise CossError(
+                        f"{path} is missing, which belongs to {test.path(0)}; the test set and "
+                        "--corruption-root must have the same class folders and file names"
+                    )
+                sizes[f"{name}@{severity}"] = path.stat().st_size
+        self.fingerprint = sha256_of({"pictures": self.keys, "bytes of the first": sizes})
+
+    def _ending(self, folder: Path) -> str:
+        name, stem = self.keys[0]
+        found = sorted((folder / name).glob(f"{stem}.*")) if (folder / name).is_dir() else []
+        return found[0].suffix if found else ".JPEG"
+
+    def _path(self, name: str, severity: int, index: int) -> Path:
+        category, stem = self.keys[index]
+        return self.folder / name / str(severity) / category / f"{stem}{self.ending}"
+
+    def images(self, name: str, severity: int, index: Sequence[int]) -> Tensor:
+        def read(i: int) -> Tensor:
+            path = self._path(name, severity, i)
+            with explain_os_errors("open", path), path.open("rb") as file:
+                try:
+                    picture = np.array(Image.open(file).convert("RGB"))
+                except (OSError, SyntaxError, ValueError) as error:
+                    reason = " ".join(str(error).split())
+                    raise CossError(
+                        f"picture {path} cannot be read ({reason}); unpack it again"
+                    ) from error
+            return fit(torch.from_numpy(picture).permute(2, 0, 1)[None], self.size, pad=False)
+
+        # Pillow decodes outside the interpreter's lock.
+        with ThreadPoolExecutor() as pool:
+            return torch.cat(list(pool.map(read, index)))

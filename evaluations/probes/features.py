@@ -1,0 +1,113 @@
+"""Images in batches on a device, and the features that a frozen encoder gives them.
+
+The one place where evaluation reads pixels: uint8 from the data set to float32 in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.progress import Progress
+from robustbench_coss.evaluations.protocol import Batch
+
+
+def to_device(model: nn.Module, device: torch.device) -> None:
+    """Move a model, in channels-last layout on CUDA, where convolutions are faster in it."""
+    if device.type == "cuda":
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        model.to(device)
+
+
+def read_batch(images: ImageSet, indices: Sequence[int], device: torch.device) -> Batch:
+    """The samples at `indices` as a `Batch` on a device."""
+    return _to_batch(images, indices, images.images(indices), device)
+
+
+def batches(
+    images: ImageSet, indices: Sequence[int], batch_size: int, device: torch.device
+) -> Iterator[Batch]:
+    """The samples at `indices` in order, `batch_size` at a time.
+
+    The next batch is decoded on a thread while the caller works on the current one, so at most
+    two batches are in memory whatever the size of the data set.
+    """
+    chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as decoder:
+        pending = decoder.submit(images.images, chunks[0]) if chunks else None
+        for number, chunk in enumerate(chunks, start=1):
+            assert pending is not None
+            pixels = pending.result()
+            if number < len(chunks):
+                pending = decoder.submit(images.images, chunks[number])
+            yield _to_batch(images, chunk, pixels, device)
+
+
+def extract(
+    encoder: Encoder,
+    images: ImageSet,
+    indices: Sequence[int],
+    *,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[Tensor, Tensor]:
+    """Global representations of unaugmented images by a frozen encoder.
+
+    All features are held in memory as float32: N · D · 4 bytes, which is 10.5 GB for the whole
+    of ImageNet-1K at D = 2048.
+
+    Returns:
+        Features [N, D] float32 and labels [N] int64, both on the CPU, in the order of `indices`.
+
+    Raises:
+        CossError: a feature is NaN or infinite.
+    """
+    to_device(encoder.eval(), device)
+    features = torch.empty(len(indices), encoder.dim)
+    done = 0
+    with torch.inference_mode():
+        for batch in batches(images, indices, batch_size, device):
+            found = encoder(batch.images).float()
+            if not bool(torch.isfinite(found).all()):
+                raise CossError(
+                    f"the encoder gives NaN or infinite features on {images.name!r} "
+                    f"({images.role}); its training diverged, so pretrain it again with a lower "
+                    "learning rate"
+                )
+            features[done : done + len(found)] = found.cpu()
+            done += len(found)
+            progress.advance(len(found))
+    return features, images.labels[torch.as_tensor(indices, dtype=torch.int64)]
+
+
+def labelled(images: ImageSet, order: Tensor) -> Tensor:
+    """Those of the indices `order` whose image has a label, in the same order.
+
+    Raises:
+        CossError: none has one.
+    """
+    chosen = order[images.labels[order] >= 0]
+    if len(chosen) == 0:
+        raise CossError(
+            f"data set {images.name!r} has no labelled {images.role} images; "
+            "evaluation needs labels, so choose another data set"
+        )
+    return chosen
+
+
+def _to_batch(
+    images: ImageSet, indices: Sequence[int], pixels: Tensor, device: torch.device
+) -> Batch:
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    # Bytes travel to the device, floats are made there: a quarter of the traffic.
+    scaled = pixels.to(device).float().div_(255).contiguous(memory_format=layout)
+    labels = images.labels[torch.as_tensor(indices, dtype=torch.int64)].to(device)
+    return Batch(scaled, labels, indices)

@@ -1,0 +1,400 @@
+"""The measuring itself: a model, its classifier, test images and suites, opened in one process.
+
+The unit of work is one suite's block of conditions on one shard of the test images. What a unit
+gives depends on nothing but itself, so units may run in any order, anywhere, and more than once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robustbench_coss import registry
+from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.features import batches, labelled, read_batch, to_device
+from robustbench_coss.evaluations.probes.linear import ProbeConfig, get_probe, probe_key
+from robustbench_coss.evaluations.progress import Progress
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
+from robustbench_coss.machine.allocator import keep_freed_memory
+from robustbench_coss.machine.environment import device_name, resolve_device
+from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.records.record import Cell, Column
+from robustbench_coss.seeds import permutation
+
+Columns = dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that says how one model is measured; picklable if `load` is.
+
+    Attributes:
+        load: gives the model; called once in each process that measures it.
+        dataset: registered name.
+        results: folder of the probes, the same on every node.
+        limit: measure so many test images; None for all.
+        options: keyword arguments of suites, by the suite's name.
+        threads: of torch on the CPU; None leaves them as they are.
+        others: see `evaluate_run`.
+    """
+
+    load: Callable[[], Checkpoint]
+    dataset: str
+    results: Path
+    limit: int | None = None
+    batch_size: int = 256
+    device: str = "auto"
+    seed: int = 0
+    data_root: Path = Path("data")
+    download: bool = False
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One suite under some conditions on the test images `start` … `stop` of the job's order.
+
+    Attributes:
+        known: for a linked suite, outcomes of these images under earlier conditions of the group.
+    """
+
+    suite: str
+    conditions: tuple[Condition, ...]
+    start: int
+    stop: int
+    known: Mapping[str, Columns] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a unit found under one condition: columns of `stop - start` outcomes.
+
+    Attributes:
+        seconds: the measurement took.
+        nonfinite: outputs of the model with a NaN or infinite logit, attack steps included.
+        device: it was measured on, in words.
+        summary: what the suite says of the model as a whole.
+    """
+
+    condition: Condition
+    columns: Columns
+    seconds: float
+    nonfinite: int
+    device: str
+    summary: dict[str, Any]
+
+
+def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
+    """A registered suite with keyword arguments.
+
+    Raises:
+        CossError: it is not registered, does not have an option (those it has are named), or
+            refuses a value.
+    """
+    factory: Callable[..., Suite] = registry.load("suite", name)
+    known = [p for p in inspect.signature(factory).parameters if p not in ("args", "kwargs")]
+    for option in options:
+        if option not in known:
+            raise CossError(
+                f"suite {name!r} has no option {option!r}; "
+                + (f"it has: {', '.join(known)}" if known else "it has none")
+            )
+    return factory(**options)
+
+
+class Opened:
+    """A job in this process: data at once, model on the device and suites when first needed.
+
+    Attributes:
+        checkpoint: the model as loaded.
+        test, train, validation: roles of the data set.
+        index: data set indices of the images to measure, in order.
+        labels: [n] int64 labels of these.
+
+    Raises:
+        CossError: the model does not load, the data set has no labelled test images or labels
+            that are none of its classes, or the model's own head is for another number of classes.
+    """
+
+    def __init__(self, job: Job, progress: Progress | None = None) -> None:
+        self.job, self.progress = job, progress or Progress()
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        self.device = resolve_device(job.device)
+        keep_freed_memory(self.device)
+        self.checkpoint = job.load()
+        size = int(self.checkpoint.metadata["size"])
+        self.train, self.validation, self.test = (
+            open_dataset(job.dataset, role, size=size, root=job.data_root, download=job.download)
+            for role in ("train", "validation", "test")
+        )
+        order = labelled(self.test, permutation(len(self.test), "test order", len(self.test)))
+        order = order[: job.limit]
+        self.index: list[int] = order.tolist()
+        self.labels: Tensor = self.test.labels[order]
+        self._check_classes()
+        self._subject: Subject | None = None
+        self._reference: Batch | None = None
+        self._suites: dict[str, Suite] = {}
+        self._prepared: dict[str, dict[str, Any]] = {}
+        self._touched: set[str] = set()
+        self._nonfinite: list[Tensor] = []
+        self.probe_summary: dict[str, Any] = {}
+
+    def _check_classes(self) -> None:
+        classes = len(self.test.classes)
+        highest = int(self.labels.max())
+        if highest >= classes:
+            raise CossError(
+                f"data set {self.test.name!r} has {classes} classes but a test image with label "
+                f"{highest}; labels count from 0, so put right its labels or its classes"
+            )
+        own = self.checkpoint.classes
+        if self.checkpoint.head is not None and own != classes:
+            raise CossError(
+                f"{self.checkpoint.name} classifies into {own} classes and data set "
+                f"{self.test.name!r} has {classes}; choose another data set, or add --transfer to "
+                "train a probe in place of its head"
+            )
+
+    @property
+    def classifier_key(self) -> str:
+        """Digest of what determines the classifier: the model's own head, or a probe."""
+        if self.checkpoint.head is not None:
+            return f"own head of {self.checkpoint.sha256}"
+        return probe_key(self.checkpoint.sha256, self.train, self.validation, self.job.probe)
+
+    def suite(self, name: str) -> Suite:
+        """A suite with the job's options, told of the test images.
+
+        Raises:
+            CossError: as `make_suite`, or the settings do not fit the images.
+        """
+        if name not in self._suites:
+            suite = make_suite(name, self.job.options.get(name, {}))
+            suite.configure(self.test)
+            self._suites[name] = suite
+        return self._suites[name]
+
+    @property
+    def subject(self) -> Subject:
+        """The model with its classifier on the device; trains the probe if none is cached.
+
+        Raises:
+            CossError: the model does not take images of this size, gives features that are not
+                finite, or the probe cannot be trained or kept.
+        """
+        if self._subject is None:
+            checkpoint = self.checkpoint
+            to_device(checkpoint.encoder.eval(), self.device)
+            self._try_out(checkpoint.encoder)
+            classifier: nn.Module
+            if checkpoint.head is not None:
+                classifier, self.probe_summary = checkpoint.head, {"own_head": True}
+            else:
+                probe = get_probe(
+                    checkpoint,
+                    self.train,
+                    self.validation,
+                    self.job.probe,
+                    results=self.job.results,
+                    device=self.device,
+                    batch_size=self.job.batch_size,
+                    progress=self.progress,
+                )
+                classifier, self.probe_summary = probe.classifier, probe.summary
+            self._subject = Subject(checkpoint.encoder, classifier, len(self.test.classes))
+            to_device(self._subject, self.device)
+            classifier.register_forward_hook(self._count_nonfinite)
+        return self._subject
+
+    def _try_out(self, encoder: Encoder) -> None:
+        images = read_batch(self.test, self.index[:2], self.device).images
+        try:
+            with torch.inference_mode():
+                encoder(images)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise CossError(
+                f"{self.checkpoint.name} does not take images of {self.test.size} px ({reason}); "
+                "give the size it was made for with --size"
+            ) from error
+
+    def _count_nonfinite(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
+        # Added up on the device: asking for the number here would wait for it.
+        self._nonfinite.append((~torch.isfinite(logits.detach()).all(dim=1)).sum())
+
+    def _prepare(self, name: str) -> Suite:
+        suite = self.suite(name)
+        if name not in self._prepared:
+            subject = self.subject
+            if self._reference is None:
+                self._reference = _reference_batch(self.train, self.device)
+            self._touched.add(name)
+            suite.prepare(subject, self._reference, self.test.size)
+            self._prepared[name] = suite.summary()
+        return suite
+
+    def measure(self, unit: Unit) -> Iterator[Measured]:
+        """Outcomes of a unit, condition by condition.
+
+        Raises:
+            CossError: the suite cannot measure this model, or breaks its protocol; the GPU ran
+                out of memory.
+        """
+        try:
+            suite = self._prepare(unit.suite)
+            known = dict(unit.known)
+            for condition in unit.conditions:
+                self.progress.show(f"{self.checkpoint.name} {unit.suite}: {condition.name}")
+                found = self._measure(suite, condition, unit, known)
+                if suite.linked:
+                    known[condition.name] = found.columns
+                yield found
+        except torch.OutOfMemoryError as error:
+            raise CossError(
+                f"the GPU ran out of memory in suite {unit.suite!r} at batch size "
+                f"{self.job.batch_size}; run again with a smaller --batch-size, finished "
+                "conditions are kept"
+            ) from error
+
+    def _measure(
+        self, suite: Suite, condition: Condition, unit: Unit, known: Mapping[str, Columns]
+    ) -> Measured:
+        began = time.perf_counter()
+        self._nonfinite.clear()
+        nonfinite, done = 0, 0
+        columns: dict[str, list[Column]] = {}
+        index = self.index[unit.start : unit.stop]
+        for batch in batches(self.test, index, self.job.batch_size, self.device):
+            size = len(batch.index)
+            if suite.linked:
+                batch = replace(batch, earlier=self._earlier(known, done, done + size))
+            outcomes = suite.measure(self.subject, batch, condition, self.job.seed)
+            _collect(columns, outcomes, size, suite, condition)
+            nonfinite += sum(int(count) for count in self._nonfinite)
+            self._nonfinite.clear()
+            done += size
+            self.progress.advance(size)
+        return Measured(
+            condition,
+            {name: np.concatenate(parts) for name, parts in columns.items()},
+            time.perf_counter() - began,
+            nonfinite,
+            device_name(self.device),
+            self._prepared[suite.name],
+        )
+
+    def _earlier(
+        self, known: Mapping[str, Columns], start: int, stop: int
+    ) -> dict[str, dict[str, Tensor]]:
+        return {
+            condition: {
+                name: torch.from_numpy(column[start:stop]).to(self.device)
+                for name, column in columns.items()
+            }
+            for condition, columns in known.items()
+        }
+
+    def close(self) -> None:
+        """Release what suites have opened."""
+        for name in self._touched:
+            self._suites[name].close()
+
+
+def _collect(
+    columns: dict[str, list[Column]],
+    outcomes: dict[str, Tensor],
+    size: int,
+    suite: Suite,
+    condition: Condition,
+) -> None:
+    first = not columns
+    shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
+    if any(shape != (size,) for shape in shapes.values()) or not (
+        outcomes and (first or shapes.keys() == columns.keys())
+    ):
+        raise CossError(
+            f"suite {suite.name!r} gave columns {shapes} for {size} images under "
+            f"{condition.name!r}; each must be [{size}] and all batches must give the same ones"
+        )
+    for name, column in outcomes.items():
+        values = column.detach().cpu()
+        kept = values if values.dtype == torch.bool else values.float()
+        columns.setdefault(name, []).append(kept.numpy())
+
+
+def _reference_batch(train: ImageSet, device: torch.device) -> Batch:
+    """The fixed training images that suites may prepare with.
+
+    5,000 of them up to 64 px (246 MB of floats), 512 above (308 MB at 224 px), or all there are:
+    enough for a kNN bank, and bounded.
+    """
+    count = 5_000 if train.size <= 64 else 512
+    order = labelled(train, permutation(len(train), "reference batch", len(train)))
+    indices: list[int] = order[:count].tolist()
+    return read_batch(train, indices, device)
+
+
+_open: dict[str, Opened] = {}
+
+
+def train_probe(job: Job) -> None:
+    """Have a job's classifier ready in its results folder; a task for another process."""
+    _opened(job).subject  # noqa: B018  (made when first asked for)
+
+
+def measure_unit(job: Job, unit: Unit) -> list[Measured]:
+    """Outcomes of a unit; a task for another process, which keeps the job open for the next one."""
+    return list(_opened(job).measure(unit))
+
+
+def _opened(job: Job) -> Opened:
+    # By what it says: a job that has travelled is never the same object.
+    key = repr(job)
+    if key not in _open:
+        for opened in _open.values():
+            opened.close()
+        _open.clear()
+        _open[key] = Opened(job)
+    return _open[key]
+
+
+def units(
+    suite: Suite, todo: Sequence[Condition], done: Sequence[Cell], count: int, shard: int
+) -> list[Unit]:
+    """A suite's open conditions on `count` images as units of up to `shard` images.
+
+    A unit is one condition, or for a linked suite the open ones of a group. `shard` has to be a
+    multiple of the batch size: batches are then the same ones however the images are divided, and
+    so are the outcomes, to the last bit.
+    """
+    blocks: list[tuple[Condition, ...]] = [(condition,) for condition in todo]
+    if suite.linked:
+        groups = dict.fromkeys(condition.group for condition in todo)
+        blocks = [tuple(c for c in todo if c.group == group) for group in groups]
+    made = []
+    for block in blocks:
+        earlier = [cell for cell in done if suite.linked and cell.group == block[0].group]
+        for start in range(0, count, shard):
+            stop = min(start + shard, count)
+            known = {
+                cell.condition: {k: column[start:stop] for k, column in cell.outcomes.items()}
+                for cell in earlier
+            }
+            made.append(Unit(suite.name, block, start, stop, known))
+    return made

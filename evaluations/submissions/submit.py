@@ -1,0 +1,153 @@
+"""Submissions: what was measured of one model, bundled so that somebody else can check it.
+
+Gathers and writes only; `robustbench_coss.evaluations.submissions.verify` reads and measures again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from robustbench_coss import __version__
+from robustbench_coss.analysis.configurations import check_record, load_measurements
+from robustbench_coss.analysis.selection import find_model
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.evaluations.probes.linear import probe_path
+from robustbench_coss.evaluations.submissions.bundle import ENCODER, write_bundle
+from robustbench_coss.files import canonical_json, sha256_of, slug
+from robustbench_coss.models.checkpoint import FILE_NAME, find_checkpoint, load_checkpoint
+from robustbench_coss.models.load import LIBRARIES, load_model
+from robustbench_coss.records.record import Record, find_records
+from robustbench_coss.records.schema import check_schema
+
+RECIPE = "recipe.yaml"
+
+
+def submit(
+    run: str, results: Path, out: Path | None = None, with_encoder: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """Bundle every record of a model with the probes that they were made with.
+
+    Args:
+        run: run folder, encoder or checkpoint file, `torchvision:NAME[:WEIGHTS]` or
+            `timm:NAME[:WEIGHTS]`; else the name of a measured model, as `selection.find_model`.
+        results: folder of records and probes.
+        out: file to write; None is `<model>-<hash>.zip` in this folder.
+        with_encoder: put the encoder into the bundle, too.
+
+    Returns:
+        The file, and its manifest without the list of files.
+
+    Raises:
+        CossError: nothing was measured of it, several models are meant, a probe is missing, or the
+            encoder cannot be bundled.
+    """
+    checkpoint, sha256, name = _which(run, results)
+    found = {path: r for path, r in find_records(results) if r.model["checkpoint_sha256"] == sha256}
+    folders = sorted({path.parents[1].name for path in found})
+    if len(folders) > 1:  # one file under several names
+        named = [folder for folder in folders if folder == f"{slug(name)}-{sha256[:8]}"]
+        if not named:
+            raise CossError(f"{run} was measured under several names: {', '.join(folders)}")
+        found = {path: r for path, r in found.items() if path.parents[1].name == named[0]}
+    if not found:
+        raise CossError(
+            f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
+        )
+    files: dict[str, bytes] = {}
+    environment, listed = {}, []
+    for path, record in found.items():
+        entry = f"records/{path.parent.name}/{path.name}"
+        with explain_os_errors("read", path):
+            files[entry] = path.read_bytes()
+        check_schema(str(path), json.loads(files[entry]))
+        check_record(path, record)
+        files |= _probe(record, results, run)
+        environment[entry] = {"versions": record.versions, "device": record.device}
+        listed.append(
+            {
+                "path": entry,
+                "dataset": record.dataset["name"],
+                "suite": record.suite,
+                "n": record.dataset["n"],
+                "key": record.key,
+            }
+        )
+    files["environment.json"] = (json.dumps(environment, indent=1, sort_keys=True) + "\n").encode()
+    if checkpoint is not None and (recipe := checkpoint.with_name(RECIPE)).is_file():
+        with explain_os_errors("read", recipe):
+            files[RECIPE] = recipe.read_bytes()
+    if with_encoder:
+        files[ENCODER] = _encoder(checkpoint, run)
+    first = next(iter(found.values()))
+    manifest = {
+        "tool": {"name": "robustbench-coss", "version": __version__},
+        "created": max(record.created for record in found.values()),
+        "model": {k: v for k, v in first.model.items() if k != "probe"},
+        "checkpoint_sha256": sha256,
+        "encoder_included": with_encoder,
+        "records": sorted(listed, key=canonical_json),
+        "devices": sorted({record.device for record in found.values()}),
+        "versions": _agreed([record.versions for record in found.values()]),
+    }
+    path = out or Path(f"{slug(first.model['name'])}-{sha256[:8]}.zip")
+    write_bundle(path, manifest, files)
+    return path, manifest
+
+
+def _which(run: str, results: Path) -> tuple[Path | None, str, str]:
+    """Checkpoint file (None if there is none at hand), its SHA-256 and name."""
+    if Path(run).exists():
+        path = find_checkpoint(Path(run))
+        named = path.resolve().parent.name if path.name == FILE_NAME else path.stem
+        return path, sha256_of(path), named
+    if run.partition(":")[0] in LIBRARIES:
+        model = load_model(run)
+        return None, model.sha256, model.name
+    chosen = find_model(load_measurements(results), run)
+    models = {
+        r.model["checkpoint_sha256"]: str(r.model["name"])
+        for m in chosen.measurements
+        for r in m.records
+    }
+    if len(models) > 1:
+        raise CossError(
+            f"{chosen.label} has {len(models)} seeds: {', '.join(sorted(models.values()))}; a "
+            "bundle holds one run, so name one"
+        )
+    ((sha256, name),) = models.items()
+    return None, sha256, name
+
+
+def _probe(record: Record, results: Path, run: str) -> dict[str, bytes]:
+    probe = record.model["probe"]
+    if probe.get("own_head"):
+        return {}
+    path = probe_path(results, probe["key"])
+    if not path.is_file():
+        raise CossError(
+            f"{path}, the probe of suite {record.suite!r}, is missing; `coss-bench eval {run} "
+            f"--suite {record.suite} --force` trains and measures it again"
+        )
+    with explain_os_errors("read", path):
+        return {f"probes/{path.name}": path.read_bytes()}
+
+
+def _encoder(checkpoint: Path | None, run: str) -> bytes:
+    if checkpoint is None:
+        raise CossError(
+            f"--with-encoder needs the file and {run!r} is a name; pass the run folder or its "
+            f"{FILE_NAME}"
+        )
+    load_checkpoint(checkpoint)  # raises for what is no encoder of this tool, pickles above all
+    with explain_os_errors("read", checkpoint):
+        return checkpoint.read_bytes()
+
+
+def _agreed(several: list[dict[str, str]]) -> dict[str, str]:
+    """Versions by package, those of different records separated by commas."""
+    return {
+        name: ", ".join(sorted({v[name] for v in several if name in v}))
+        for name in sorted({name for versions in several for name in versions})
+    }

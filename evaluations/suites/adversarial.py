@@ -1,0 +1,314 @@
+"""Accuracy under small adversarial perturbations: white-box and black-box attacks, their worst
+case, and the checks that tell a robust model from a broken attack.
+
+`evaluations.attacks.run` runs an attack, `evaluations.attacks.sanity_checks` asks whether to
+believe it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.attacks.draws import streams
+from robustbench_coss.evaluations.attacks.run import (
+    ATTACKS,
+    AUTOATTACK_STEPS,
+    L2,
+    LINF,
+    QUERIES,
+    STEP_SHARE,
+    TARGETS,
+    Strength,
+    Watch,
+    flat_gradient,
+    is_right,
+    run_attack,
+    sign_noise,
+    verify,
+)
+from robustbench_coss.evaluations.attacks.sanity_checks import (
+    CONTROL,
+    GRADIENT,
+    MORE,
+    MORE_STEPS,
+    SANITY,
+    SCRATCH,
+    TRANSFER,
+    UNBOUNDED_EPS,
+    at,
+    run_checks,
+)
+from robustbench_coss.evaluations.attacks.surrogate import Surrogate, train_surrogate
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.record import Axis, Cell, Check, Metric
+from robustbench_coss.seeds import seed_of
+
+LINF_EPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # in 1/255
+L2_EPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # Euclidean norm of pixels in [0, 1], at 32 px
+L2_SIZE = 32
+STANDARD = ("fgsm", "mi-fgsm", "pgd-linf", "apgd-ce", "pgd-l2")
+WORST = {LINF: "worst-linf", L2: "worst-l2"}
+NORM_LABEL = {LINF: "Linf", L2: "L2"}
+PGD = "pgd-linf"
+# Attacks Dong et al. 2018 made to transfer; the surrogate's own gradients lead it.
+TRANSFERRED = "mi-fgsm"
+
+
+class Adversarial(BaseSuite):
+    """Attacks over ladders of small budgets, and the worst of them.
+
+    `stated_as` names the keys of `config` that hold options of another name, `trains_for` the
+    conditions that depend on a network trained in `prepare`: `evaluations.submissions.verify`
+    reads both.
+
+    Column: `correct`: right on the clean image and under the attack at this budget and at every
+    smaller one. The level is epsilon in 1/255 for L∞ and the norm itself for L2. The condition
+    "gradient" also has `flat`: the clean image's input gradient is zero.
+
+    Args:
+        attacks: names of `evaluations.attacks.run.ATTACKS`; "standard" or "all" of them.
+        eps: L∞ budgets in 1/255, below 64.
+        eps_l2: L2 budgets for images of 32 px, multiplied by size / 32 for others.
+        steps: gradient steps of the iterated attacks; AutoAttack has its own number.
+        restarts: random starts of the attacks that draw.
+
+    Raises:
+        CossError: an option is not of these.
+    """
+
+    name = "adversarial"
+    version = 2
+    axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
+    linked = True
+    stated_as: ClassVar = {"eps": "linf_eps_255", "eps_l2": "l2_eps_at_32_px"}
+    trains_for: ClassVar = (TRANSFER,)
+
+    def __init__(
+        self,
+        attacks: str | Sequence[str] = "standard",
+        eps: float | Sequence[float] = LINF_EPS,
+        eps_l2: float | Sequence[float] = L2_EPS,
+        steps: int = 10,
+        restarts: int = 1,
+    ) -> None:
+        self.attacks = choose(attacks)
+        self.eps = levels("adversarial.eps", eps, below=UNBOUNDED_EPS)
+        self.eps_l2 = levels("adversarial.eps_l2", eps_l2)
+        self.steps = _count("adversarial.steps", steps)
+        self.restarts = _count("adversarial.restarts", restarts)
+        self._watch = Watch()
+        self._surrogate: Surrogate | None = None
+        self._agreement = 0.0
+
+    def config(self) -> dict[str, Any]:
+        auto = any(name.startswith("autoattack") for name in self.attacks)
+        square = auto or any(name.startswith("square") for name in self.attacks)
+        return {
+            "attacks": list(self.attacks),
+            "linf_eps_255": list(self.eps),
+            "l2_eps_at_32_px": list(self.eps_l2),
+            "l2_eps_scaled_by": "size / 32",
+            "steps": self.steps,
+            "step_size": f"{STEP_SHARE} * eps / steps",
+            "restarts": self.restarts,
+            "random_start": True,
+            "targets": TARGETS,
+            **({"autoattack_steps": AUTOATTACK_STEPS} if auto else {}),
+            **({"square_queries": QUERIES} if square else {}),
+            "verdict": "broken at a smaller eps counts at every larger one",
+            "sanity_eps_255": UNBOUNDED_EPS,
+            "sanity_steps": MORE * self.steps,
+            "torchattacks": version("torchattacks"),
+        }
+
+    def conditions(self, subject: Subject) -> list[Condition]:
+        scale = subject.encoder.input.size / L2_SIZE
+        ladder = []
+        for name in self.attacks:
+            if ATTACKS[name].norm == LINF:
+                ladder += [Condition(at(name, e), name, e) for e in self.eps]
+            else:
+                ladder += [Condition(f"{name}@{e * scale:g}", name, e * scale) for e in self.eps_l2]
+        return [Condition("clean", "", 0.0), *ladder, *self._sanity()]
+
+    def _sanity(self) -> list[Condition]:
+        """The control and what else only the checks need; most of it is held against PGD-Linf."""
+        own = [Condition(GRADIENT, SANITY, 0.0)]
+        control = []
+        if PGD in self.attacks:
+            middle, largest = self.eps[(len(self.eps) - 1) // 2], self.eps[-1]
+            own += [
+                Condition(at(MORE_STEPS, middle), SANITY, middle),
+                Condition(at(SCRATCH, largest), SANITY, largest),
+                Condition(at(TRANSFER, largest), SANITY, largest),
+            ]
+            control = [Condition(at(CONTROL, e), CONTROL, e) for e in self.eps]
+        return [*control, *own, Condition(at(SCRATCH, UNBOUNDED_EPS), SANITY, UNBOUNDED_EPS)]
+
+    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
+        for name in self.attacks:
+            if subject.classes < ATTACKS[name].classes:
+                raise CossError(
+                    f"attack {name!r} needs at least {ATTACKS[name].classes} classes and this "
+                    f"model has {subject.classes}; leave it out of adversarial.attacks"
+                )
+        if PGD in self.attacks:
+            self._surrogate, self._agreement = train_surrogate(subject, reference)
+
+    def summary(self) -> dict[str, Any]:
+        """The share of training images on which the surrogate agrees with the model."""
+        return {"surrogate_agreement": self._agreement} if self._surrogate is not None else {}
+
+    def measure(
+        self, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        if condition.group in self.attacks and batch.earlier:
+            right = torch.stack([found["correct"] for found in batch.earlier.values()]).all(dim=0)
+        else:
+            right = correct(subject, batch.images, batch.labels)
+        columns = {"correct": right.clone()}
+        if condition.name == GRADIENT:
+            columns["flat"] = torch.zeros_like(columns["correct"])
+        rows = right.nonzero().flatten()
+        if not condition.group or not len(rows):
+            return columns
+        own = [int(batch.index[i]) for i in rows.tolist()]
+        images, labels = batch.images[rows].contiguous(), batch.labels[rows]
+        if condition.name == GRADIENT:
+            columns["flat"][rows] = flat_gradient(subject, images, labels)
+        else:
+            _, broken = self.disturb(subject, images, labels, own, condition, seed)
+            columns["correct"][rows] = ~broken
+        return columns
+
+    def disturb(
+        self,
+        subject: Subject,
+        images: Tensor,
+        labels: Tensor,
+        own: Sequence[int],
+        condition: Condition,
+        seed: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Adversarial (or, for the control, noisy) versions of rightly classified images.
+
+        Args:
+            images: [B, 3, H, W] float32 in [0, 1], contiguous; B >= 1.
+            labels: [B] int64.
+            own: [B] data set indices.
+            condition: one of `conditions` with a budget.
+
+        Returns:
+            The images in the end, [B, 3, H, W], and which of them are broken, [B] bool.
+
+        Raises:
+            RuntimeError: a result leaves the ball or the range of pixels.
+        """
+        key = (seed, self.name, condition.name)
+        kind = condition.name.partition("@")[0]
+        l2 = kind in ATTACKS and ATTACKS[kind].norm == L2
+        eps = condition.level if l2 else condition.level / 255
+        model: torch.nn.Module = subject
+        if kind == CONTROL:
+            noisy = sign_noise(images, eps, streams([seed_of(*key, i) for i in own]))
+            verify(images, noisy, eps, l2=False)
+            return noisy, ~is_right(subject, noisy, labels)
+        attack, strength = kind, Strength(eps, self.steps, self.restarts)
+        if kind in (SCRATCH, MORE_STEPS):
+            attack = PGD
+            steps = self.steps * (MORE if kind == MORE_STEPS else 1)
+            strength = Strength(eps, steps, self.restarts)
+        elif kind == TRANSFER:
+            if self._surrogate is None:
+                raise RuntimeError("prepare() must be called before a transferred attack")
+            attack, model = TRANSFERRED, self._surrogate
+            strength = Strength(eps, self.steps)
+        found, broken = run_attack(
+            self._watch, model, attack, images, labels, own, strength, subject.classes, key
+        )
+        return found, broken if model is subject else ~is_right(subject, found, labels)
+
+    def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
+        worst = []
+        for norm, group in WORST.items():
+            rungs = dict.fromkeys(
+                _worst_name(norm, c.level)
+                for c in conditions
+                if c.group in self.attacks and ATTACKS[c.group].norm == norm
+            )
+            if rungs:
+                label = f"Worst-case {NORM_LABEL[norm]} top-1"
+                worst.append(_metric(group, label, tuple(rungs), headline=norm == LINF))
+        labels = {name: ATTACKS[name].label for name in self.attacks} | {CONTROL: "Linf noise"}
+        return worst + [
+            _metric(group, f"{label} top-1", names, headline=group == PGD)
+            for group, label in labels.items()
+            if (names := tuple(c.name for c in conditions if c.group == group))
+        ]
+
+    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Right under every attack of a norm at a budget: `worst-linf@2/255`, `worst-l2@0.5`."""
+        found = []
+        for norm, group in WORST.items():
+            names = {name for name in self.attacks if ATTACKS[name].norm == norm}
+            parts = [cell for cell in cells if cell.group in names]
+            for level in dict.fromkeys(cell.level for cell in parts):
+                rung = [cell for cell in parts if cell.level == level]
+                right = np.logical_and.reduce([cell.outcomes["correct"] for cell in rung])
+                problem = "; ".join(dict.fromkeys(c.problem for c in rung if c.problem))
+                name = _worst_name(norm, level)
+                found.append(Cell(name, group, level, {"correct": right}, problem=problem))
+        return found
+
+    def checks(self, cells: Sequence[Cell]) -> list[Check]:
+        return run_checks(cells)
+
+    def close(self) -> None:
+        self._surrogate = None
+        self._watch.forget()
+
+
+def choose(attacks: str | Sequence[str]) -> tuple[str, ...]:
+    """The attacks asked for, each once, in the order of `ATTACKS`.
+
+    Raises:
+        CossError: none is named, or one is unknown.
+    """
+    asked = attacks.split(",") if isinstance(attacks, str) else attacks
+    several = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+    wanted: set[str] = set()
+    for name in (part.strip() if isinstance(part, str) else part for part in several):
+        if name in ("standard", "all"):
+            wanted |= set(STANDARD if name == "standard" else ATTACKS)
+        elif isinstance(name, str) and name in ATTACKS:
+            wanted.add(name)
+        else:
+            near = difflib.get_close_matches(str(name), ATTACKS, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(ATTACKS)}"
+            raise CossError(f"unknown attack {name!r} in adversarial.attacks; {hint}")
+    if not wanted:
+        raise CossError("adversarial.attacks names no attack; give standard, all or some names")
+    return tuple(name for name in ATTACKS if name in wanted)
+
+
+def _count(option: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CossError(f"{option} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _worst_name(norm: str, level: float) -> str:
+    return at(WORST[LINF], level) if norm == LINF else f"{WORST[L2]}@{level:g}"
+
+
+def _metric(group: str, label: str, names: tuple[str, ...], *, headline: bool) -> Metric:
+    return Metric(f"adv_{group.replace('-', '_')}", label, "correct", names, headline=headline)

@@ -1,0 +1,295 @@
+"""Two models beside each other, from their records alone: differences, tests and verdicts.
+
+Only what was measured on the same images under one protocol is compared; what is not, is named
+with the reason. `compare` makes the long table, `layout` arranges it for the writers of `tables`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
+from robustbench_coss.analysis.numbers import failed_checks, problems
+from robustbench_coss.analysis.selection import Chosen, find_model
+from robustbench_coss.errors import CossError
+from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.statistics.intervals import CONFIDENCE
+from robustbench_coss.statistics.paired_tests import difference, holm
+from robustbench_coss.tables.cells import (
+    MISSING,
+)
+
+TESTS = {
+    "mcnemar": "One run each, one condition, right or wrong: McNemar's exact test, Agresti and "
+    "Min's interval; both cover the draw of the test images, not the training seed.",
+    "permutation": "One run each, averages of conditions and numbers: permutation of signs image "
+    "by image, bootstrap interval; both cover the draw of the test images, not the training seed.",
+    "t": "Several seeds: Student's t from the variance between seeds and between images; it "
+    "covers both.",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        a, b: labels of the two models.
+        table: one line per metric or condition. Columns: test_set, suite, protocol, metric,
+            heading, a, b, difference (a - b), low, high (95 % interval), p, p_holm, verdict, test
+            ("mcnemar", "permutation" or "t"), n (test images), seeds_a, seeds_b, better, percent,
+            doubts_a, doubts_b. Shares are in [0, 1].
+        refused: what was measured of a model and could not be compared, with the reason.
+        remarks: what to know when reading the differences.
+    """
+
+    a: str
+    b: str
+    table: pd.DataFrame
+    refused: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def compare(
+    results: Path, a: str, b: str, suites: Sequence[str] = (), cells: bool = False
+) -> Comparison:
+    """Compare two measured models in everything that both were measured in alike.
+
+    Args:
+        results: folder of the records.
+        a, b: names of models, see `selection.find_model`.
+        suites: compare in these alone; empty for all.
+        cells: also compare every single condition but the reference, in what the suite draws.
+
+    Raises:
+        CossError: a name is unknown or ambiguous, both stand for the same runs, a suite was not
+            measured, nothing can be compared, or a record is damaged.
+    """
+    measurements = load_measurements(results)
+    return compare_chosen(find_model(measurements, a), find_model(measurements, b), suites, cells)
+
+
+def compare_chosen(
+    one: Chosen, other: Chosen, suites: Sequence[str] = (), cells: bool = False
+) -> Comparison:
+    """`compare` for two models that were found already."""
+    known = sorted({m.suite for c in (one, other) for m in c.measurements})
+    if unknown := [s for s in suites if s not in known]:
+        raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
+    lines, refused, pairs = differences(one, other, suites or known, cells)
+    if not lines:
+        raise CossError(f"nothing to compare: {'; '.join(refused)}")
+    table = judge(pd.DataFrame(lines))
+    return Comparison(
+        one.label, other.label, table, tuple(refused), tuple(_remarks(one, other, pairs))
+    )
+
+
+def differences(
+    one: Chosen, other: Chosen, suites: Sequence[str], cells: bool = False
+) -> tuple[list[dict[str, Any]], list[str], list[tuple[SeedGroup, SeedGroup]]]:
+    """All differences of two models, not corrected for their number.
+
+    Returns:
+        lines as in `Comparison.table` but `p_holm` and `verdict`, which `judge` adds; what could
+        not be compared; and the pairs of measurements that could.
+
+    Raises:
+        CossError: both stand for the same runs.
+    """
+    _check_apart(one, other)
+    pairs, refused = _pairs(one, other, suites)
+    lines: list[dict[str, Any]] = []
+    for x, y in pairs:
+        metrics, left_out = _shared_metrics(x, y, cells)
+        refused += left_out
+        lines += [_line(x, y, metric, one.label, other.label) for metric in metrics]
+    return lines, refused, pairs
+
+
+def judge(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with p_holm, corrected over its rows, and the verdicts that follow from it."""
+    judged = table.assign(p_holm=holm(table["p"]))
+    judged["verdict"] = [_verdict(line) for line in judged.to_dict("records")]
+    order = [name for name in judged.columns if name not in ("p_holm", "verdict")]
+    after = order.index("p") + 1
+    return judged[[*order[:after], "p_holm", "verdict", *order[after:]]]
+
+
+def _check_apart(one: Chosen, other: Chosen) -> None:
+    """Two names must not stand for the same runs, nor one for a part of the other."""
+    runs = [
+        {r.model["checkpoint_sha256"] for m in chosen.measurements for r in m.records}
+        for chosen in (one, other)
+    ]
+    if one.label == other.label or runs[0] == runs[1]:
+        raise CossError(f"both names stand for {one.label}; name two models")
+    if runs[0] < runs[1] or runs[1] < runs[0]:
+        whole, part = (one, other) if runs[1] < runs[0] else (other, one)
+        raise CossError(f"{part.label} is one of the runs of {whole.label}; name two models")
+
+
+def _pairs(
+    one: Chosen, other: Chosen, suites: Sequence[str]
+) -> tuple[list[tuple[SeedGroup, SeedGroup]], list[str]]:
+    """Measurements that can be compared, and why the others cannot."""
+    pairs: list[tuple[SeedGroup, SeedGroup]] = []
+    refused: list[str] = []
+    everything = [*one.measurements, *other.measurements]
+    for test_set in dict.fromkeys(m.test_set for m in everything):
+        here = [[m for m in c.measurements if m.test_set == test_set] for c in (one, other)]
+        if not all(here):
+            only = one.label if here[0] else other.label
+            refused.append(f"{test_set.label}: only {only} was measured on it")
+            continue
+        for suite in dict.fromkeys(m.suite for m in [*here[0], *here[1]]):
+            if suite not in suites:
+                continue
+            what = f"{suite} on {test_set.label}"
+            mine, theirs = ({m.protocol: m for m in side if m.suite == suite} for side in here)
+            if not (mine and theirs):
+                only = one.label if mine else other.label
+                refused.append(f"{what}: only {only} was measured")
+                continue
+            if not mine.keys() & theirs.keys():
+                notes = [" and ".join(m.protocol_note for m in s.values()) for s in (mine, theirs)]
+                refused.append(
+                    f"{what}: different protocols, {one.label} {notes[0]}, {other.label} {notes[1]}"
+                )
+            for protocol in mine.keys() & theirs.keys():
+                pair = mine[protocol], theirs[protocol]
+                if reason := mismatch([*pair[0].records, *pair[1].records]):
+                    refused.append(f"{what}: {reason}")
+                else:
+                    pairs.append(pair)
+    return pairs, refused
+
+
+def mismatch(records: Sequence[Record]) -> str:
+    """Why records of one protocol cannot be paired image by image; "" if they can."""
+    first = records[0]
+    if any(
+        not np.array_equal(r.index, first.index) or not np.array_equal(r.label, first.label)
+        for r in records
+    ):
+        return "the test images are not the same; measure both with the same --limit"
+    if len(seeds := {r.seed for r in records}) > 1:
+        found = " and ".join(map(str, sorted(seeds)))
+        return f"random draws of different seeds, {found}; measure both with the same --seed"
+    return ""
+
+
+def _shared_metrics(x: SeedGroup, y: SeedGroup, cells: bool) -> tuple[list[Metric], list[str]]:
+    """Metrics that are the same average for both models, and which are not."""
+    sides = [{k.name: k for k in m.records[0].metrics} for m in (x, y)]
+    mine, theirs = sides
+    differ = [
+        k.label
+        for name, k in (mine | theirs).items()
+        if not (name in mine and name in theirs and _average(mine[name]) == _average(theirs[name]))
+    ]
+    refused = []
+    if differ:
+        where = f"{x.suite} on {x.test_set.label}"
+        refused = [f"{where}, {', '.join(differ)}: not averaged over the same conditions for both"]
+    shared = [k for k in mine.values() if k.label not in differ]
+    return shared + (list(_single_conditions(x, y, shared)) if cells else []), refused
+
+
+def _average(metric: Metric) -> tuple[str, tuple[str, ...]]:
+    return metric.column, metric.conditions
+
+
+def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> Iterator[Metric]:
+    """Conditions of both models as metrics of their own, but the reference (which the clean suite
+    has) and those that are a metric already."""
+    axis = x.records[0].axis
+    theirs = {c.condition for c in y.records[0].cells if axis.column in c.outcomes}
+    better = next((k.better for k in x.records[0].metrics if k.column == axis.column), "")
+    for cell in x.records[0].cells:
+        name = cell.condition
+        there = cell.group and name in theirs and axis.column in cell.outcomes
+        if there and (axis.column, (name,)) not in map(_average, shown):
+            yield Metric(name, name, axis.column, (name,), better, axis.percent)
+
+
+def _line(x: SeedGroup, y: SeedGroup, metric: Metric, a: str, b: str) -> dict[str, Any]:
+    mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
+    # Named alike in either order, so that B against A mirrors A against B.
+    names = (x.test_set.slug, x.suite, metric.name, *sorted((a, b)))
+    found = difference(mine, theirs, *names, share=metric.percent)
+    return {
+        "test_set": x.test_set.label,
+        "suite": x.suite,
+        "protocol": x.protocol,
+        "metric": metric.name,
+        "heading": metric.label + (f" ({x.protocol})" if x.protocol else ""),
+        "a": float(np.mean(mine)),
+        "b": float(np.mean(theirs)),
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "test": found.test,
+        "n": int(x.records[0].index.size),
+        "seeds_a": len(x.records),
+        "seeds_b": len(y.records),
+        "better": metric.better,
+        "percent": metric.percent,
+        "doubts_a": doubts_of(x.records),
+        "doubts_b": doubts_of(y.records),
+    }
+
+
+def values_of(record: Record, metric: Metric) -> NDArray[Any]:
+    """[n] the metric of each image; booleans stay what they are."""
+    if len(metric.conditions) == 1:
+        return record.column(metric.conditions[0], metric.column)
+    return record.per_sample(metric)
+
+
+def doubts_of(records: Sequence[Record]) -> str:
+    checks, doubtful = failed_checks(records), problems(records)
+    said = [f"failed sanity check {checks}"] * bool(checks)
+    return "; ".join(said + [f"doubtful outcomes under {doubtful}"] * bool(doubtful))
+
+
+def _verdict(line: Mapping[Any, Any]) -> str:
+    if math.isnan(line["p_holm"]):
+        return MISSING
+    if line["p_holm"] > 1 - CONFIDENCE:
+        return "undecided"
+    if not line["better"]:
+        return "A higher" if line["difference"] > 0 else "B higher"
+    return "A better" if (line["difference"] > 0) == (line["better"] == "higher") else "B better"
+
+
+def _remarks(one: Chosen, other: Chosen, pairs: Sequence[tuple[SeedGroup, SeedGroup]]) -> list[str]:
+    remarks = []
+    seeds = sorted({tuple(len(m.records) for m in pair) for pair in pairs})
+    for counts in seeds:
+        if min(counts) == 1 < max(counts):
+            single, several = (one, other) if counts[0] == 1 else (other, one)
+            remarks.append(
+                f"{single.label} has one seed: its seeds are taken to vary as those of "
+                f"{several.label} do."
+            )
+    if any(_probe(x) != _probe(y) for x, y in pairs):
+        remarks.append(
+            "The linear probes were trained with different settings, which is part of the "
+            "difference."
+        )
+    return list(dict.fromkeys(remarks))
+
+
+def _probe(m: SeedGroup) -> Any:
+    probe = m.model.get("probe") or {}
+    return [probe.get(key) for key in ("dataset", "settings", "n_train")]

@@ -1,0 +1,363 @@
+"""Which records belong together: the runs of one configuration, and what may be compared.
+
+Runs that differ in nothing but name, seed and hashes are seeds of one configuration. Numbers
+are comparable if they come from the same test images by the same suite under one protocol:
+version, settings and number of images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import canonical_json, slug
+from robustbench_coss.records.record import Record, find_records
+from robustbench_coss.statistics.intervals import Estimate
+
+# Reading order of the project's own suites; others follow by name.
+SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
+
+_METHODS = {
+    "byol": "BYOL",
+    "co-byol": "CO-BYOL",
+    "dino": "DINO",
+    "co-dino": "CO-DINO",
+    "mocov3": "MoCo v3",
+    "co-mocov3": "CO-MoCo v3",
+    "simclr": "SimCLR",
+    "co-simclr": "CO-SimCLR",
+}
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The images that were measured on.
+
+    Attributes:
+        label: for titles ("parts, 32 px").
+        slug: for file names, unique among the test sets of a results folder.
+        classes: number of classes.
+    """
+
+    label: str
+    slug: str
+    classes: int
+
+    @property
+    def chance(self) -> float:
+        """Top-1 accuracy of guessing, in [0, 1]."""
+        return 1 / self.classes
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """One configuration by one suite under one protocol, over seeds.
+
+    Attributes:
+        test_set: what it was measured on.
+        configuration: label, unique within the test set ("CO-BYOL · rf29_resnet18 ×0.25").
+        suite: name of the suite.
+        protocol: "" where the suite has one protocol on this test set, else "a", "b", …
+        protocol_note: what sets this protocol apart from the suite's others ("" if nothing).
+        records: one per seed, by seed.
+    """
+
+    test_set: TestSet
+    configuration: str
+    suite: str
+    protocol: str
+    protocol_note: str
+    records: tuple[Record, ...]
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Model metadata that all seeds share (taken from the first)."""
+        return self.records[0].model
+
+    def columns(self, result: Estimate) -> dict[str, Any]:
+        """An estimate made from this measurement, as the columns tables and figures share."""
+        return {
+            "value": result.value,
+            "low": result.low,
+            "high": result.high,
+            "sd": result.sd,
+            "seeds": result.seeds,
+            "n": int(self.records[0].index.size),
+            "interval": result.interval,
+        }
+
+
+def load_measurements(results: Path) -> list[SeedGroup]:
+    """All complete records of a results folder, seeds put together.
+
+    A seed that was run more than once counts once: the latest record is taken. Runs that state no
+    training seed are told apart by name.
+
+    Returns:
+        Measurements by test set, suite (`SUITES` first), protocol and configuration.
+
+    Raises:
+        CossError: there is no complete record, or a record is damaged.
+    """
+    records = []
+    for path, record in find_records(results):
+        check_record(path, record)
+        records.append(record)
+    if not records:
+        raise CossError(
+            f"no complete records in {results}; measure a model first with `coss-bench eval RUN`"
+        )
+    test_sets = _test_sets(records)
+    found: list[SeedGroup] = []
+    for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
+        here = [r for r in records if _test_set_key(r) == set_key]
+        labels = configuration_labels(r.model for r in here)
+        for suite in sorted({r.suite for r in here}, key=suite_order):
+            mine = [r for r in here if r.suite == suite]
+            protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}
+            notes = _differences([protocols[key] for key in sorted(protocols)])
+            for i, (protocol_key, note) in enumerate(zip(sorted(protocols), notes, strict=True)):
+                by_configuration: dict[str, list[Record]] = defaultdict(list)
+                for record in mine:
+                    if canonical_json(_protocol(record)) == protocol_key:
+                        by_configuration[_configuration_key(record.model)].append(record)
+                found.extend(
+                    SeedGroup(
+                        test_set,
+                        labels[key],
+                        suite,
+                        _letter(i) if len(protocols) > 1 else "",
+                        note,
+                        tuple(_latest_per_seed(group)),
+                    )
+                    for key, group in sorted(
+                        by_configuration.items(), key=lambda item: labels[item[0]]
+                    )
+                )
+    return found
+
+
+def along(measurements: Iterable[SeedGroup], *settings: str) -> dict[str, list[SeedGroup]]:
+    """Measurements whose models differ in some training settings and in nothing else.
+
+    Args:
+        measurements: of one suite under one protocol.
+        settings: dotted keys of model metadata ("training.views.min_crop", "arch").
+
+    Returns:
+        Label of what the models share -> measurements, for those families of models in which every
+        one of the settings takes at least two values.
+    """
+    families: dict[str, list[SeedGroup]] = defaultdict(list)
+    shared: dict[str, dict[str, Any]] = {}
+    for m in measurements:
+        flat = [_lookup(m.model, key) for key in settings]
+        if any(value is _MISSING for value in flat):
+            continue
+        model = _setting_aside(m.model, settings)
+        key = _configuration_key(model)
+        families[key].append(m)
+        shared[key] = model
+    varied = {
+        key: family
+        for key, family in families.items()
+        if all(len({canonical_json(_lookup(m.model, s)) for m in family}) > 1 for s in settings)
+    }
+    labels = configuration_labels(shared[key] for key in varied)
+    return {labels[key]: varied[key] for key in sorted(varied, key=lambda key: labels[key])}
+
+
+def without_local_term(m: SeedGroup, measurements: Iterable[SeedGroup]) -> SeedGroup | None:
+    """The measurement of a CO- model's base method, all else being equal; None if there is none."""
+    mine = _without_identity(m.model)
+    options = _lookup(mine, "training.options")
+    for other in measurements:
+        theirs = _without_identity(other.model)
+        fewer = _lookup(theirs, "training.options")
+        if f"co-{theirs.get('method')}" != mine.get("method") or _MISSING in (options, fewer):
+            continue
+        # The base method has some of the options, with the same values.
+        if not fewer.items() <= options.items():
+            continue
+        aside = ("method", "training.options")
+        if _setting_aside(mine, aside) == _setting_aside(theirs, aside):
+            return other
+    return None
+
+
+def setting(m: SeedGroup, key: str) -> Any:
+    """The value at a dotted key of a measurement's model metadata; None if there is none."""
+    value = _lookup(m.model, key)
+    return None if value is _MISSING else value
+
+
+def suite_order(suite: str) -> tuple[int, str]:
+    """Sort key: the project's suites in reading order, then others by name."""
+    return (SUITES.index(suite) if suite in SUITES else len(SUITES), suite)
+
+
+def configuration_labels(models: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Unique labels by configuration key; equal short labels are told apart by what differs."""
+    by_key = {_configuration_key(model): model for model in models}
+    short = {key: _short_label(model) for key, model in by_key.items()}
+    clashes = Counter(short.values())
+    labels = dict(short)
+    for label in (label for label, count in clashes.items() if count > 1):
+        keys = sorted(key for key in short if short[key] == label)
+        notes = _differences([_without_identity(by_key[key]) for key in keys])
+        labels |= {key: f"{label} ({note})" for key, note in zip(keys, notes, strict=True)}
+    return labels
+
+
+def method_name(method: str) -> str:
+    """A method as it is written in text ("co-byol" -> "CO-BYOL")."""
+    return _METHODS.get(method, method)
+
+
+def _short_label(model: dict[str, Any]) -> str:
+    if not model.get("method") or model.get("arch") is None:
+        return str(model["name"])
+    width = float(model.get("width", 1.0))
+    named = filter(None, (method_name(model["method"]), model["arch"]))  # "" is set aside
+    return " · ".join(named) + (f" ×{width:g}" if width != 1 else "")
+
+
+_MISSING = object()
+
+
+def _lookup(model: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, or _MISSING: None is a value that a setting may have."""
+    value: Any = model
+    for part in key.split("."):
+        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
+    return value
+
+
+def _setting_aside(model: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Metadata without some settings and what follows from them."""
+    kept = dict(model)
+    for key in settings:
+        first, _, rest = key.partition(".")
+        kept[first] = _setting_aside(kept[first], [rest]) if rest else ""
+        if key == "arch":
+            kept.pop("parameters", None)
+    return kept
+
+
+# What was set about a probe; the rest of its summary was found, and differs between seeds.
+_PROBE_SETTINGS = ("dataset", "settings", "n_train")
+
+
+def _without_identity(model: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that seeds of one configuration share: no name, seeds, hashes or findings."""
+    kept = {key: value for key, value in model.items() if key != "name"}
+    if isinstance(probe := kept.get("probe"), dict):
+        kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
+    stripped: dict[str, Any] = _strip(kept)
+    return stripped
+
+
+def _strip(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _strip(v) for k, v in value.items() if k != "seed" and not k.endswith("sha256")}
+
+
+def _seed(model: dict[str, Any]) -> Any:
+    return (model.get("training") or {}).get("seed")
+
+
+def _configuration_key(model: dict[str, Any]) -> str:
+    key = _without_identity(model)
+    return canonical_json(key if _seed(model) is not None else key | {"name": model["name"]})
+
+
+def _latest_per_seed(records: list[Record]) -> list[Record]:
+    latest: dict[Any, Record] = {}
+    for record in sorted(records, key=lambda r: (r.created, r.model["checkpoint_sha256"])):
+        latest[_seed(record.model)] = record
+    return [latest[seed] for seed in sorted(latest, key=lambda s: (str(type(s)), s))]
+
+
+def _test_set_key(record: Record) -> str:
+    d = record.dataset
+    return canonical_json([d["name"], d["role"], d["size"], d["fingerprint"]])
+
+
+def _test_sets(records: list[Record]) -> dict[str, TestSet]:
+    datasets = {_test_set_key(r): r.dataset for r in records}
+    labels = {}
+    for key, d in datasets.items():
+        role = "" if d["role"] == "test" else f" ({d['role']})"
+        labels[key] = f"{d['name']}{role}, {d['size']} px"
+    clashes = Counter(labels.values())
+    return {
+        key: _test_set(d, labels[key], unique=clashes[labels[key]] == 1)
+        for key, d in datasets.items()
+    }
+
+
+def _test_set(dataset: dict[str, Any], label: str, unique: bool) -> TestSet:
+    if not unique:
+        label += f", version {dataset['fingerprint'][:8]}"
+    return TestSet(label, slug(label.replace(" px", "px")), int(dataset["classes"]))
+
+
+def _protocol(record: Record) -> dict[str, Any]:
+    return {
+        "version": record.suite_version,
+        "n": int(record.index.size),
+        "settings": record.suite_config,
+    }
+
+
+def _letter(i: int) -> str:
+    return chr(ord("a") + i) if i < 26 else str(i + 1)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested dicts as {"a.b": text}."""
+    if not isinstance(value, dict):
+        return {prefix: value if isinstance(value, str) else canonical_json(value)}
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _differences(variants: list[dict[str, Any]]) -> list[str]:
+    """For each variant what sets it apart from the others, as "epochs=10, width=0.5"."""
+    flat = [_flat(variant) for variant in variants]
+    keys = sorted({key for f in flat for key in f if len({g.get(key) for g in flat}) > 1})
+    return [", ".join(f"{k.rpartition('.')[2]}={f.get(k, 'none')}" for k in keys) for f in flat]
+
+
+def check_record(path: Path | str, record: Record) -> None:
+    """Refuse a record whose parts do not fit together.
+
+    Raises:
+        CossError: they do not; `path` is what the message calls the record.
+    """
+    try:
+        n = record.index.size
+        if n == 0 or record.label.size != n or int(record.dataset["classes"]) < 1:
+            raise ValueError("it holds no images, labels or classes")
+        for cell in record.cells:
+            for name, column in cell.outcomes.items():
+                if column.size != n:
+                    raise ValueError(f"{column.size} outcomes {name} of {cell.condition}, not {n}")
+        for metric in record.metrics:
+            if not metric.conditions:
+                raise ValueError(f"metric {metric.name} has no conditions")
+            for condition in metric.conditions:
+                record.column(condition, metric.column)
+        _test_set_key(record), _short_label(record.model), record.model["checkpoint_sha256"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CossError(
+            f"record {path} contradicts itself ({type(error).__name__}: {error}); "
+            "delete it and run `coss-bench eval` again"
+        ) from error

@@ -1,0 +1,212 @@
+"""Corruption errors relative to a baseline: mCE and relative mCE of ImageNet-C, from records.
+
+After Hendrycks and Dietterich 2019 (arXiv 1903.12261), section 4. Reads records of the suite
+`corruption` and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.records.record import Record
+
+# Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities, as ImageNet-C/test.py
+# of github.com/hendrycks/robustness has them. Its keys are the 15 standard corruptions.
+ALEXNET: dict[str, float] = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+# On the clean ImageNet validation set: torchvision's AlexNet, 56.522 % top-1.
+ALEXNET_CLEAN = 0.43478
+
+SEVERITIES = (1, 2, 3, 4, 5)
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What corruption errors are divided by.
+
+    Attributes:
+        name: for tables.
+        clean: error on clean images, in [0, 1].
+        errors: error per standard corruption, mean over severities.
+        records: what these were found from, one per seed; none for the published ones of AlexNet.
+    """
+
+    name: str
+    clean: float
+    errors: Mapping[str, float]
+    records: tuple[Record, ...] = ()
+
+
+ALEXNET_BASELINE = Baseline("AlexNet", ALEXNET_CLEAN, ALEXNET)
+
+
+@dataclass(frozen=True)
+class CorruptionErrors:
+    """Top-1 errors of one model, and how they compare with a baseline's.
+
+    Attributes:
+        clean: error on clean images, in [0, 1].
+        by_corruption: error per corruption of the record, mean over the severities.
+        by_family: mean of these over the standard corruptions of noise, blur, weather, digital.
+        ce: error per standard corruption divided by the baseline's; NaN where the baseline makes
+            no error.
+        mce: mean of `ce` over the corruptions where it exists; NaN if it exists nowhere.
+        relative_mce: the same of (error - clean error) / (the baseline's likewise); left out are
+            corruptions under which the baseline is no worse than on clean images.
+        mce_per_image, relative_mce_per_image: [n] float64, what each image contributes: their
+            means are `mce` and `relative_mce`, since the baseline's errors are constants.
+    """
+
+    clean: float
+    by_corruption: Mapping[str, float]
+    by_family: Mapping[str, float]
+    ce: Mapping[str, float]
+    mce: float
+    relative_mce: float
+    mce_per_image: Floats
+    relative_mce_per_image: Floats
+
+
+def baseline_of(name: str, records: Sequence[Record]) -> Baseline:
+    """A measured baseline: errors are means over its seeds.
+
+    Args:
+        name: for tables.
+        records: complete, of the suite `corruption`, one per seed of one configuration.
+
+    Raises:
+        CossError: a record is of another suite or lacks a standard corruption.
+    """
+    clean, errors = zip(*(_errors(record) for record in records), strict=True)
+    return Baseline(
+        name,
+        float(np.mean(clean)),
+        {c: float(np.mean([found[c] for found in errors])) for c in ALEXNET},
+        tuple(records),
+    )
+
+
+def corruption_errors(record: Record, baseline: Baseline) -> CorruptionErrors:
+    """mCE and relative mCE of a record.
+
+    Args:
+        record: complete, of the suite `corruption`.
+        baseline: `ALEXNET_BASELINE`, which means something for ImageNet-C only, or `baseline_of`
+            records of the same test images with the same settings.
+
+    Raises:
+        CossError: a record is of another suite or lacks a standard corruption, or the two cannot
+            be compared.
+    """
+    clean, errors = _errors(record)
+    if baseline.records:
+        _check_same_protocol(record, baseline.records[0])
+    else:
+        _check_imagenet_c(record)
+    plain, per_image = _per_image(record)
+    of = {c: (baseline.errors[c], baseline.errors[c] - baseline.clean) for c in ALEXNET}
+    shares = [per_image[c] / full for c, (full, _) in of.items() if full > 0]
+    excess = [(per_image[c] - plain) / more for c, (_, more) in of.items() if more > 0]
+    nothing = np.full(record.index.size, math.nan)
+    mce = np.mean(shares, axis=0) if shares else nothing
+    relative = np.mean(excess, axis=0) if excess else nothing
+    return CorruptionErrors(
+        clean=clean,
+        by_corruption=errors,
+        by_family=_by_family(record, errors),
+        ce={c: errors[c] / full if full > 0 else math.nan for c, (full, _) in of.items()},
+        mce=float(np.mean(mce)),
+        relative_mce=float(np.mean(relative)),
+        mce_per_image=mce,
+        relative_mce_per_image=relative,
+    )
+
+
+def _check_imagenet_c(record: Record) -> None:
+    """AlexNet's errors are of one benchmark: ImageNet's classes, ImageNet-C's strengths."""
+    data, settings = record.dataset, record.suite_config
+    if data["name"] != "imagenet" or data["classes"] != 1000:
+        raise CossError(
+            f"AlexNet's errors are of ImageNet's 1,000 classes, not of {data['name']}'s "
+            f"{data['classes']}; take a model measured on {data['name']} as baseline"
+        )
+    # Ready-made pictures of ImageNet are those of ImageNet-C.
+    if settings.get("backend") != "ready-made" and settings.get("constants") != "imagenet-c":
+        raise CossError(
+            f"AlexNet's errors are of the constants imagenet-c, not {settings.get('constants')}; "
+            "measure with those or take a measured model as baseline"
+        )
+
+
+def _check_same_protocol(record: Record, other: Record) -> None:
+    for what, mine, theirs in (
+        ("test sets", record.dataset["fingerprint"], other.dataset["fingerprint"]),
+        ("image sizes", record.dataset["size"], other.dataset["size"]),
+        ("settings", record.suite_config, other.suite_config),
+        ("versions of the suite", record.suite_version, other.suite_version),
+        ("test images", record.index.tolist(), other.index.tolist()),
+    ):
+        if mine != theirs:
+            raise CossError(
+                f"record and baseline were measured with different {what}; "
+                "measure both alike with `coss-bench eval`"
+            )
+
+
+def _per_image(record: Record) -> tuple[Floats, dict[str, Floats]]:
+    """[n] errors on clean images, and [n] errors per corruption, each the mean over severities.
+
+    Corruptions that were not measured at all severities are left out.
+    """
+    found = {}
+    measured = {cell.condition: cell.outcomes["correct"] for cell in record.cells}
+    for name in dict.fromkeys(c.rpartition("@")[0] for c in measured if "@" in c):
+        columns = [measured.get(f"{name}@{s}") for s in SEVERITIES]
+        if all(column is not None for column in columns):
+            found[name] = 1 - np.mean(np.stack(columns).astype(np.float64), axis=0)  # type: ignore[arg-type]
+    return 1 - measured["clean"].astype(np.float64), found
+
+
+def _errors(record: Record) -> tuple[float, dict[str, float]]:
+    """Clean error, and errors per corruption that is in the record."""
+    if record.suite != "corruption":
+        raise CossError(f"a record of the suite corruption is needed, this is of {record.suite!r}")
+    clean, per_image = _per_image(record)
+    missing = [name for name in ALEXNET if name not in per_image]
+    if missing:
+        raise CossError(
+            f"the record of {record.model['name']} lacks {missing[0]}; "
+            "finish it with `coss-bench eval`"
+        )
+    return float(clean.mean()), {name: float(error.mean()) for name, error in per_image.items()}
+
+
+def _by_family(record: Record, errors: Mapping[str, float]) -> dict[str, float]:
+    members: dict[str, list[float]] = {}
+    for cell in record.cells:
+        name, _, severity = cell.condition.rpartition("@")
+        if name in ALEXNET and severity == "1":
+            members.setdefault(cell.group, []).append(errors[name])
+    return {family: float(np.mean(values)) for family, values in members.items()}

@@ -1,0 +1,197 @@
+"""What figures show, as tables: curves, metrics and training sweeps. Draws nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustbench_coss.analysis.configurations import (
+    SeedGroup,
+    along,
+    setting,
+    without_local_term,
+)
+from robustbench_coss.records.record import Axis, Metric, Record
+from robustbench_coss.statistics.intervals import Estimate, estimate
+from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
+
+
+def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
+    """Configurations of one test set by clean top-1, best first; unmeasured ones last, by name."""
+    clean: dict[str, float] = {}
+    for m in measurements:
+        if m.suite == "clean" and m.configuration not in clean:
+            clean[m.configuration] = metric_estimate(m, m.records[0].metrics[0]).value
+    names = {m.configuration for m in measurements}
+    return sorted(names, key=lambda name: (-clean.get(name, -math.inf), name))
+
+
+def legend_labels(models: Sequence[str]) -> tuple[list[str], str]:
+    """Labels without what all models share after " · ", and what they share ("" if nothing)."""
+    parts = [model.partition(" · ") for model in models]
+    rests = {rest for _, _, rest in parts}
+    if len(models) < 2 or len(rests) > 1 or "" in rests:
+        return list(models), ""
+    return [head for head, _, _ in parts], rests.pop()
+
+
+def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> pd.DataFrame:
+    """What a suite's curves show: one line per model, group and level.
+
+    Conditions that share group and level are averaged. The reference (empty group) starts every
+    group's curve. Columns: suite, model, group, level, conditions, value, low, high, sd, seeds,
+    n, interval. Empty if no group but the reference has the y column.
+
+    Args:
+        axis: what is drawn along y; None takes the suite's own.
+    """
+    lines = []
+    for m in measurements:
+        y = axis or m.records[0].axis
+        points = _points(m.records[0], y.column)
+        if not any(group for group, _ in points):
+            continue
+        for (group, level), conditions in points.items():
+            runs = [[r.column(c, y.column) for c in conditions] for r in m.records]
+            own = y.column == m.records[0].axis.column
+            names = (m.test_set.slug, m.configuration, m.suite, group, level)
+            result = estimate(runs, *names, *([] if own else [y.column]), share=y.percent)
+            about = {"group": group, "level": level, "conditions": len(conditions)}
+            lines.append(_data_line(m, about, result))
+    return pd.DataFrame(lines)
+
+
+def _points(record: Record, column: str) -> dict[tuple[str, float], list[str]]:
+    """(group, level) -> names of the conditions there that have an outcome column."""
+    points: dict[tuple[str, float], list[str]] = {}
+    for cell in record.cells:
+        if column in cell.outcomes:
+            points.setdefault((cell.group, cell.level), []).append(cell.condition)
+    return points
+
+
+def share_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
+    """The smallest share that keeps 95 % of the reference value: one line per model and group.
+
+    Columns as `curve_data`; group "95 % kept: GROUP", value the share, level that of the
+    accuracy kept. Empty unless the reference is measured at the share 1.
+    """
+    lines = []
+    for m in measurements:
+        column = m.records[0].axis.column
+        points = _points(m.records[0], column)
+        groups = dict.fromkeys(group for group, _ in points if group)
+        for group in groups if ("", 1.0) in points else ():
+            at = {level: names for (g, level), names in points.items() if g in ("", group)}
+            runs = [
+                [np.mean([r.column(c, column) for c in names], axis=0) for names in at.values()]
+                for r in m.records
+            ]
+            names = (m.test_set.slug, m.configuration, m.suite, group)
+            about = {"group": f"95 % kept: {group}", "level": KEPT, "conditions": len(at)}
+            lines.append(_data_line(m, about, share_for_95_percent(list(at), runs, *names)))
+    return pd.DataFrame(lines)
+
+
+def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Metrics with intervals: one line per model and metric.
+
+    Columns: suite, model, metric, heading, percent, value, low, high, sd, seeds, n, interval.
+    """
+    lines = []
+    for m in measurements:
+        for metric in metrics:
+            heading = metric.label + (f" ({m.protocol})" if m.protocol else "")
+            about = {"metric": metric.name, "heading": heading, "percent": metric.percent}
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def _data_line(m: SeedGroup, about: dict[str, Any], result: Estimate) -> dict[str, Any]:
+    return {
+        "suite": m.suite,
+        "model": m.configuration,
+        **about,
+        **m.columns(result),
+    }
+
+
+def metric_estimate(m: SeedGroup, metric: Metric) -> Estimate:
+    """A metric with its interval, as the leaderboard has it."""
+    runs = [[r.column(c, metric.column) for c in metric.conditions] for r in m.records]
+    names = (m.test_set.slug, m.configuration, m.suite, metric.name)
+    return estimate(runs, *names, share=metric.percent)
+
+
+def metrics_apart(record: Record) -> list[Metric]:
+    """Metrics over conditions that no curve shows, such as a similarity beside accuracies."""
+    drawn = {c.condition for c in record.cells if record.axis.column in c.outcomes}
+    return [k for k in record.metrics if not drawn.intersection(k.conditions)]
+
+
+MIN_CROP = "training.views.min_crop"
+
+GRID = "training.options.grid"
+
+
+def training_data(measurements: Sequence[SeedGroup], key: str) -> pd.DataFrame:
+    """The first metric along a training setting: one line per family of models and value.
+
+    A setting of the local term starts at level 0, the base method without that term, where one was
+    measured. All positions (a grid of null) are the level infinity.
+
+    Columns: suite, model, configuration, level, metric, value, low, high, sd, seeds, n, interval.
+    """
+    lines = []
+    for label, family in along(measurements, key).items():
+        points = [(_level(m, key), m) for m in family]
+        base = without_local_term(family[0], measurements) if key != MIN_CROP else None
+        if base is not None and 0.0 not in dict(points):
+            points.append((0.0, base))
+        for level, m in sorted(points, key=lambda point: point[0]):
+            metric = m.records[0].metrics[0]
+            about = {
+                "model": label,
+                "configuration": m.configuration,
+                "level": level,
+                "metric": metric.name,
+            }
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def _level(m: SeedGroup, key: str) -> float:
+    value = setting(m, key)
+    if key == GRID:
+        return math.inf if value is None else float(value) ** 2
+    return float(value)
+
+
+def field_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
+    """The first metric over architecture and smallest training crop.
+
+    Columns: suite, model, arch, level, metric, value, low, high, sd, seeds, n, interval. Bounded
+    fields come first, by size, then the other architectures by name.
+    """
+    lines = []
+    for label, family in along(measurements, "arch", MIN_CROP).items():
+        for m in sorted(family, key=lambda m: (field_order(m.model["arch"]), _level(m, MIN_CROP))):
+            metric = m.records[0].metrics[0]
+            about = {
+                "model": label,
+                "arch": m.model["arch"],
+                "level": _level(m, MIN_CROP),
+                "metric": metric.name,
+            }
+            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+    return pd.DataFrame(lines)
+
+
+def field_order(arch: str) -> tuple[float, str]:
+    bounded = re.match(r"rf(\d+)_", arch)
+    return (float(bounded[1]) if bounded else math.inf, arch)

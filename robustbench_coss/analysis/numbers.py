@@ -1,0 +1,177 @@
+"""Every number of a set of records in long form: a line per configuration and metric."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustbench_coss.analysis.configurations import (
+    SeedGroup,
+    load_measurements,
+    suite_order,
+)
+from robustbench_coss.analysis.corruption_error import (
+    ALEXNET,
+    ALEXNET_BASELINE,
+    Baseline,
+    baseline_of,
+    corruption_errors,
+)
+from robustbench_coss.analysis.selection import Chosen, find_model
+from robustbench_coss.errors import CossError
+from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.statistics.intervals import estimate
+
+NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
+
+
+def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
+    """Every metric of every configuration in long form, one line per configuration and metric.
+
+    Columns: test_set, model, method, arch, width, parameters, pretrained_on, epochs, suite,
+    protocol, protocol_note, metric, heading, value, low, high (95 % interval), sd (over seeds),
+    seeds, n (test images), interval ("wilson", "bootstrap" or "t"), chance (top-1, in [0, 1]),
+    better, percent, headline, failed_checks, problems (doubtful outcomes). Shares are in [0, 1];
+    what is not known is empty. Lines are sorted by test set and clean top-1, best first.
+
+    Args:
+        baseline: add the metrics mCE and relative mCE, corruption errors divided by those of
+            "alexnet" or of a measured model (see `selection.find_model`), and the column
+            `baseline`, its name. What cannot be divided by them is warned of.
+
+    Raises:
+        CossError: there are no complete records, one is damaged, the baseline is unknown or fits
+            none of them.
+    """
+    return table_of(load_measurements(results), baseline)
+
+
+def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.DataFrame:
+    """The long table of `load_table` from measurements at hand, such as those of some models."""
+    lines = [_line(m, metric) for m in measurements for metric in m.records[0].metrics]
+    if baseline is not None:
+        lines += _corruption_error_lines(measurements, baseline)
+    table = pd.DataFrame(lines)
+    clean = table[table["metric"] == _clean_metric(table)]
+    best = dict(zip(_row_keys(clean), clean["value"], strict=True))
+    table["_clean"] = [best.get(key, -math.inf) for key in _row_keys(table)]
+    table["_suite"] = table["suite"].map(suite_order)
+    table["_position"] = range(len(table))  # metrics stay in the order the suite gives
+    table = table.sort_values(
+        ["test_set", "_clean", "model", "_suite", "protocol", "_position"],
+        ascending=[True, False, True, True, True, True],
+    )
+    return table.drop(columns=["_clean", "_suite", "_position"]).reset_index(drop=True)
+
+
+def _row_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(table["test_set"], table["model"], strict=True))
+
+
+def _clean_metric(table: pd.DataFrame) -> str | None:
+    """Name of the metric that ranks: the first that the clean suite reports."""
+    clean = table[table["suite"] == "clean"]
+    return None if clean.empty else str(clean["metric"].iloc[0])
+
+
+def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
+    runs = [[r.column(name, metric.column) for name in metric.conditions] for r in m.records]
+    return _line_of(m, metric, runs, share=metric.percent)
+
+
+def _line_of(m: SeedGroup, metric: Metric, runs: list[list[Any]], share: bool) -> dict[str, Any]:
+    """A line of the long table from one list of per-image columns per seed."""
+    result = estimate(runs, m.test_set.slug, m.configuration, m.suite, metric.name, share=share)
+    training = m.model.get("training") or {}
+    return {
+        "test_set": m.test_set.label,
+        "model": m.configuration,
+        "method": m.model.get("method"),
+        "arch": m.model.get("arch"),
+        "width": m.model.get("width"),
+        "parameters": m.model.get("parameters"),
+        "pretrained_on": m.model.get("dataset"),
+        "epochs": training.get("epochs"),
+        "suite": m.suite,
+        "protocol": m.protocol,
+        "protocol_note": m.protocol_note,
+        "metric": metric.name,
+        "heading": metric.label + (f" ({m.protocol})" if m.protocol else ""),
+        **m.columns(result),
+        "chance": m.test_set.chance,
+        "better": metric.better,
+        "percent": metric.percent,
+        "headline": metric.headline,
+        "failed_checks": failed_checks(m.records),
+        "problems": problems(m.records),
+    }
+
+
+def failed_checks(records: Sequence[Record]) -> str:
+    """ "name (2 of 5 seeds): detail of the first; …" or "" if every check passed."""
+    failed: dict[str, list[str]] = {}
+    for record in records:
+        for check in record.checks:
+            if not check.passed:
+                failed.setdefault(check.name, []).append(check.detail)
+    return "; ".join(
+        f"{name}{_share_of_seeds(len(details), records)}: {details[0]}"
+        for name, details in failed.items()
+    )
+
+
+def problems(records: Sequence[Record]) -> str:
+    """ "fog@3 and 2 more conditions (2 of 5 seeds): detail of the first" or "" if none is."""
+    found = [[cell for cell in record.cells if cell.problem] for record in records]
+    doubtful = list(dict.fromkeys(cell.condition for cells in found for cell in cells))
+    if not doubtful:
+        return ""
+    more = len(doubtful) - 1
+    where = doubtful[0] + (f" and {more} more condition{'s' * (more > 1)}" if more else "")
+    first = next(cell.problem for cells in found for cell in cells)
+    return f"{where}{_share_of_seeds(sum(map(bool, found)), records)}: {first}"
+
+
+def _share_of_seeds(count: int, records: Sequence[Record]) -> str:
+    return f" ({count} of {len(records)} seeds)" if len(records) > 1 else ""
+
+
+def _corruption_error_lines(measurements: list[SeedGroup], baseline: str) -> list[dict[str, Any]]:
+    """Lines of mCE and relative mCE of every measurement of corruptions that a baseline fits."""
+    chosen = None if baseline.casefold() == "alexnet" else find_model(measurements, baseline)
+    lines, refused = [], defaultdict(list)
+    for m in (m for m in measurements if m.suite == "corruption"):
+        try:
+            by = ALEXNET_BASELINE if chosen is None else _baseline_for(m, chosen)
+            errors = [corruption_errors(record, by) for record in m.records]
+        except CossError as error:
+            refused[m.test_set.label, str(error)].append(m.configuration)
+            continue
+        for name, label, columns in (
+            ("corruption_mce", "mCE", [[e.mce_per_image] for e in errors]),
+            ("corruption_rmce", "Relative mCE", [[e.relative_mce_per_image] for e in errors]),
+        ):
+            # The corruptions say what it is about; nothing is averaged over them here.
+            metric = Metric(name, label, "correct", tuple(ALEXNET), "lower")
+            lines.append(_line_of(m, metric, columns, share=False) | {"baseline": by.name})
+    if not lines:
+        reasons = [f"{where}: {reason}" for where, reason in refused]
+        raise CossError(f"no mCE with baseline {baseline!r}; {'; '.join(reasons) or NOTHING}")
+    for (where, reason), models in refused.items():
+        warnings.warn(f"no mCE on {where} for {', '.join(models)}: {reason}", stacklevel=2)
+    return lines
+
+
+def _baseline_for(m: SeedGroup, chosen: Chosen) -> Baseline:
+    """A baseline from what the chosen model has of the same test set, suite and protocol."""
+    for other in chosen.measurements:
+        if (other.test_set, other.suite, other.protocol) == (m.test_set, m.suite, m.protocol):
+            return baseline_of(chosen.label, other.records)
+    protocol = f" under protocol ({m.protocol})" if m.protocol else ""
+    raise CossError(f"the baseline {chosen.label} has no record of corruptions{protocol}")

@@ -1,0 +1,68 @@
+"""`coss-bench list` and `coss-bench doctor`: what there is, and whether it works here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def list_() -> None:
+    """List the encoders, data sets, methods and suites that can be used by name.
+
+    Third-party packages add theirs through entry points; the package that a name comes from is
+    shown beside it.
+
+    Examples:
+
+      coss-bench list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from robustbench_coss import registry
+
+    table = Table("kind", "name", "package", box=None, header_style="bold")
+    for kind in registry.KINDS:
+        for name in registry.names(kind):
+            table.add_row(kind, name, registry.origin(kind, name))
+    Console().print(table)
+
+
+def doctor(
+    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    results: Annotated[Path, typer.Option(help="Folder for records.")] = Path("results"),
+) -> None:
+    """Check the installation, the device, the data sets and the results folder.
+
+    Exits with status 1 if something required is broken; a missing data set is not a failure.
+
+    Examples:
+
+      coss-bench doctor
+
+      coss-bench doctor --data-root /data
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from robustbench_coss.machine import environment
+
+    console = Console()
+    findings = environment.doctor(data_root, results)
+    for finding in findings:
+        colour = "green" if finding.ok else "red" if finding.required else "yellow"
+        mark = "✓" if finding.ok else "✗"
+        console.print(
+            f"[{colour}]{mark}[/] {escape(finding.name)}: {escape(finding.detail)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if finding.remedy:
+            console.print(f"    {finding.remedy}", highlight=False, soft_wrap=True, markup=False)
+    broken = [finding.name for finding in findings if finding.required and not finding.ok]
+    if broken:
+        console.print(f"broken: {', '.join(broken)}", highlight=False, markup=False)
+        raise typer.Exit(1)
+    console.print("everything required works", highlight=False)

@@ -1,0 +1,154 @@
+"""Commands that turn records into tables and figures. They measure nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustbench_coss.errors import CossError
+
+Results = Annotated[
+    Path, typer.Option(help="Folder that `coss-bench eval` wrote its records into.")
+]
+
+
+class Format(StrEnum):
+    """How tables can be written."""
+
+    md = "md"
+    csv = "csv"
+    tex = "tex"
+
+
+class SpreadShown(StrEnum):
+    """What stands beside the numbers of a table."""
+
+    interval = "interval"
+    sd = "sd"
+
+
+def format_of(out: Path) -> Format:
+    """The format that a file's ending names.
+
+    Raises:
+        CossError: it names none.
+    """
+    ending = out.suffix.removeprefix(".").lower()
+    if ending not in list(Format):
+        raise CossError(f"cannot tell the format of {out}; end it in .md, .csv or .tex")
+    return Format(ending)
+
+
+def names_in(given: Sequence[str] | None) -> list[str]:
+    """The names of an option that can be repeated or hold several, "a,b"."""
+    return [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
+
+
+def leaderboard(
+    results: Results = Path("results"),
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="alexnet|MODEL",
+            help="Add mCE and relative mCE: corruption errors divided by those that AlexNet has on "
+            "ImageNet-C, or by those of a measured model (label, run name or checkpoint hash).",
+        ),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(help="Rows, in this order (repeat or a,b): labels, their first words, runs."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(help="Columns, in this order (repeat or a,b): `clean_top1` or a heading."),
+    ] = None,
+    suites: Annotated[
+        list[str] | None, typer.Option(help="Columns of these suites only (repeat or a,b).")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Mark what differs significantly from this model."),
+    ] = None,
+    relative_to: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Differences to this model, the significant marked."),
+    ] = None,
+    spread: Annotated[
+        SpreadShown, typer.Option(help="95 % intervals, or standard deviations over seeds.")
+    ] = SpreadShown.interval,
+    format: Annotated[
+        Format | None, typer.Option(help="Write this instead of a table for the terminal.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; its ending says the format, unless --format does."),
+    ] = None,
+) -> None:
+    """Print the leaderboard and write it as Markdown, CSV and LaTeX.
+
+    One row per configuration, seeds put together; one table per test set; every number with its
+    95 % interval. Reads records only, so it takes seconds and can be repeated at any time.
+
+    With any of the options from --models on it makes a table for a paper instead, prints that and
+    leaves the files in the results folder alone; --out says where to write it.
+
+    Examples:
+
+      coss-bench leaderboard
+
+      coss-bench leaderboard --results /data/study/results
+
+      coss-bench leaderboard --baseline alexnet
+
+      coss-bench leaderboard --models BYOL,CO-BYOL --spread sd
+
+      coss-bench leaderboard --suites clean,crop --relative-to BYOL --out table.tex
+    """
+    from rich.console import Console
+
+    chosen = models or metrics or suites or against or relative_to or format or out
+    if chosen or spread is not SpreadShown.interval:
+        from robustbench_coss.tables.paper import paper_table
+
+        wanted = format or (None if out is None else format_of(out))
+        paper = paper_table(
+            results,
+            models=names_in(models),
+            metrics=names_in(metrics),
+            suites=names_in(suites),
+            against=against,
+            relative_to=relative_to,
+            spread=spread.value,
+            baseline=baseline,
+        )
+        if wanted is None:
+            Console().print(paper.to_rich())
+            return
+        writers = {
+            Format.md: paper.to_markdown,
+            Format.csv: paper.to_csv,
+            Format.tex: paper.to_latex,
+        }
+        _deliver(writers[wanted](), out)
+        return
+    from robustbench_coss.analysis.numbers import load_table
+    from robustbench_coss.tables.leaderboard import to_rich, write_leaderboard
+
+    table = load_table(results, baseline)
+    Console().print(to_rich(table))
+    for path in write_leaderboard(results, table):
+        typer.echo(f"wrote {path}")
+
+
+def _deliver(text: str, out: Path | None) -> None:
+    from robustbench_coss.files import write_atomically
+
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    write_atomically(out, text)
+    typer.echo(f"wrote {out}")

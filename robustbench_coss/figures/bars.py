@@ -1,0 +1,98 @@
+"""Single numbers as dots with intervals: the headline summary and metrics apart from curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from robustbench_coss.analysis.configurations import (
+    TestSet,
+)
+from robustbench_coss.figures.curves import (
+    chance_handle,
+    chance_line,
+    handle,
+    legend,
+    new_figure,
+    plain,
+)
+from robustbench_coss.figures.looks import (
+    LineStyle,
+)
+from robustbench_coss.figures.styles import panels_across
+
+
+def _dots(
+    panel: Axes, y: Sequence[float], lines: pd.DataFrame, pen: LineStyle, scale: float
+) -> None:
+    value = scale * lines["value"].to_numpy()
+    reach = np.abs(scale * lines[["low", "high"]].to_numpy().T - value)
+    panel.errorbar(
+        value,
+        y,
+        xerr=np.nan_to_num(reach),
+        color=pen.colour,
+        marker=pen.marker,
+        linestyle="none",
+        elinewidth=0.8,
+    )
+
+
+def draw_summary(
+    data: pd.DataFrame, test_set: TestSet, pens: dict[str, LineStyle], note: str
+) -> Figure:
+    """Headline shares as rows of dots, one dot per model."""
+    headings = list(dict.fromkeys(data["heading"]))
+    room = 0.08 * len(pens) + 0.12  # inches per row
+    figure = new_figure(room * len(headings) + 0.5)
+    panel = figure.subplots()
+    for i, (model, pen) in enumerate(pens.items()):
+        mine = data[data["model"] == model]
+        shift = 0.7 * ((i + 0.5) / len(pens) - 0.5)
+        _dots(panel, [headings.index(h) + shift for h in mine["heading"]], mine, pen, 100)
+    chance_line(panel, test_set, "v")
+    panel.set_yticks(range(len(headings)), [plain(h) for h in headings])
+    panel.set_ylim(len(headings) - 0.5, -0.5)
+    panel.set_xlim(0, 100)
+    panel.set_xlabel("share of images (%)")
+    panel.tick_params(axis="y", length=0)
+    for row in range(1, len(headings)):
+        panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
+    handles = [handle(pen, line=False) for pen in pens.values()]
+    legend(figure, [*handles, chance_handle(test_set)], note)
+    return figure
+
+
+def draw_metrics(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
+    """One small panel per metric, each with its own x axis, one bar per model."""
+    metrics = list(dict.fromkeys(data["metric"]))
+    columns = min(panels_across(), len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    models = [model for model in pens if model in set(data["model"])]
+    figure = new_figure(rows * (0.12 * len(models) + 0.45) + 0.15)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        lines = data[data["metric"] == metric].set_index("model")
+        percent = bool(lines["percent"].iloc[0])
+        scale = 100.0 if percent else 1.0
+        for i, model in enumerate(models):
+            if model in lines.index:
+                value = scale * float(lines.loc[model, "value"])
+                panel.barh(i, value, height=0.7, color=pens[model].colour, alpha=0.35)
+                _dots(panel, [i], lines.loc[[model]], pens[model], scale)
+        panel.axvline(0, color="black", linewidth=0.5)
+        panel.set_title(plain(str(lines["heading"].iloc[0])) + (" (%)" if percent else ""))
+        panel.set_ylim(len(models) - 0.4, -0.6)
+        panel.set_yticks([])
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.spines["left"].set_visible(False)
+    for panel in panels.flat[len(metrics) :]:
+        panel.set_axis_off()
+    legend(figure, [handle(pens[model], line=False) for model in models], note)
+    return figure

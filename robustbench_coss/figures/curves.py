@@ -1,0 +1,208 @@
+"""Curves of a suite over its levels, a panel per group of conditions."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from robustbench_coss.analysis.configurations import (
+    TestSet,
+)
+from robustbench_coss.figures.looks import (
+    LineStyle,
+    PanelStyle,
+    levels_of,
+    panel_order,
+    panel_title,
+    spread_ticks,
+    tick_text,
+    with_reference,
+    x_label_of,
+)
+from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
+from robustbench_coss.records.record import Axis
+from robustbench_coss.statistics.sufficient_share import KEPT
+
+
+def new_figure(height: float) -> Figure:
+    """A figure as wide as the style says; its height in inches is that with a paper's text."""
+    figure = Figure(figsize=(width_inches(), height * enlarged()), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def draw_curves(
+    data: pd.DataFrame,
+    shares: pd.DataFrame,
+    axis: Axis,
+    look: PanelStyle,
+    test_set: TestSet,
+    pens: dict[str, LineStyle],
+    note: str,
+) -> Figure:
+    """One panel per group in two columns with a common y axis; below them the shares, if any."""
+    groups = panel_order(list(dict.fromkeys(data["group"])), look)
+    x_labels = [x_label_of(look, axis, g) for g in groups]
+    columns = min(panels_across(), len(groups))
+    rows = math.ceil(len(groups) / columns)
+    drawn = [model for model in pens if model in set(data["model"])]
+    heights = [1.6 if columns == 1 else 1.25] * rows
+    if not shares.empty:
+        heights.append(0.1 * len(drawn) + 0.25)
+    figure = new_figure(sum(heights) + (0.6 if columns == 1 else 0.3))
+    panels = figure.subplots(
+        len(heights), columns, sharey=True, squeeze=False, height_ratios=heights
+    )
+    if not shares.empty:
+        grid = panels[0, 0].get_gridspec()
+        for panel in panels[-1]:
+            panel.remove()
+        panels = panels[:-1]
+        strip = figure.add_subplot(grid[-1, :])
+    scale = 100.0 if axis.percent else 1.0
+    for i, (panel, group) in enumerate(zip(panels.flat, groups, strict=False)):
+        for model in drawn:
+            pen, mine = pens[model], data[data["model"] == model]
+            draw_line(panel, with_reference(mine, group), pen, scale, thin=False)
+            for control, into in look.controls.items():
+                if group in into and control in set(mine["group"]):
+                    draw_line(panel, with_reference(mine, control), pen, scale, thin=True)
+            reference = mine[mine["group"] == ""]
+            if not shares.empty and not reference.empty:
+                level = scale * KEPT * float(reference["value"].iloc[0])
+                panel.axhline(level, color=pen.colour, linestyle=(0, (4, 3)), linewidth=0.5)
+        if axis.column == "correct":
+            chance_line(panel, test_set, "h")
+        _scale_x(panel, levels_of(data, group), look.scale)
+        panel.set_title(plain(panel_title(look, group)))
+        if i + columns >= len(groups) or x_labels[i + columns] != x_labels[i]:
+            panel.set_xlabel(x_labels[i])
+        panel.grid(axis="y", linewidth=0.3, color="0.9")
+        panel.set_axisbelow(True)
+    for panel in panels.flat[len(groups) :]:
+        panel.set_axis_off()
+    for row in panels:
+        row[0].set_ylabel(axis.column_label)
+    if axis.percent:
+        panels[0, 0].set_ylim(
+            0, min(100.0, 1.08 * scale * float(data["high"].fillna(data["value"]).max()))
+        )
+    handles = [handle(pens[model]) for model in drawn]
+    if axis.column == "correct":
+        handles.append(chance_handle(test_set))
+    if not shares.empty:
+        _draw_shares(strip, shares, {model: pens[model] for model in drawn}, panels[0, 0])
+        label = f"{100 * KEPT:.0f} % of clean"
+        handles.append(
+            Line2D([], [], color="0.4", linestyle=(0, (4, 3)), linewidth=0.5, label=label)
+        )
+    if look.controls and set(look.controls) & set(data["group"]):
+        handles.append(
+            Line2D([], [], color="0.4", linewidth=0.5, label="random noise of that size")
+        )
+    legend(figure, handles, note)
+    return figure
+
+
+def _draw_shares(
+    strip: Axes, shares: pd.DataFrame, pens: dict[str, LineStyle], above: Axes
+) -> None:
+    """Shares with their intervals, one row per model, along the x axis of the panel above."""
+    low_end, high_end = sorted(above.get_xlim())
+    values = []
+    for i, (model, pen) in enumerate(pens.items()):
+        mine = shares[shares["model"] == model]
+        values.append(", ".join(f"{100 * value:.3g} %" for value in mine["value"]))
+        for _, line in mine.iterrows():
+            ends = [max(line["low"], low_end), min(line["high"], high_end)]
+            strip.plot(ends, [i, i], color=pen.colour, linewidth=0.8)
+            strip.plot([line["value"]], [i], color=pen.colour, marker=pen.marker)
+    strip.set_xscale(above.get_xscale())
+    strip.set_xlim(above.get_xlim())
+    strip.set_ylim(len(pens) - 0.4, -0.6)
+    strip.xaxis.set_minor_locator(NullLocator())
+    strip.set_xticks(above.get_xticks(), [])
+    strip.yaxis.tick_right()
+    strip.set_yticks(range(len(pens)), values)
+    strip.tick_params(axis="y", length=0)
+    strip.spines["left"].set_visible(False)
+    strip.grid(axis="x", linewidth=0.3, color="0.9")
+    strip.set_axisbelow(True)
+    strip.set_title(f"smallest share that keeps {100 * KEPT:.0f} % of clean top-1, and interval")
+
+
+def draw_line(panel: Axes, points: pd.DataFrame, pen: LineStyle, scale: float, thin: bool) -> None:
+    x, y = points["level"].to_numpy(), scale * points["value"].to_numpy()
+    low, high = scale * points["low"].to_numpy(), scale * points["high"].to_numpy()
+    if thin:
+        panel.plot(x, y, color=pen.colour, linewidth=0.5)
+        return
+    panel.fill_between(x, low, high, color=pen.colour, alpha=0.18, linewidth=0)
+    panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash)
+
+
+def _scale_x(panel: Axes, levels: list[float], scale: str) -> None:
+    positive = [level for level in levels if level > 0]
+    if scale == "linear" or not positive:
+        if all(float(level).is_integer() for level in levels):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return
+    if scale == "log":
+        panel.set_xscale("log")
+        panel.invert_xaxis()  # towards the harder end, as on every other axis
+    else:
+        panel.set_xscale("symlog", base=2, linthresh=positive[0], linscale=1)
+        panel.set_xlim(-0.2 * positive[0], 1.15 * positive[-1])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.set_xticks(spread_ticks(levels, scale))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tick_text(x)))
+
+
+def chance_line(panel: Axes, test_set: TestSet, direction: str) -> None:
+    draw = panel.axhline if direction == "h" else panel.axvline
+    draw(100 * test_set.chance, color="0.4", linestyle=":", linewidth=0.7, zorder=1)
+
+
+def chance_handle(test_set: TestSet) -> Line2D:
+    label = f"chance ({100 * test_set.chance:.3g} %)"
+    return Line2D([], [], color="0.4", linestyle=":", linewidth=0.7, label=label)
+
+
+def handle(pen: LineStyle, line: bool = True) -> Line2D:
+    handle = Line2D([], [], color=pen.colour, marker=pen.marker, label=plain(pen.label))
+    handle.set_linestyle(pen.dash if line else "none")
+    return handle
+
+
+def plain(text: str) -> str:
+    """Text of others as it is: "$" starts no formula, a leading "_" hides no legend entry."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def legend(figure: Figure, handles: list[Line2D], note: str) -> None:
+    """A legend above the panels; the figure grows by its height."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = panels_across() * (3 if longest <= 16 else 2 if longest <= 32 else 1) // 2 or 1
+    rows = math.ceil(len(handles) / columns)
+    columns = math.ceil(len(handles) / rows)
+    lines = rows + len(note.splitlines())
+    figure.set_figheight(figure.get_figheight() + 0.12 * lines * enlarged())
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=columns,
+        title=plain(note) or None,
+        title_fontsize=matplotlib.rcParams["legend.fontsize"],
+        columnspacing=1.2,
+        handletextpad=0.5,
+        labelspacing=0.25,
+        borderaxespad=0.5,
+        borderpad=0,
+    )

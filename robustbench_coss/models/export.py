@@ -1,0 +1,467 @@
+"""Encoders written for other libraries: torchvision, timm, lightly, ONNX.
+
+An export gives the features of the encoder it was made from. It is a copy for use elsewhere:
+`coss-bench eval` measures the original only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from robustbench_coss.encoders.base import Encoder, parameters
+from robustbench_coss.encoders.resnet import (
+    RESNET18,
+    RESNET50,
+    STAGE_STRIDES,
+    Block,
+    Layout,
+    ResNet,
+)
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import canonical_json, write_atomically
+from robustbench_coss.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+
+SOURCE = "robustbench-coss"
+"""Key of what an exported file says about where it comes from."""
+
+NAMES = {RESNET18: "resnet18", RESNET50: "resnet50"}
+"""What torchvision and timm call these layouts."""
+
+PLANES = (64, 128, 256, 512)
+"""Inner channels of the four stages at width 1 (He et al. 2016, table 1)."""
+
+ONNX_LIMIT = 2**31
+"""Bytes that an ONNX file can hold: it is one protocol buffer."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export left.
+
+    Attributes:
+        path: the file written.
+        checkpoint: what was exported.
+        lines: Python that loads the file and computes `features` of `images`.
+        note: what to know before training the exported encoder further, in one line; or empty.
+    """
+
+    path: Path
+    checkpoint: Checkpoint
+    lines: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        ending: what replaces `.safetensors` in the checkpoint's name.
+        refuses: why the format cannot hold an encoder of a given architecture, or None if it can.
+        content: the file's bytes.
+        lines: Python that loads the file at a path.
+    """
+
+    ending: str
+    refuses: Callable[[Encoder, str], str | None]
+    content: Callable[[Checkpoint], bytes]
+    lines: Callable[[Checkpoint, Path], str]
+
+
+def export(run: Path, name: str, out: Path | None = None, force: bool = False) -> Export:
+    """Write the encoder of a run in the format of another library.
+
+    Args:
+        run: run folder or encoder file.
+        name: one of `FORMATS`.
+        out: the file to write; None puts it beside the encoder file.
+        force: replace `out` if it exists.
+
+    Raises:
+        CossError: unknown format, no finished encoder, an encoder that the format cannot hold, an
+            `out` that is there already, or a package that is missing.
+    """
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise CossError(f"unknown format {name!r}; {hint}known: {', '.join(FORMATS)}")
+    source = find_checkpoint(run)
+    checkpoint = load_checkpoint(source)
+    encoder, arch = checkpoint.encoder, str(checkpoint.metadata["arch"])
+    form = FORMATS[name]
+    reason = form.refuses(encoder, arch)
+    if reason is not None:
+        others = [n for n, f in FORMATS.items() if f.refuses(encoder, arch) is None]
+        remedy = f"; use --format {' or '.join(others)}" if others else ""
+        raise CossError(f"--format {name} cannot hold {source}: {reason}{remedy}")
+    path = out or source.with_name(source.stem + form.ending)
+    if path.is_dir():
+        raise CossError(f"{path} is a folder; pass a file as --out")
+    if path.exists() and path.samefile(source):
+        raise CossError(f"{path} is the encoder to be exported; pass another --out")
+    if path.exists() and not force:
+        raise CossError(f"{path} exists; pass --force to replace it, or another --out")
+    write_atomically(path, form.content(checkpoint))
+    note = ""
+    if name != "onnx" and isinstance(encoder, ResNet) and _one_by_one(encoder):
+        note = (
+            "1×1 convolutions are stored as 3×3 ones that are zero around the centre; "
+            f"training them further widens the receptive field of {encoder.field} px"
+        )
+    return Export(path, checkpoint, form.lines(checkpoint, path), note)
+
+
+def source(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where an export comes from, as plain values; what the checkpoint does not say is left out.
+
+    `sha256` is that of the encoder file; `mean` and `std` are the normalisation of pixels in
+    [0, 1] that the encoder was trained with.
+    """
+    keys = ("arch", "width", "mlp", "size", "method", "encoder", "dataset")
+    stated = {key: checkpoint.metadata[key] for key in keys if key in checkpoint.metadata}
+    contract = checkpoint.encoder.input
+    return stated | {
+        "sha256": checkpoint.sha256,
+        "mean": list(contract.mean),
+        "std": list(contract.std),
+    }
+
+
+# ---- ResNets ----
+
+
+def _layout(encoder: Encoder) -> Layout | None:
+    """The layout of an encoder that is an ordinary ResNet but for kernels, width and MLP.
+
+    None for anything else, such as a BagNet: it has another stem and other strides.
+    """
+    if type(encoder) is not ResNet or not isinstance(encoder.conv1, nn.Conv2d):
+        return None  # a subclass may compute something else
+    blocks = [_first(stage) for stage in _stages(encoder)]
+    strides = [(b.conv2 if b.bottleneck else b.conv1).stride[0] for b in blocks]
+    if strides != list(STAGE_STRIDES):
+        return None
+    counts = cast(tuple[int, int, int, int], tuple(len(stage) for stage in _stages(encoder)))
+    layout = Layout(counts, blocks[0].bottleneck)
+    return layout if layout in NAMES else None
+
+
+def _stages(encoder: ResNet) -> tuple[nn.Sequential, ...]:
+    return encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4
+
+
+def _first(stage: nn.Sequential) -> Block:
+    return cast(Block, stage[0])
+
+
+def _planes(encoder: ResNet) -> tuple[int, ...]:
+    """Inner channels of the four stages."""
+    return tuple(_first(stage).bn1.num_features for stage in _stages(encoder))
+
+
+def _one_by_one(encoder: ResNet) -> set[str]:
+    """Keys of the 1×1 weights that are 3×3 in an ordinary ResNet."""
+    inner = ("conv2",) if _first(encoder.layer1).bottleneck else ("conv1", "conv2")
+    keys = set()
+    for key, weight in encoder.state_dict().items():
+        if key.startswith("layer") and key.split(".")[2] in inner and weight.shape[-1] == 1:
+            keys.add(key)
+    return keys
+
+
+def resnet_state(encoder: ResNet) -> dict[str, Tensor]:
+    """State dict of an ordinary ResNet, in torchvision's names, with the same features.
+
+    A 1×1 convolution is the 3×3 one, padded by 1, whose kernel is zero around its centre, with any
+    stride. The MLP after pooling takes the place of the classifier, `fc`.
+    """
+    one_by_one = _one_by_one(encoder)
+    state = {}
+    for key, value in encoder.state_dict().items():
+        if key in one_by_one:
+            value = nn.functional.pad(value, (1, 1, 1, 1))
+        name = f"fc.{key.removeprefix('mlp.')}" if key.startswith("mlp.") else key
+        state[name] = value.contiguous()
+    return state
+
+
+def _changes(encoder: ResNet) -> list[str]:
+    """Lines that make an ordinary ResNet `model` of these planes the encoder's structure."""
+    planes = _planes(encoder)
+    stem = planes[0]
+    cifar = isinstance(encoder.maxpool, nn.Identity)
+    lines = []
+    if cifar:
+        lines.append(f"model.conv1 = nn.Conv2d(3, {stem}, 3, stride=1, padding=1, bias=False)")
+        lines.append("model.maxpool = nn.Identity()")
+    elif stem != PLANES[0]:
+        lines.append(f"model.conv1 = nn.Conv2d(3, {stem}, 7, stride=2, padding=3, bias=False)")
+    if stem != PLANES[0]:
+        lines.append(f"model.bn1 = nn.BatchNorm2d({stem})")
+        if _first(encoder.layer1).bottleneck:
+            lines += [
+                f"model.layer1[0].conv1 = nn.Conv2d({stem}, {stem}, 1, bias=False)",
+                f"model.layer1[0].downsample[0] = nn.Conv2d({stem}, {4 * stem}, 1, bias=False)",
+            ]
+        else:
+            lines += [
+                f"model.layer1[0].conv1 = nn.Conv2d({stem}, {stem}, 3, padding=1, bias=False)",
+                "model.layer1[0].downsample = None",
+            ]
+    if encoder.mlp is None:
+        lines.append("model.fc = nn.Identity()")
+    else:
+        into, out = cast(nn.Linear, encoder.mlp[0]), cast(nn.Linear, encoder.mlp[-1])
+        lines += [
+            "model.fc = nn.Sequential(",
+            f"    nn.Linear({into.in_features}, {into.out_features}, bias=False),",
+            f"    nn.BatchNorm1d({into.out_features}),",
+            "    nn.ReLU(),",
+            f"    nn.Linear({out.in_features}, {out.out_features}),",
+            ")",
+        ]
+    return lines
+
+
+def _use(checkpoint: Checkpoint) -> list[str]:
+    """Lines that compute the features of `images` with a loaded `model`."""
+    encoder = checkpoint.encoder
+    size, (mean, std) = encoder.input.size, (encoder.input.mean, encoder.input.std)
+    return [
+        "model.eval()",
+        f"normalise = Normalize(mean={list(mean)}, std={list(std)})",
+        f"# images: RGB in [0, 1], [B, 3, {size}, {size}]; features: [B, {encoder.dim}]",
+        "with torch.inference_mode():",
+        "    features = model(normalise(images))",
+    ]
+
+
+# ---- torchvision and lightly ----
+
+
+def _torchvision_refuses(encoder: Encoder, arch: str) -> str | None:
+    if _layout(encoder) is None:
+        return f"it takes ResNet-18 and ResNet-50, not {arch}"
+    if _planes(cast(ResNet, encoder)) != PLANES:
+        return "torchvision's ResNets, which lightly takes too, have width 1 only"
+    return None
+
+
+def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
+    encoder = cast(ResNet, checkpoint.encoder)
+    name = NAMES[cast(Layout, _layout(encoder))]
+    lines = [
+        "import torch",
+        "from torch import nn",
+        f"from torchvision.models import {name}",
+        "from torchvision.transforms import Normalize",
+        "",
+        f"model = {name}()",
+        *_changes(encoder),
+        load,
+        *_use(checkpoint),
+    ]
+    return "\n".join(lines)
+
+
+def _saved(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _torchvision_content(checkpoint: Checkpoint) -> bytes:
+    state = resnet_state(cast(ResNet, checkpoint.encoder))
+    return _saved({"model": state, SOURCE: source(checkpoint)})
+
+
+def _plain_lines(checkpoint: Checkpoint, path: Path) -> str:
+    load = (
+        f"checkpoint = torch.load({_quoted(path)}, weights_only=True)\n"
+        'model.load_state_dict(checkpoint["model"])'
+    )
+    return _torchvision_lines(checkpoint, load)
+
+
+def _lightly_content(checkpoint: Checkpoint) -> bytes:
+    state = resnet_state(cast(ResNet, checkpoint.encoder))
+    prefixed = {f"backbone.{key}": value for key, value in state.items()}
+    return _saved({"state_dict": prefixed, SOURCE: source(checkpoint)})
+
+
+def _lightly_lines(checkpoint: Checkpoint, path: Path) -> str:
+    load = (
+        f"checkpoint = torch.load({_quoted(path)}, weights_only=True)\n"
+        'nn.ModuleDict({"backbone": model}).load_state_dict(checkpoint["state_dict"])'
+    )
+    return _torchvision_lines(checkpoint, load)
+
+
+# ---- timm ----
+
+
+TIMM = "timm:"
+"""How the names of timm's own models begin here."""
+
+
+def _timm_refuses(encoder: Encoder, arch: str) -> str | None:
+    if arch.startswith(TIMM) or _layout(encoder) is not None:
+        return None
+    return f"it takes ResNet-18, ResNet-50 and timm's own models, not {arch}"
+
+
+def _timm_content(checkpoint: Checkpoint) -> bytes:
+    if isinstance(checkpoint.encoder, ResNet):
+        state = resnet_state(checkpoint.encoder)
+    else:
+        model = cast(nn.Module, checkpoint.encoder.model)
+        state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    # One key: safetensors writes several in no fixed order; equal encoders should be equal files.
+    header = {SOURCE: canonical_json(source(checkpoint))}
+    return bytes(safetensors.torch.save(state, metadata=header))
+
+
+def _timm_lines(checkpoint: Checkpoint, path: Path) -> str:
+    encoder = checkpoint.encoder
+    if isinstance(encoder, ResNet):
+        name, changes = NAMES[cast(Layout, _layout(encoder))], _changes(encoder)
+        planes = _planes(encoder)
+        options = "" if planes == PLANES else f", channels={planes}"
+    else:
+        name, changes = checkpoint.metadata["arch"].removeprefix(TIMM), []
+        options = _image_size(name, encoder.input.size)
+    lines = [
+        "import timm",
+        "import torch",
+        "from safetensors.torch import load_file",
+        *(["from torch import nn"] if changes else []),
+        "from torchvision.transforms import Normalize",
+        "",
+        f'model = timm.create_model("{name}", num_classes=0{options})',
+        *changes,
+        f"model.load_state_dict(load_file({_quoted(path)}))",
+        *_use(checkpoint),
+    ]
+    return "\n".join(lines)
+
+
+def _image_size(name: str, size: int) -> str:
+    """The image size as an option of `timm.create_model`, for models that are made for one."""
+    import timm
+
+    try:
+        timm.create_model(name, num_classes=0, img_size=size)
+    except TypeError:  # timm has no list of the models that take it
+        return ""
+    return f", img_size={size}"
+
+
+# ---- ONNX ----
+
+
+class _Both(nn.Module):
+    """Global and local representations of one pass."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        local = self.encoder.local(images)
+        return self.encoder.pool(local), local
+
+
+def _onnx_refuses(encoder: Encoder, arch: str) -> str | None:
+    if 4 * parameters(encoder) >= ONNX_LIMIT:
+        return f"an ONNX file holds less than 2 GiB, too little for the weights of {arch}"
+    return None
+
+
+def _onnx_content(checkpoint: Checkpoint) -> bytes:
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
+        raise CossError(
+            "--format onnx needs the packages onnx and onnxscript; "
+            "pip install 'robustbench-coss[onnx]'"
+        )
+    import onnx
+
+    size = checkpoint.encoder.input.size
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _Both(checkpoint.encoder).eval(),
+                (torch.zeros(2, 3, size, size),),  # 2: a batch of one would be taken for a constant
+                dynamo=True,
+                input_names=["images"],
+                output_names=["features", "local"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise CossError(
+            f"PyTorch cannot express {checkpoint.metadata['arch']} in ONNX "
+            f"({type(error).__name__}); write its local() and pool() without branches on values"
+        ) from error
+    assert program is not None  # it is None only for the exporter that dynamo=True replaces
+    model = program.model_proto
+    stated = source(checkpoint).items()
+    onnx.helper.set_model_props(
+        model, {key: v if isinstance(v, str) else json.dumps(v) for key, v in stated}
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and advice out of the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _onnx_lines(checkpoint: Checkpoint, path: Path) -> str:
+    encoder = checkpoint.encoder
+    size = encoder.input.size
+    lines = [
+        "import onnxruntime",
+        "",
+        f"session = onnxruntime.InferenceSession({_quoted(path)})",
+        f"# images: RGB in [0, 1], [B, 3, {size}, {size}]; features: [B, {encoder.dim}]",
+        'features, local = session.run(None, {"images": images.numpy()})',
+    ]
+    return "\n".join(lines)
+
+
+def _quoted(path: Path) -> str:
+    """A path as a Python string in double quotes."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+FORMATS = {
+    "torchvision": Format(
+        "-torchvision.pth", _torchvision_refuses, _torchvision_content, _plain_lines
+    ),
+    "timm": Format("-timm.safetensors", _timm_refuses, _timm_content, _timm_lines),
+    "lightly": Format("-lightly.ckpt", _torchvision_refuses, _lightly_content, _lightly_lines),
+    "onnx": Format(".onnx", _onnx_refuses, _onnx_content, _onnx_lines),
+}

@@ -1,0 +1,184 @@
+"""Models from anywhere: this tool's runs, torchvision and timm, other tools' files, any module."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import nn
+
+from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.encoders.timm_models import classifier_name
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.files import sha256_of
+from robustbench_coss.models.checkpoint import (
+    HEADER,
+    Checkpoint,
+    build_encoder,
+    find_checkpoint,
+    load_checkpoint,
+)
+from robustbench_coss.models.libraries import cut_or_opaque, library_model, torchvision_module
+from robustbench_coss.models.other_tools import (
+    FORMATS,
+    Colour,
+    Foreign,
+    load_state,
+    read_foreign,
+    some_of,
+)
+from robustbench_coss.models.seams import Cut
+from robustbench_coss.models.wrap import describe_input, wrap_module
+from robustbench_coss.seeds import seed_of
+
+__all__ = ["FORMATS", "load_model", "wrap_module"]
+
+LIBRARIES = ("torchvision", "timm")
+
+
+def load_model(
+    where: str | Path,
+    *,
+    format: str = "auto",
+    arch: str | None = None,
+    allow_partial: bool = False,
+    size: int | None = None,
+) -> Checkpoint:
+    """A model that can be measured, with its own classifier if it has one.
+
+    Args:
+        where: run folder or `encoder.safetensors` of this tool, `torchvision:NAME[:WEIGHTS]`,
+            `timm:NAME[:WEIGHTS]`, or a checkpoint file of another tool.
+        format: which tool wrote a file; "auto" recognises it by its keys.
+        arch: architecture of a file that does not settle it: a registered name, `torchvision:NAME`
+            or `timm:NAME`.
+        allow_partial: load what matches although some keys do not.
+        size: image side in px; None takes what the model was made for.
+
+    Raises:
+        CossError: nothing there, nothing that can be recognised or that fits, or something that
+            could execute code and is therefore not opened.
+    """
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise CossError(f"unknown format {format!r}; {hint}known: {', '.join(FORMATS)}")
+    if size is not None and size < 1:
+        raise CossError(f"the image size must be at least 1 px, got {size}")
+    library = str(where).partition(":")[0]
+    if library in LIBRARIES and not Path(where).exists():
+        if arch is not None or format != "auto":
+            raise CossError(f"{where} names its own architecture; leave out --arch and --format")
+        return library_model(str(where), size)
+    path = find_checkpoint(Path(where))
+    if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():
+        raise CossError(
+            f"{path} is what training resumes from; pass the run folder {path.parent} instead"
+        )
+    if format == "auto" and _is_own(path):
+        checkpoint = load_checkpoint(path)
+        made_for = checkpoint.metadata["size"]
+        if size is not None and size != made_for:
+            raise CossError(
+                f"{checkpoint.name} was pretrained at {made_for} px, not {size}; leave out the size"
+            )
+        return checkpoint
+    return _foreign(path, read_foreign(path, format=format, arch=arch), allow_partial, size)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file was exported by this tool; files of no kind are left to the other reader."""
+    with explain_os_errors("read", path):
+        if path.suffix == ".safetensors" and path.stat().st_size == 0:
+            return True  # whose reader says what is wrong with it
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            return HEADER in (opened.metadata() or {})
+    except (safetensors.SafetensorError, ValueError, OSError):
+        return path.suffix == ".safetensors"
+
+
+def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -> Checkpoint:
+    side = size or file.size
+    family, _, name = file.arch.partition(":")
+    file = _with_classes(file, family, name)
+    with torch.random.fork_rng(devices=[]):
+        # What a file lacks is drawn, the same every time.
+        torch.manual_seed(seed_of("weights that a checkpoint lacks"))
+        if family == "torchvision":
+            fixed = {"image_size": side} if name.startswith("vit_") else {}
+            module = torchvision_module(name, num_classes=file.classes or 1000, **fixed)
+            parts = cut_or_opaque(module, InputSpec(side), name)
+            left = load_state(module, file, path=path, allow_partial=allow_partial)
+        else:
+            encoder = build_encoder(file.arch, size=side)
+            inner = getattr(encoder, "model", encoder)  # what holds the keys that the file has
+            rest, head = _take_head(file, encoder.dim, _head_name(family, name))
+            left = load_state(inner, rest, path=path, allow_partial=allow_partial)
+            parts = Cut(encoder.eval(), head, file.classes)
+    if file.mean is not None and file.std is not None:
+        _set_colours(parts.encoder, file.mean, file.std)
+    own_head = parts.head is not None and file.classes is not None
+    sha256 = sha256_of(path)
+    if left:  # another model than the whole file, so its records and probes are others
+        sha256 = sha256_of({"file": sha256, "arch": file.arch, "left": left})
+    return Checkpoint(
+        parts.encoder,
+        path.stem,
+        path,
+        sha256,
+        {
+            "arch": file.arch,
+            "width": 1.0,
+            "size": side,
+            "method": file.method,
+            "dataset": None,
+            "encoder": file.encoder or None,
+            "source": f"{file.format} checkpoint",
+            "training": {},
+        },
+        parts.head if own_head else None,
+        file.classes if own_head else None,
+        describe_input(parts.encoder.input, f"the defaults of {file.format}")
+        + (f"; its {file.encoder} network" if file.encoder else "")
+        + (f"; loaded in part, {some_of(left)}" if left else ""),
+    )
+
+
+def _head_name(family: str, name: str) -> str:
+    """What a torchvision or timm architecture calls its last linear layer; "" if unknown."""
+    if family == "timm":
+        return classifier_name(name)
+    if family != "torchvision":
+        return "fc"
+    linear = [k for k, m in torchvision_module(name).named_modules() if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else ""
+
+
+def _with_classes(file: Foreign, family: str, name: str) -> Foreign:
+    """The number of classes of a plain file whose architecture has another name for its head."""
+    weight = file.state.get(f"{_head_name(family, name)}.weight")
+    if file.format != "torchvision" or file.classes is not None or weight is None:
+        return file
+    return replace(file, classes=len(weight)) if weight.dim() == 2 else file
+
+
+def _take_head(file: Foreign, dim: int, name: str) -> tuple[Foreign, nn.Module | None]:
+    """The file without its classifier, and that as a layer on features [B, dim], if it fits."""
+    weight, bias = (file.state.get(f"{name}.{part}") for part in ("weight", "bias"))
+    if file.classes is None or weight is None or weight.shape != (file.classes, dim):
+        return file, None
+    head = nn.Linear(dim, file.classes, bias=bias is not None)
+    head.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+    taken = (f"{name}.weight", f"{name}.bias")
+    return replace(file, state={k: v for k, v in file.state.items() if k not in taken}), head.eval()
+
+
+def _set_colours(encoder: Encoder, mean: Colour, std: Colour) -> None:
+    """Normalise by what the weights were trained with, not by what the architecture states."""
+    encoder.input = replace(encoder.input, mean=mean, std=std)
+    for buffer, values in ((encoder.mean, mean), (encoder.std, std)):
+        buffer.copy_(torch.tensor(values).view(1, 3, 1, 1))

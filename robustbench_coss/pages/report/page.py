@@ -1,0 +1,230 @@
+"""A report as one HTML page that is whole in itself; the same records give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+from markupsafe import Markup
+
+from robustbench_coss import __version__
+from robustbench_coss.analysis.configurations import TestSet, load_measurements
+from robustbench_coss.analysis.numbers import table_of
+from robustbench_coss.claims.verdicts import examine
+from robustbench_coss.figures.styles import styled
+from robustbench_coss.figures.write import draw_figures
+from robustbench_coss.files import slug
+from robustbench_coss.pages.html import render
+from robustbench_coss.pages.report import summary
+from robustbench_coss.pages.report.choice import Subject, choose
+from robustbench_coss.pages.report.pairs import Pairs, find_pairs
+from robustbench_coss.pages.report.provenance import model_facts, model_part
+from robustbench_coss.pages.report.suites import SuitePart, suite_parts
+from robustbench_coss.pages.report.svg import inline
+from robustbench_coss.pages.report.words import listed, several
+from robustbench_coss.tables.cells import Section
+from robustbench_coss.tables.claims import layout as claims_layout
+from robustbench_coss.tables.leaderboard import WIDE, layout
+
+CAPTIONS = {
+    "summary": "All headline shares with 95 % intervals.",
+    "corruption": "Top-1 against severity, a panel per family of corruptions.",
+    "occlusion": "Top-1 against the masked share or the strength of the noise, a panel per kind.",
+    "adversarial": "Top-1 against the budget of the attack. Thin lines: random noise of that size.",
+    "crop": "Top-1 against the area of the crop, logarithmic.",
+    "crop-agrees": "Agreement with the answer to the full image, against the area of the crop.",
+    "crop-cosine": "Cosine with the representation of the full image, against the area of the "
+    "crop.",
+    "redundancy": "Top-1 against the share of local representations that are pooled. Below: the "
+    "smallest share that keeps 95 % of clean top-1.",
+    "redundancy-metrics": "Similarities, effective rank and probes.",
+    "redundancy-cka": "CKA of pairs of positions, ordered row by row.",
+    "rf": "Radius of the effective receptive field of each stage.",
+    "rf-fields": "The effective receptive field of each stage. Square: the theoretical field; "
+    "circle: the effective radius.",
+    "training-crop": "Clean top-1 against the smallest training crop. The y axis does not start "
+    "at 0.",
+    "training-crop-field": "Clean top-1 over architecture and smallest training crop.",
+    "training-w_s": "Clean top-1 against the weight of the local term. The y axis does not start "
+    "at 0.",
+    "training-grid": "Clean top-1 against the number of local representations in the local term. "
+    "The y axis does not start at 0.",
+}
+TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page: its SVG and what it shows."""
+
+    svg: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline number: text and interval; for shares the positions of a bar, in %."""
+
+    heading: str
+    text: str
+    interval: str
+    bar: tuple[float, float, float] | None
+    marked: bool
+
+
+@dataclass(frozen=True)
+class SetPart:
+    """All that a report says about one test set.
+
+    Attributes:
+        sentences: the summary.
+        cards: headline numbers of a single model.
+        overview: headline numbers of several models.
+        pictures: by suite part, and under "" the summary, under "training" those of settings.
+    """
+
+    key: str
+    label: str
+    chance: float
+    sentences: tuple[str, ...]
+    cards: tuple[Card, ...]
+    overview: Section
+    pairs: Pairs
+    suites: tuple[SuitePart, ...]
+    pictures: dict[str, list[Picture]]
+
+
+def make_page(results: Path, names: Sequence[str]) -> str:
+    """The report on the models that names stand for, as HTML.
+
+    Args:
+        results: folder of the records.
+        names: see `selection.find_model`; none for everything in the folder.
+
+    Raises:
+        CossError: there are no complete records, one is damaged, or a name is unknown or ambiguous.
+    """
+    subject = choose(load_measurements(results), names)
+    table = table_of(list(subject.measurements))
+    sets = [_set_part(subject, test_set, table) for test_set in subject.test_sets]
+    labels = {test_set.label for test_set in subject.test_sets}
+    outcomes = [outcome for outcome in examine(results) if outcome.test_set in labels]
+    configurations = subject.configurations
+    records = [r for m in subject.measurements for r in m.records]
+    single = len(configurations) == 1
+    return render(
+        "report.html",
+        title=subject.title,
+        facts=_single_facts(subject) if single else _facts(subject),
+        single=single,
+        seeds=max(len(m.records) for m in subject.measurements),
+        doubts=summary.doubts(subject.measurements),
+        sets=sets,
+        several_sets=len(sets) > 1,
+        claims=list(claims_layout(outcomes)),
+        claims_said=summary.claims_sentence(outcomes) if len(sets) == 1 else "",
+        tested=any(outcome.rows for outcome in outcomes),
+        models=[model_part(label, subject.of(label)) for label in configurations],
+        intervals=sorted(set(table["interval"])),
+        records=len(records),
+        version=__version__,
+        style=Markup(_style()),
+    )
+
+
+def _style() -> str:
+    """The common look and that of reports; our own files, so nothing in them is escaped."""
+    folder = files("robustbench_coss.pages").joinpath("templates")
+    names = ("theme.css", "report.css")
+    return "\n".join(folder.joinpath(name).read_text("utf-8") for name in names)
+
+
+def _single_facts(subject: Subject) -> list[tuple[str, str]]:
+    return [*model_facts(subject.measurements), *_facts(subject)[-3:]]
+
+
+def _facts(subject: Subject) -> list[tuple[str, str]]:
+    """(name, value) of the title block; the last three are about what was measured."""
+    models = [subject.of(label)[0].model for label in subject.configurations]
+    counts = sorted({int(m.records[0].index.size) for m in subject.measurements})
+    images = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
+    about = [dict(model_facts(subject.of(label))) for label in subject.configurations]
+    runs = {r.model["checkpoint_sha256"] for m in subject.measurements for r in m.records}
+    facts = [
+        ("Models", f"{len(models)}"),
+        ("Runs", f"{len(runs)}"),
+        *(
+            (name, several(a.get(name) for a in about))
+            for name in (
+                "Method",
+                "Architecture",
+                "Parameters",
+                "Field of a local",
+                "Pretrained on",
+            )
+        ),
+        ("Test set", listed([test_set.label for test_set in subject.test_sets])),
+        ("Test images", images),
+        ("Suites", several(m.suite for m in subject.measurements)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPart:
+    mine = subject.on(test_set)
+    lines = table[table["test_set"] == test_set.label].reset_index(drop=True)
+    pairs = find_pairs(subject, test_set)
+    parts = suite_parts(mine, lines)
+    pictures: dict[str, list[Picture]] = {}
+    with styled():
+        for name, _, figure in draw_figures(mine, test_set):
+            where = _belongs(name, [part.key for part in parts])
+            key = name.removeprefix(where) if where not in ("", TRAINING) else name
+            suite = next((p.key.partition("-")[0] for p in parts if p.key == where), "")
+            caption = CAPTIONS.get(f"{suite}{key}" if suite else name, "")
+            prefix = f"{slug(test_set.slug)}-{slug(name)}".replace(".", "_").replace("+", "_")
+            alt = caption or f"{name} on {test_set.label}"
+            pictures.setdefault(where, []).append(Picture(inline(figure, prefix, alt), caption))
+    (overview,) = layout(lines, WIDE)
+    return SetPart(
+        key=test_set.slug,
+        label=test_set.label,
+        chance=test_set.chance,
+        sentences=tuple(summary.sentences(test_set, mine, lines, pairs)),
+        cards=tuple(_cards(lines)),
+        overview=overview,
+        pairs=pairs,
+        suites=tuple(parts),
+        pictures=pictures,
+    )
+
+
+def _belongs(figure: str, parts: Sequence[str]) -> str:
+    """The part of a suite that a figure is of, "training", or "" for the summary."""
+    mine = [key for key in parts if figure == key or figure.startswith(f"{key}-")]
+    if mine:
+        return max(mine, key=len)
+    return TRAINING if figure.startswith(f"{TRAINING}-") else ""
+
+
+def _cards(lines: pd.DataFrame) -> list[Card]:
+    cards = []
+    for line in lines[lines["headline"]].to_dict("records"):
+        said = summary.number(line)
+        text, _, interval = said.partition(" [")
+        ends = [100 * float(line[key]) for key in ("low", "high", "value")]
+        shown = bool(line["percent"]) and all(end == end for end in ends)
+        low, high, value = ends
+        cards.append(
+            Card(
+                heading=str(line["heading"]),
+                text=text,
+                interval=f"[{interval}" if interval else "",
+                bar=(low, max(high - low, 0.5), value) if shown else None,
+                marked=bool(line["failed_checks"] or line["problems"]),
+            )
+        )
+    return cards

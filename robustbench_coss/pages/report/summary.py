@@ -1,0 +1,171 @@
+"""What the records say, in sentences: every number with its interval, every doubt first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from robustbench_coss.analysis.comparison import doubts_of
+from robustbench_coss.analysis.configurations import SUITES, SeedGroup, TestSet
+from robustbench_coss.analysis.curves import legend_labels
+from robustbench_coss.claims.verdicts import Outcome
+from robustbench_coss.pages.report.pairs import Pair, Pairs
+from robustbench_coss.pages.report.words import counted, listed
+from robustbench_coss.tables.cells import number_text, percent_text
+from robustbench_coss.tables.comparison import difference_cell
+
+SINGLE = " These are single runs: with another training seed it may come out differently."
+
+
+def doubts(measurements: Sequence[SeedGroup]) -> list[str]:
+    """Failed sanity checks and doubtful outcomes, a sentence each; empty if there are none."""
+    found = []
+    for m in measurements:
+        if said := doubts_of(m.records):
+            suite = m.suite + f" ({m.protocol})" * bool(m.protocol)
+            found.append(f"{m.configuration}, {suite} on {m.test_set.label}: {said}.")
+    return found
+
+
+def sentences(
+    test_set: TestSet, mine: Sequence[SeedGroup], table: pd.DataFrame, pairs: Pairs
+) -> list[str]:
+    """The headline numbers on one test set and how they compare.
+
+    Args:
+        mine: what was measured on it.
+        table: the lines of the long table about it.
+    """
+    models = list(dict.fromkeys(table["model"]))
+    named = list(dict.fromkeys([*models, *(x for pair in pairs.pairs for x in (pair.a, pair.b))]))
+    short = dict(zip(named, legend_labels(named)[0], strict=True))
+    one = len(models) == 1
+    said = [_one(test_set, table) if one else _several(test_set, models, table, short)]
+    said += [_against(pair, short) for pair in pairs.pairs]
+    said.append(" ".join(filter(None, [_coverage(mine, models), _checks(mine)])))
+    return said
+
+
+def _where(test_set: TestSet, table: pd.DataFrame) -> str:
+    counts = sorted({int(n) for n in table["n"]})
+    images = counted(counts[-1], "test image")
+    if len(counts) > 1:
+        images = f"{counts[0]:,} to {images}"
+    return (
+        f"{images} of {test_set.label} ({test_set.classes:,} classes, "
+        f"chance {percent_text(test_set.chance)} %)"
+    )
+
+
+def _one(test_set: TestSet, table: pd.DataFrame) -> str:
+    seeds = int(table["seeds"].max())
+    over = f"over {seeds} training seeds" if seeds > 1 else "in one run"
+    headline = table[table["headline"]].to_dict("records")
+    numbers = [f"{line['heading']} is {number(line)}" for line in headline[:1]]
+    numbers += [f"{line['heading']} {number(line)}" for line in headline[1:]]
+    if not numbers:
+        return f"On {_where(test_set, table)}, no headline number was measured."
+    return f"On {_where(test_set, table)}, {over}: {listed(numbers)}."
+
+
+def _several(
+    test_set: TestSet, models: Sequence[str], table: pd.DataFrame, short: Mapping[str, str]
+) -> str:
+    said = f"{counted(len(models), 'model')} were measured on {_where(test_set, table)}."
+    first = table[(table["suite"] == "clean") & table["headline"]]
+    if first.empty:
+        return said
+    (suite, metric, heading) = first[["suite", "metric", "heading"]].iloc[0]
+    same = (first["suite"] == suite) & (first["heading"] == heading) & (first["metric"] == metric)
+    lines = first[same].sort_values("value", kind="stable").to_dict("records")
+    if len(lines) < 2:
+        return said
+    low, high = lines[0], lines[-1]
+    return (
+        f"{said} {heading} goes from {number(low)} ({short[low['model']]}) to {number(high)} "
+        f"({short[high['model']]})."
+    )
+
+
+def number(line: Mapping[Any, Any]) -> str:
+    """A line of the long table as "66.8 % [61.1, 72.4]"."""
+    value, percent = float(line["value"]), bool(line["percent"])
+    if math.isnan(value):
+        return "not a number"
+    text = number_text(value, value, percent) + " %" * percent
+    if math.isnan(float(line["low"])):
+        return text
+    low, high = (number_text(float(line[end]), value, percent) for end in ("low", "high"))
+    return f"{text} [{low}, {high}]"
+
+
+def _against(pair: Pair, short: Mapping[str, str]) -> str:
+    """What was decided between two models, and what not."""
+    lines = pair.table.to_dict("records")
+    said = []
+    for words, verdicts in (
+        ("better in", ["A better"]),
+        ("worse in", ["B better"]),
+        ("different in", ["A higher", "B higher"]),
+    ):
+        if group := [_change(line) for line in lines if line["verdict"] in verdicts]:
+            said.append(f"{words} {listed(group)}")
+    decided = sum(line["verdict"].endswith(("better", "higher")) for line in lines)
+    if left := len(lines) - decided:
+        rest = counted(left, "headline number")
+        said.append(f"undecided in {f'the other {left}' if decided else rest}")
+    caveat = "" if (pair.table["test"] == "t").all() else SINGLE
+    sides = f"{short[pair.a]} against {short[pair.b]}, {pair.relation}"
+    return f"{sides}: {'; '.join(said)}.{caveat}"
+
+
+def _change(line: Mapping[Any, Any]) -> str:
+    cell = difference_cell(line)
+    unit = " points" * bool(line["percent"])
+    return f"{line['heading']} ({cell.text}{unit} {cell.interval})"
+
+
+def _coverage(mine: Sequence[SeedGroup], models: Sequence[str]) -> str:
+    measured = {m.suite: set[str]() for m in mine}
+    for m in mine:
+        measured[m.suite].add(m.configuration)
+    missing = [suite for suite in SUITES if suite not in measured]
+    partly = [
+        f"{suite} ({len(of)} of {len(models)} models)"
+        for suite, of in measured.items()
+        if len(of) < len(models)
+    ]
+    said = []
+    if missing:
+        said.append(f"Not measured: {listed(missing)}.")
+    if partly:
+        said.append(f"Not measured of every model: {listed(partly)}.")
+    return " ".join(said)
+
+
+def _checks(mine: Sequence[SeedGroup]) -> str:
+    checks = [check for m in mine for r in m.records for check in r.checks]
+    if not checks:
+        return "These records hold no sanity checks."
+    failed = sum(not check.passed for check in checks)
+    if failed:
+        return f"{failed} of {counted(len(checks), 'sanity check')} failed; see above."
+    return f"All {counted(len(checks), 'sanity check')} in these records passed."
+
+
+def claims_sentence(outcomes: Sequence[Outcome]) -> str:
+    """How many claims of the paper have which verdict; "" if none could be tested."""
+    if not any(outcome.rows for outcome in outcomes):
+        return ""
+    counts: dict[str, list[str]] = {}
+    for outcome in outcomes:
+        counts.setdefault(outcome.verdict, []).append(outcome.claim.title.lower())
+    said = [
+        f"{verdict} {len(counts[verdict])} ({', '.join(counts[verdict])})"
+        for verdict in ("supported", "not supported", "undecided", "no records")
+        if verdict in counts
+    ]
+    return f"The {len(outcomes)} claims of the CO-SSL paper on these records: {'; '.join(said)}."

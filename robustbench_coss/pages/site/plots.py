@@ -1,0 +1,287 @@
+"""Plots of pages as SVG: frames and curves in pixels, from the data that figures are drawn from.
+
+A frame (axes, ticks, chance) is the same for every model of a test set, so that pages can be
+compared by eye, and the script of the comparison page only lays curves into it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.curves import curve_data
+from robustbench_coss.figures.looks import (
+    COLOURS,
+    DASHES,
+    LOOKS,
+    PanelStyle,
+    axis_positions,
+    levels_of,
+    panel_order,
+    panel_title,
+    spread_ticks,
+    tick_text,
+    with_reference,
+    x_label_of,
+)
+from robustbench_coss.records.record import Axis
+from robustbench_coss.tables.cells import number_text
+
+WIDTH, HEIGHT = 320, 210
+LEFT, RIGHT, TOP, BOTTOM = 40, 308, 10, 168
+PLOT_AT_ONCE = 4
+LINE_WIDTH = 2.0
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """How one of the models on a plot is drawn.
+
+    Attributes:
+        colour: of figures.
+        dash: as `stroke-dasharray`; "" for a solid line.
+        marker: a path relative to the point.
+    """
+
+    colour: str
+    dash: str
+    marker: str
+
+
+# The first of `figures.MARKERS`: circle, square, diamond, triangle.
+_MARKERS = (
+    "m-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0z",
+    "m-3.1-3.1h6.2v6.2h-6.2z",
+    "m0-4.3l4.3 4.3l-4.3 4.3l-4.3-4.3z",
+    "m0-4.1l4 7h-8z",
+)
+_PATTERNS: dict[object, Sequence[float]] = {
+    "-": (),
+    "--": matplotlib.rcParamsDefault["lines.dashed_pattern"],
+    "-.": matplotlib.rcParamsDefault["lines.dashdot_pattern"],
+    ":": matplotlib.rcParamsDefault["lines.dotted_pattern"],
+}
+
+
+def _dash(style: object) -> str:
+    """A line style of matplotlib as `stroke-dasharray`."""
+    lengths: Sequence[float] = style[1] if isinstance(style, tuple) else _PATTERNS[style]
+    return " ".join(f"{LINE_WIDTH * length:g}" for length in lengths)
+
+
+STROKES = tuple(Stroke(COLOURS[i], _dash(DASHES[i]), _MARKERS[i]) for i in range(PLOT_AT_ONCE))
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick: where, in px, and what it says."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve in the units of the axes (shares in %), NaN where there is no interval.
+
+    Attributes:
+        text, low_text, high_text: as tables spell the numbers.
+    """
+
+    level: float
+    value: float
+    low: float
+    high: float
+    text: str
+    low_text: str
+    high_text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A model's curve in a panel; a thin one is a control."""
+
+    points: tuple[Point, ...]
+    thin: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One frame.
+
+    Attributes:
+        title, x_label: in words.
+        x: level -> px.
+        x_ticks: from left to right.
+    """
+
+    title: str
+    x_label: str
+    x: dict[float, float]
+    x_ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """All panels of one quantity of one suite, with the curves of every model of the test set.
+
+    Attributes:
+        suite, protocol: what was measured.
+        label: the y label.
+        y_low, y_high: ends of the y axis, in the units of the values.
+        chance: y of guessing in px; None where it says nothing.
+        control: what thin curves are; "" if there are none.
+        curves: model -> for each panel the curves in it.
+    """
+
+    suite: str
+    protocol: str
+    label: str
+    y_low: float
+    y_high: float
+    y_ticks: tuple[Tick, ...]
+    chance: float | None
+    control: str
+    panels: tuple[Panel, ...]
+    curves: dict[str, tuple[tuple[Curve, ...], ...]]
+
+
+def views(measurements: Sequence[SeedGroup]) -> list[View]:
+    """Everything that can be drawn as curves of one test set's measurements."""
+    found = []
+    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
+        mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
+        look = LOOKS.get(suite, PanelStyle())
+        for axis in (mine[0].records[0].axis, *look.also):
+            data = curve_data(mine, axis)
+            if not data.empty:
+                found.append(_view(mine[0], axis, look, data))
+    return found
+
+
+def _view(m: SeedGroup, axis: Axis, look: PanelStyle, data: pd.DataFrame) -> View:
+    groups = panel_order(list(dict.fromkeys(data["group"])), look)
+    panels = tuple(_panel(axis, look, g, levels_of(data, g)) for g in groups)
+    curves = {
+        str(model): tuple(_curves(mine, g, look, axis) for g in groups)
+        for model, mine in data.groupby("model", sort=False)
+    }
+    drawn = [p for mine in curves.values() for panel in mine for c in panel for p in c.points]
+    low, high = _y_ends(drawn, axis.percent)
+    thin = any(c.thin for mine in curves.values() for panel in mine for c in panel)
+    guess = 100 * m.test_set.chance
+    return View(
+        m.suite,
+        m.protocol,
+        axis.column_label,
+        low,
+        high,
+        tuple(Tick(y_px(v, low, high), _axis_text(v)) for v in _nice(low, high)),
+        y_px(guess, low, high) if axis.column == "correct" and low <= guess <= high else None,
+        "random noise of the same size" if thin else "",
+        panels,
+        curves,
+    )
+
+
+def _panel(axis: Axis, look: PanelStyle, group: str, levels: list[float]) -> Panel:
+    position = axis_positions(levels, look.scale)
+    first, last = min(position.values()), max(position.values())
+    span = (last - first) or 1.0
+    inset = 8  # markers at the ends stay inside
+
+    def px(where: float) -> float:
+        return round(LEFT + inset + (where - first) / span * (RIGHT - LEFT - 2 * inset), 1)
+
+    if look.scale == "linear" or not any(level > 0 for level in levels):
+        whole = all(float(level).is_integer() for level in levels)
+        marked = [v for v in _nice(first, last, whole=whole) if first <= v <= last]
+        ticks = tuple(Tick(px(v), _axis_text(v)) for v in marked)
+    else:
+        ticks = tuple(Tick(px(position[v]), tick_text(v)) for v in spread_ticks(levels, look.scale))
+    x = {level: px(where) for level, where in position.items()}
+    return Panel(panel_title(look, group), x_label_of(look, axis, group), x, ticks)
+
+
+def _curves(mine: pd.DataFrame, group: str, look: PanelStyle, axis: Axis) -> tuple[Curve, ...]:
+    """A model's curve of a group and those of the controls that are drawn into its panel."""
+    present = set(mine["group"])
+    thin = [c for c, into in look.controls.items() if group in into and c in present]
+    own = [group] if group in present else []
+    return tuple(
+        Curve(_points(with_reference(mine, name), axis.percent), name != group)
+        for name in [*thin, *own]
+    )
+
+
+def _points(lines: pd.DataFrame, percent: bool) -> tuple[Point, ...]:
+    scale = 100.0 if percent else 1.0
+    columns = (lines[key].tolist() for key in ("level", "value", "low", "high"))
+    return tuple(
+        Point(
+            level,
+            *(scale * x for x in numbers),
+            *("" if math.isnan(x) else number_text(x, numbers[0], percent) for x in numbers),
+        )
+        for level, *numbers in zip(*columns, strict=True)
+    )
+
+
+def _y_ends(points: Sequence[Point], percent: bool) -> tuple[float, float]:
+    values = [v for p in points for v in (p.value, p.low, p.high) if math.isfinite(v)]
+    if percent:
+        return 0.0, min(100.0, 1.08 * max(values, default=100.0)) or 100.0
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    margin = 0.08 * ((high - low) or 1.0)
+    return low - margin, high + margin
+
+
+def _nice(low: float, high: float, whole: bool = False) -> list[float]:
+    """A few round numbers within a range."""
+    found = MaxNLocator(5, integer=whole).tick_values(low, high)
+    return [float(v) for v in found if low <= v <= high]
+
+
+def _axis_text(value: float) -> str:
+    return f"{value:.6g}".replace("-", "−")
+
+
+def y_px(value: float, low: float, high: float) -> float:
+    """Where a value stands on a y axis with these ends."""
+    return round(BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP), 1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A curve as SVG paths: interval, line, markers, each "" where there is none."""
+
+    band: str
+    line: str
+    marks: str
+
+
+def drawn(curve: Curve, panel: Panel, view: View, marker: str) -> Drawn:
+    """A curve in its panel's pixels. The script of the comparison page does the same."""
+    at = [
+        (panel.x[p.level], p) for p in curve.points if p.level in panel.x and math.isfinite(p.value)
+    ]
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x:g} {y_px(y, view.y_low, view.y_high):g}" for x, y in points)
+
+    if not at:
+        return Drawn("", "", "")
+    line = path([(x, p.value) for x, p in at])
+    if curve.thin:
+        return Drawn("", line, "")
+    upper = [(x, p.high) for x, p in at if math.isfinite(p.low)]
+    lower = [(x, p.low) for x, p in at if math.isfinite(p.low)]
+    band = path(upper + lower[::-1]) + "Z" if len(upper) > 1 else ""
+    marks = "".join(f"M{x:g} {y_px(p.value, view.y_low, view.y_high):g}{marker}" for x, p in at)
+    return Drawn(band, line, marks)

@@ -1,0 +1,233 @@
+"""Verdicts written down: sections for the writers of `tables`, and JSON-able values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path, PurePath
+from typing import Any
+
+from robustbench_coss.analysis.comparison import doubts_of
+from robustbench_coss.claims.questions import Source
+from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
+from robustbench_coss.records.record import record_path
+from robustbench_coss.tables.cells import (
+    MARK,
+    MISSING,
+    Column,
+    Section,
+    TableCell,
+    block,
+    number_text,
+)
+
+SCHEMA = 1
+
+_TESTS = {
+    "t": "Several seeds: Student's t from the variance between seeds and between images; it "
+    "covers both.",
+    "rank": "Correlations: Spearman's over configurations, each with the mean of its seeds; "
+    "permutation test.",
+}
+_SINGLE = (
+    "Single runs: the interval covers the draw of the test images and not the training seed, so "
+    "they stay undecided. Train and measure a second seed at least."
+)
+
+
+def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """All of it: shares in percentage points, NaN as None, paths within the results folder."""
+    return {
+        "schema": SCHEMA,
+        "test_sets": [
+            {
+                "test_set": test_set,
+                "claims": [
+                    {
+                        "claim": o.claim.key,
+                        "statement": o.claim.statement,
+                        "verdict": o.verdict,
+                        "rows": [_row_json(row) for row in o.rows],
+                        "lacking": list(o.lacking),
+                    }
+                    for o in mine
+                ],
+            }
+            for test_set, mine in groupby(outcomes, lambda o: o.test_set)
+        ],
+    }
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    q = row.question
+    scale = 100 if q.unit == "points" else 1
+    return {
+        "kind": q.kind,
+        "measure": q.measure,
+        "compared": q.compared,
+        "protocol": q.protocol,
+        "decides": q.decides,
+        "effect": _number(scale * row.effect),
+        "unit": q.unit,
+        "low": _number(scale * row.low),
+        "high": _number(scale * row.high),
+        "test": row.test,
+        "p": _number(row.p),
+        "p_holm": _number(row.p_holm),
+        "verdict": row.verdict,
+        "images": _images(row),
+        "sources": [
+            {
+                "configuration": s.measurement.configuration,
+                "role": s.role,
+                "suite": s.measurement.suite,
+                "seeds": len(s.measurement.records),
+                "doubts": doubts_of(s.measurement.records),
+                "records": [path.as_posix() for path in _paths(s)],
+            }
+            for s in q.sources
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _images(row: Row) -> int:
+    return int(row.question.sources[0].measurement.records[0].index.size)
+
+
+def _paths(source: Source) -> list[PurePath]:
+    """Where the records lie in the results folder."""
+    return [
+        record_path(
+            Path(), r.model["name"], r.model["checkpoint_sha256"], r.dataset["name"], r.suite
+        )
+        for r in source.measurement.records
+    ]
+
+
+def layout(outcomes: Sequence[Outcome]) -> list[Section]:
+    """A section per test set: the verdicts, the evidence, and what to know about it."""
+    return [_section(name, list(mine)) for name, mine in groupby(outcomes, lambda o: o.test_set)]
+
+
+def _section(test_set: str, outcomes: Sequence[Outcome]) -> Section:
+    rows = [(o, row) for o in outcomes for row in o.rows]
+    images = " or ".join(f"{n:,}" for n in sorted({_images(row) for _, row in rows}))
+    caption = (
+        f"{images} test images. Effects that speak for a claim are positive: CO- minus base, "
+        "shares in percentage points, with 95 % intervals."
+        if rows
+        else ""
+    )
+    verdicts = block(
+        [
+            ("Claim", [TableCell(o.claim.statement) for o in outcomes]),
+            (
+                "Verdict",
+                [TableCell(o.verdict, best=_decided(o.verdict)) for o in outcomes],
+            ),
+        ]
+    )
+    blocks = (verdicts, block(_columns(rows))) if rows else (verdicts,)
+    return Section(test_set, caption, blocks, tuple(_notes(outcomes)))
+
+
+def _decided(verdict: str) -> bool:
+    return verdict not in (UNDECIDED, NO_RECORDS)
+
+
+def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:
+    questions = [row.question for _, row in rows]
+    return [
+        (
+            "Metric",
+            [TableCell(q.measure + (f" ({q.protocol})" * bool(q.protocol))) for q in questions],
+        ),
+        ("Model", [TableCell(q.compared) for q in questions]),
+        ("Runs", [TableCell(_runs(row)) for _, row in rows]),
+        ("Effect", [_effect(row) for _, row in rows]),
+        ("p (Holm)", [TableCell(_p_text(row.p_holm)) for _, row in rows]),
+        ("Verdict", [TableCell(row.verdict, best=_decided(row.verdict)) for _, row in rows]),
+    ]
+
+
+def _runs(row: Row) -> str:
+    """Runs of CO- models + runs of base methods; of a correlation, all."""
+    runs: dict[str, set[str]] = {}
+    for source in row.question.sources:
+        hashes = (r.model["checkpoint_sha256"] for r in source.measurement.records)
+        runs.setdefault(source.role, set()).update(hashes)
+    return " + ".join(str(len(runs[role])) for role in ("co", "base", "model") if role in runs)
+
+
+def _effect(row: Row) -> TableCell:
+    percent = row.question.unit == "points"
+
+    def signed(value: float) -> str:
+        text = number_text(value, 0, percent)
+        return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
+
+    doubtful = any(doubts_of(s.measurement.records) for s in row.question.sources)
+    if math.isnan(row.effect):
+        return TableCell(MISSING, marked=doubtful)
+    known = not math.isnan(row.low)
+    interval = f"[{signed(row.low)}, {signed(row.high)}]" if known else ""
+    return TableCell(signed(row.effect), interval, marked=doubtful)
+
+
+def _p_text(p: float) -> str:
+    return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _notes(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = [row for o in outcomes for row in o.rows]
+    tests = {row.test for row in rows if row.question.seeded}
+    notes = [words for test, words in _TESTS.items() if test in tests]
+    if any(not row.question.seeded for row in rows):
+        notes.append(_SINGLE)
+    if any(not row.question.decides for row in rows):
+        notes.append(
+            "Where there are several pairs, their mean decides: of these pairs, each weighing the "
+            "same, not of methods that were not measured."
+        )
+    if any(_one_sided(row) for row in rows):
+        notes.append("Beside several seeds, a configuration with one is taken to vary as they do.")
+    if tests:
+        notes.append(
+            "Verdicts are at 5 % after Holm's correction over all rows of this call that decide, "
+            "and over the pairs below means on their own. Undecided does not mean no effect."
+        )
+    sources = [s for row in rows for s in row.question.sources]
+    notes += [
+        f"{MARK} {s.measurement.configuration}, {s.measurement.suite}: {words}."
+        for s in sources
+        if (words := doubts_of(s.measurement.records))
+    ]
+    notes += [f"{o.claim.title}: {reason}." for o in outcomes for reason in o.lacking]
+    notes += _records_notes(sources)
+    return list(dict.fromkeys(notes))
+
+
+def _one_sided(row: Row) -> bool:
+    return row.test == "t" and any(len(s.measurement.records) == 1 for s in row.question.sources)
+
+
+def _records_notes(sources: Iterable[Source]) -> list[str]:
+    """ "Records of BYOL: records/{byol-s0-…,byol-s1-…}/parts/{clean,crop}.json", for a shell."""
+    paths: dict[str, list[PurePath]] = {}
+    for s in sources:
+        paths.setdefault(s.measurement.configuration, []).extend(_paths(s))
+    notes = []
+    for label in sorted(paths):
+        *parents, files = zip(*(path.with_suffix("").parts for path in paths[label]), strict=True)
+        notes.append(f"Records of {label}: {'/'.join(map(_braces, [*parents, files]))}.json")
+    return notes
+
+
+def _braces(words: Iterable[str]) -> str:
+    several = list(dict.fromkeys(words))
+    return f"{{{','.join(several)}}}" if len(several) > 1 else several[0]

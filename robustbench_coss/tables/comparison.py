@@ -1,0 +1,119 @@
+"""A comparison of two models as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from robustbench_coss.analysis.comparison import TESTS, Comparison
+from robustbench_coss.tables.cells import (
+    MARK,
+    MISSING,
+    Column,
+    Section,
+    TableCell,
+    block,
+    number_text,
+)
+
+
+def layout(found: Comparison) -> list[Section]:
+    """A section per test set; the notes stand below the last."""
+    sections = []
+    parts = list(found.table.groupby("test_set", sort=False))
+    for i, (title, part) in enumerate(parts):
+        notes = [*_doubt_notes(found, part)]
+        if i == len(parts) - 1:
+            notes = [*_general_notes(found), *notes]
+        sections.append(
+            Section(
+                str(title), _caption(found, part), (block(difference_columns(part)),), tuple(notes)
+            )
+        )
+    return sections
+
+
+def _caption(found: Comparison, part: pd.DataFrame) -> str:
+    sides = [
+        f"{letter}: {label} ({counts} {'seed' if counts == '1' else 'seeds'})"
+        for letter, label, counts in (
+            ("A", found.a, _spread(part["seeds_a"])),
+            ("B", found.b, _spread(part["seeds_b"])),
+        )
+    ]
+    return (
+        f"{', '.join(sides)}, {_spread(part['n'])} test images. "
+        "Shares in %, differences of shares in points, with 95 % intervals."
+    )
+
+
+def _spread(values: pd.Series) -> str:
+    return " or ".join(f"{int(v):,}" for v in sorted(values.unique()))
+
+
+def difference_columns(part: pd.DataFrame) -> list[Column]:
+    """Lines of a comparison's table as columns: both values, difference, tests, verdict."""
+    lines = part.to_dict("records")
+    return [
+        ("Metric", [TableCell(line["heading"]) for line in lines]),
+        ("A", [_number(line, "a") for line in lines]),
+        ("B", [_number(line, "b") for line in lines]),
+        ("A − B", [difference_cell(line) for line in lines]),
+        ("p", [TableCell(_p_text(line["p"])) for line in lines]),
+        ("p (Holm)", [TableCell(_p_text(line["p_holm"])) for line in lines]),
+        ("Verdict", [TableCell(line["verdict"], best=_decided(line)) for line in lines]),
+    ]
+
+
+def _decided(line: Mapping[Any, Any]) -> bool:
+    return line["verdict"] not in ("undecided", MISSING)
+
+
+def _number(line: Mapping[Any, Any], side: str) -> TableCell:
+    value = line[side]
+    text = MISSING if math.isnan(value) else number_text(value, value, line["percent"])
+    return TableCell(text, marked=bool(line[f"doubts_{side}"]))
+
+
+def difference_cell(line: Mapping[Any, Any]) -> TableCell:
+    """The difference of a line of a comparison's table, signed, with its interval."""
+    scale = max(abs(line["a"]), abs(line["b"]))  # as many decimals as the two values have
+
+    def signed(value: float) -> str:
+        text = number_text(value, scale, line["percent"])
+        return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
+
+    if math.isnan(line["difference"]):
+        return TableCell(MISSING)
+    known = not math.isnan(line["low"])
+    return TableCell(
+        signed(line["difference"]),
+        f"[{signed(line['low'])}, {signed(line['high'])}]" if known else "",
+    )
+
+
+def _p_text(p: float) -> str:
+    return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _general_notes(found: Comparison) -> list[str]:
+    tests = int(found.table["p"].notna().sum())
+    return [
+        *(words for test, words in TESTS.items() if test in set(found.table["test"])),
+        f"Holm's correction is over the {tests} tests shown; the verdict is the corrected one at "
+        "5 %. Intervals are not corrected. Undecided does not mean equal.",
+        *found.remarks,
+        *(f"Not compared: {reason}." for reason in found.refused),
+    ]
+
+
+def _doubt_notes(found: Comparison, part: pd.DataFrame) -> list[str]:
+    notes = [
+        f"{MARK} {label}, {line['suite']}: {line[column]}."
+        for label, column in ((found.a, "doubts_a"), (found.b, "doubts_b"))
+        for line in part[part[column] != ""].to_dict("records")
+    ]
+    return list(dict.fromkeys(notes))

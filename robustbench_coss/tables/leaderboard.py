@@ -1,0 +1,236 @@
+"""Tables of what was measured: one row per configuration, one table per test set.
+
+`load_table` gives every number in long form; `layout` arranges the headline numbers as tables
+once, and the writers of `tables` spell them out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+
+from robustbench_coss.analysis.configurations import (
+    method_name,
+    suite_order,
+)
+from robustbench_coss.analysis.numbers import load_table
+from robustbench_coss.files import write_atomically
+from robustbench_coss.tables import cells as tables
+from robustbench_coss.tables.cells import (
+    MARK,
+    MISSING,
+    Column,
+    Section,
+    TableCell,
+    block,
+    number_text,
+    percent_text,
+)
+
+# Number columns beside the model's name in one table: a browser shows more than a printed page
+# or a terminal.
+WIDE, NARROW = 5, 3
+
+
+def layout(table: pd.DataFrame, width: int) -> list[Section]:
+    """The headline metrics of a long table as a section per test set.
+
+    A section's tables show up to `width` number columns each, a suite's together where they fit;
+    its last table says what the models are.
+    """
+    parts = table.groupby("test_set", sort=True)
+    return [_section(str(name), part, width) for name, part in parts]
+
+
+def headline_columns(part: pd.DataFrame) -> list[pd.DataFrame]:
+    """The lines behind each number column of one test set's table, in the order of the columns.
+
+    A column is what may be compared: one metric of one suite under one protocol.
+    """
+    shown = part[part["headline"]]
+    groups = shown.groupby(["suite", "protocol", "metric"], sort=False)
+    # Metrics stay in the order their suite gives.
+    columns = [lines for _, lines in groups]
+    columns.sort(key=lambda lines: (suite_order(lines["suite"].iloc[0]), lines["protocol"].iloc[0]))
+    return columns
+
+
+def _section(title: str, part: pd.DataFrame, width: int) -> Section:
+    models = list(dict.fromkeys(part["model"]))
+    by_suite: dict[tuple[str, str], list[Column]] = {}
+    for lines in headline_columns(part):
+        suite, protocol, heading = lines[["suite", "protocol", "heading"]].iloc[0]
+        column = (str(heading), number_cells(models, lines))
+        by_suite.setdefault((str(suite), str(protocol)), []).append(column)
+    packs: list[list[Column]] = [[]]
+    for columns in by_suite.values():
+        if packs[-1] and len(packs[-1]) + len(columns) > width:
+            packs.append([])
+        for column in columns:
+            if len(packs[-1]) == width:
+                packs.append([])
+            packs[-1].append(column)
+    blocks = []
+    for i, pack in enumerate(packs):
+        described = [_names(models)] if i else _row_columns(models, part)
+        blocks.append(block(described + pack))
+    blocks.append(block(_model_columns(models, part)))
+    caption = (
+        f"Chance level (top-1): {percent_text(float(part['chance'].iloc[0]))} %. "
+        "Shares in %, with 95 % intervals; best value of a column in bold."
+    )
+    return Section(title, caption, tuple(blocks), tuple(table_notes(part)))
+
+
+def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
+    """One metric under one protocol as a column of cells: a cell for each of the models.
+
+    Args:
+        models: labels, in the order of the rows.
+        lines: of the long table, at most one per model.
+    """
+    percent, better = bool(lines["percent"].iloc[0]), str(lines["better"].iloc[0])
+    present = {str(line["model"]): line for line in lines.to_dict("records")}
+    values = {m: float(line["value"]) for m, line in present.items()}
+    rank = {m: v if better == "higher" else -v for m, v in values.items() if not math.isnan(v)}
+    # Equal as shown is equal: bold must not rest on digits that nobody sees.
+    winner = max(rank, key=lambda m: rank[m]) if better and len(rank) > 1 else None
+    best = None if winner is None else number_text(values[winner], values[winner], percent)
+    cells = []
+    for model in models:
+        if model not in rank:
+            cells.append(TableCell(MISSING, marked=bool(present) and _failed(present.get(model))))
+            continue
+        line = present[model]
+        text = number_text(values[model], values[model], percent)
+        low, high = (number_text(float(line[k]), values[model], percent) for k in ("low", "high"))
+        interval = "" if math.isnan(float(line["low"])) else f"[{low}, {high}]"
+        cells.append(TableCell(text, interval, text == best, _failed(line)))
+    return cells
+
+
+def _failed(line: Any) -> bool:
+    return line is not None and bool(line["failed_checks"] or line["problems"])
+
+
+def _names(models: list[str]) -> Column:
+    return "Model", [TableCell(model) for model in models]
+
+
+def _row_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+    of = {model: part[part["model"] == model] for model in models}
+    chance = percent_text(float(part["chance"].iloc[0]))
+    return [
+        _names(models),
+        ("Seeds", [TableCell(range_text(of[m]["seeds"])) for m in models]),
+        ("Images", [TableCell(range_text(of[m]["n"])) for m in models]),
+        ("Chance", [TableCell(chance) for _ in models]),
+    ]
+
+
+def _model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+    first = {line["model"]: line for line in part.drop_duplicates("model").to_dict("records")}
+    spell: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "method": ("Method", method_name),
+        "arch": ("Architecture", str),
+        "width": ("Width", lambda width: f"{width:g}"),
+        "parameters": ("Parameters", lambda count: f"{int(count):,}"),
+        "pretrained_on": ("Pretrained on", str),
+        "epochs": ("Epochs", lambda epochs: f"{epochs:g}"),
+    }
+    columns = [_names(models)]
+    for key, (heading, say) in spell.items():
+        values = [first[model][key] for model in models]
+        known = [not pd.isna(value) for value in values]
+        texts = [say(v) if k else MISSING for v, k in zip(values, known, strict=True)]
+        columns.append((heading, [TableCell(text) for text in texts]))
+    return columns
+
+
+def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
+    """What stands below one test set's table: its intervals, protocols, baseline and doubts."""
+    several = sorted({int(k) for k in part["seeds"] if k > 1})
+    notes = []
+    if several and intervals:
+        notes.append(
+            f"Rows with several seeds ({', '.join(map(str, several))}): mean over seeds with "
+            "Student's t interval; it covers the training seed, the test images being the same."
+        )
+    if (part["seeds"] == 1).any() and intervals:
+        notes.append(
+            "Rows with one seed: Wilson interval, or bootstrap over images for averages of "
+            "conditions; it covers the draw of the test images, not the training seed."
+        )
+    protocols = part[part["protocol"] != ""].drop_duplicates(["suite", "protocol"])
+    notes += [
+        f"{line['suite']} ({line['protocol']}): {line['protocol_note']}."
+        for _, line in protocols.sort_values(["suite", "protocol"]).iterrows()
+    ]
+    if "baseline" in part:
+        notes += [
+            f"mCE and relative mCE: corruption errors divided by those of {baseline}, in %, after "
+            "Hendrycks and Dietterich 2019; their intervals take the baseline's as exact."
+            for baseline in part["baseline"].dropna().unique()
+        ]
+    for column, words in (
+        ("failed_checks", "failed sanity check"),
+        ("problems", "doubtful outcomes under"),
+    ):
+        marked = part[part[column] != ""].drop_duplicates(["model", "suite", "protocol"])
+        notes += [
+            f"{MARK} {line['model']}, {line['suite']}: {words} {line[column]}."
+            for _, line in marked.iterrows()
+        ]
+    return notes
+
+
+def range_text(values: pd.Series) -> str:
+    """Whole numbers as "5", or "3–5" where they differ."""
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The leaderboard as GitHub-flavoured Markdown."""
+    return tables.to_markdown("Leaderboard", layout(table, WIDE))
+
+
+def to_latex(table: pd.DataFrame) -> str:
+    """The leaderboard as LaTeX tables; they need what `tables.to_latex` says."""
+    return tables.to_latex("leaderboard", layout(table, NARROW))
+
+
+def to_rich(table: pd.DataFrame) -> Group:
+    """The leaderboard for a terminal; intervals stand on a line of their own."""
+    return tables.to_rich(layout(table, NARROW))
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """The long table as CSV, numbers at full precision."""
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[Path]:
+    """Write `leaderboard.md`, `.csv` and `.tex` into a results folder, each whole or not at all.
+
+    Args:
+        table: what `load_table(results)` gave, where the caller has it already.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        CossError: there are no complete records, one is damaged, or the folder is not writable.
+    """
+    table = load_table(results) if table is None else table
+    texts = {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table)}
+    paths = []
+    for suffix, text in texts.items():
+        paths.append(results / f"leaderboard.{suffix}")
+        write_atomically(paths[-1], text)
+    return paths

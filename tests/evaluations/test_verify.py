@@ -1,0 +1,555 @@
+"""A real, tiny run that is measured, bundled, verified, and tampered with in every way."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+from helpers.bench import Outcome
+from safetensors.torch import load_file, save_file
+
+from robustbench_coss.datasets import parts
+from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.protocol import Subject
+from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.evaluations.submissions import verify as verification
+from robustbench_coss.evaluations.submissions.agreement import (
+    ALPHA,
+    OTHER,
+    SAME,
+    Pair,
+    corrected,
+    try_pairs,
+)
+from robustbench_coss.evaluations.submissions.bundle import MANIFEST, open_bundle, write_bundle
+from robustbench_coss.evaluations.submissions.submit import submit
+from robustbench_coss.evaluations.submissions.verify import Finding, Plan, Report, verify
+from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
+from robustbench_coss.records.record import Record, from_json, write_record
+from robustbench_coss.seeds import permutation
+
+IMAGES = 200
+ADVERSARIAL = {
+    "attacks": ["fgsm", "pgd-linf", "pgd-l2"],
+    "eps": [0.5, 1.0],
+    "eps_l2": [0.1, 0.2],
+    "steps": 3,
+}
+PLAN = Plan(seed=0, device="cpu")
+Files = dict[str, bytes]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for role, count in {"train": 400, "validation": 40, "test": IMAGES}.items():
+            patch.setitem(parts.COUNTS, role, count)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, few_pictures: None) -> Path:
+    folder = tmp_path_factory.mktemp("verify") / "runs" / "tiny"
+    torch.manual_seed(0)
+    encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
+    metadata = {
+        "arch": "rf29_resnet18",
+        "width": 1 / 16,
+        "size": 32,
+        "dataset": "parts",
+        "method": "byol",
+        "encoder": "online",
+        "training": {"seed": 0, "epochs": 0},
+    }
+    save_encoder(folder / "encoder.safetensors", encoder, metadata)
+    return folder
+
+
+def measure(run: Path, results: Path, *suites: str) -> Path:
+    """The bundle of a run measured with suites."""
+    evaluate_run(
+        run,
+        suites,
+        results=results,
+        device="cpu",
+        probe=ProbeConfig(epochs=10),
+        options={"adversarial": ADVERSARIAL},
+    )
+    return submit(str(run), results, results / "b.zip", True)[0]
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path) -> Path:
+    return measure(run, run.parent / "few", "clean", "crop")
+
+
+@pytest.fixture(scope="module")
+def attacked(run: Path) -> Path:
+    return measure(run, run.parent / "more", "clean", "adversarial", "redundancy")
+
+
+def rebuilt(bundle: Path, out: Path, change: Callable[[Files, dict[str, Any]], None]) -> Path:
+    """A bundle changed by somebody who knows the format: hashes and manifest fit again."""
+    opened = open_bundle(bundle)
+    files = {name: opened.read(name) for name in opened.names}
+    head = {k: v for k, v in opened.manifest.items() if k not in ("files", "schema")}
+    change(files, head)
+    write_bundle(out, head, files)
+    return out
+
+
+def with_record(
+    bundle: Path, out: Path, suite: str, change: Callable[[Record], Record | None]
+) -> Path:
+    """A bundle with one changed record."""
+
+    def edit(files: Files, head: dict[str, Any]) -> None:
+        name = f"records/parts/{suite}.json"
+        record = from_json(open_bundle(bundle).json(name))
+        file = out.with_suffix(".json")
+        write_record(file, change(record) or record)
+        files[name] = file.read_bytes()
+
+    return rebuilt(bundle, out, edit)
+
+
+def wrong(report: Report) -> list[str]:
+    return [finding.text for finding in report.findings() if not finding.ok]
+
+
+# ---- honest bundles ----
+
+
+def test_an_honest_bundle_is_reproduced_to_the_last_bit(bundle: Path) -> None:
+    report = verify(bundle, PLAN)
+    assert report.reproduced, wrong(report)
+    assert report.exact
+    assert report.notes == ["device and versions are those recorded"]
+    titles = [cell.title for cell in report.cells]
+    assert "clean clean" in titles
+    assert sum(title.startswith("crop ") for title in titles) == 5
+
+
+def test_a_condition_is_drawn_with_those_of_its_group_that_it_builds_on(attacked: Path) -> None:
+    suite = make_suite("adversarial", ADVERSARIAL)
+    encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
+    conditions = suite.conditions(Subject(encoder, torch.nn.Linear(encoder.dim, 10)))
+    record = from_json(open_bundle(attacked).json("records/parts/adversarial.json"))
+    sizes = set()
+    for seed in range(30):
+        drawn = verification._drawn(suite, conditions, Plan(seed=seed, cells=1), record)
+        (group,) = {c.group for c in drawn}
+        assert drawn == [c for c in conditions if c.group == group][: len(drawn)]
+        sizes.add(len(drawn))
+    assert sizes >= {1, 2}
+
+
+def test_every_condition_can_be_drawn_and_a_new_probe_gives_the_same(attacked: Path) -> None:
+    report = verify(attacked, replace(PLAN, cells=100, retrain_probe=True))
+    assert report.reproduced, wrong(report)
+    assert report.exact
+    anew = [cell.title for cell in report.cells if cell.title.endswith("(probe trained anew)")]
+    assert 2 * len(anew) == len(report.cells)
+    measured = sum(
+        sum(not c.condition.startswith("worst") for c in from_json(content).cells)
+        for name in open_bundle(attacked).names
+        if name.startswith("records/")
+        for content in [open_bundle(attacked).json(name)]
+    )
+    assert len(anew) == measured
+
+
+def test_other_batches_which_round_differently_reproduce_as_well(bundle: Path) -> None:
+    assert verify(bundle, replace(PLAN, batch_size=37)).reproduced
+
+
+def test_the_seed_draws_the_conditions(bundle: Path) -> None:
+    def drawn(seed: int) -> list[str]:
+        found = verify(bundle, Plan(seed=seed, cells=2, device="cpu")).cells
+        return [cell.title for cell in found if cell.title.startswith("crop")]
+
+    assert drawn(1) == drawn(1)
+    assert len({tuple(drawn(seed)) for seed in range(3)}) > 1
+
+
+def test_an_encoder_beside_the_bundle_is_used(run: Path, tmp_path: Path) -> None:
+    path, _ = submit(str(run), run.parent / "few", tmp_path / "b.zip")
+    assert verify(path, replace(PLAN, cells=1), str(run)).reproduced
+    with pytest.raises(CossError, match="holds no encoder; pass the one with the SHA-256"):
+        verify(path, PLAN)
+
+
+# ---- dishonest ones ----
+
+
+def flattered(record: Record, nested: bool = False) -> Record:
+    """5 % of the wrong answers of every condition turned right, at random or the same images."""
+    suite = make_suite(record.suite, ADVERSARIAL if record.suite == "adversarial" else {})
+    cells = [c for c in record.cells if not c.condition.startswith("worst")]
+    for i, cell in enumerate(cells):
+        misses = np.flatnonzero(~cell.outcomes["correct"])
+        order = permutation(len(misses), "flatter", 0 if nested else i).numpy()
+        cell.outcomes["correct"] = cell.outcomes["correct"].copy()
+        cell.outcomes["correct"][misses[order[: math.ceil(0.05 * len(misses))]]] = True
+    record.cells = [*cells, *suite.derived(cells)]
+    return record
+
+
+@pytest.mark.parametrize("suite", ["clean", "crop", "adversarial"])
+def test_five_percent_of_the_wrong_ones_turned_right_do_not_pass(
+    bundle: Path, attacked: Path, tmp_path: Path, suite: str
+) -> None:
+    source = attacked if suite == "adversarial" else bundle
+    report = verify(with_record(source, tmp_path / "b.zip", suite, flattered), PLAN)
+    assert not report.reproduced
+    assert all(suite in text or "all" in text for text in wrong(report))
+
+
+def test_they_do_not_pass_as_rounding_of_another_device_either(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "device_name", lambda device: "another")
+    honest = verify(bundle, PLAN)
+    assert honest.reproduced
+    assert honest.notes[0].endswith("; measured again on another")
+    report = verify(with_record(bundle, tmp_path / "b.zip", "crop", flattered), PLAN)
+    assert any(text.startswith("crop correct, 5 cells together") for text in wrong(report))
+
+
+def test_only_what_needs_a_trained_network_may_differ_more_on_another_device(
+    attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The surrogate of a transferred attack is trained in the measurement."""
+
+    def shift(name: str) -> Callable[[Record], None]:
+        def change(record: Record) -> None:
+            (cell,) = (c for c in record.cells if c.condition.startswith(name))
+            right = cell.outcomes["correct"].copy()
+            # Five up, five down: a share of 5 % without a direction.
+            right[np.flatnonzero(right)[:5]] = False
+            right[np.flatnonzero(~cell.outcomes["correct"])[:5]] = True
+            cell.outcomes["correct"] = right
+
+        return change
+
+    every = replace(PLAN, cells=100)
+    transfer = with_record(attacked, tmp_path / "t.zip", "adversarial", shift("transfer"))
+    noise = with_record(attacked, tmp_path / "n.zip", "adversarial", shift("noise-linf@1/255"))
+    assert any("transfer" in text for text in wrong(verify(transfer, every)))
+    monkeypatch.setattr(verification, "device_name", lambda device: "another")
+    assert not any("transfer" in text for text in wrong(verify(transfer, every)))
+    assert any("noise-linf@1/255" in text for text in wrong(verify(noise, every)))
+
+
+def test_metadata_that_is_not_the_encoders_does_not_pass(bundle: Path, tmp_path: Path) -> None:
+    def boast(record: Record) -> None:
+        record.model["training"] = {"seed": 0, "epochs": 1000}
+        record.model["mlp"] = True
+
+    report = verify(with_record(bundle, tmp_path / "b.zip", "clean", boast), replace(PLAN, cells=1))
+    assert wrong(report) == [
+        "records/parts/clean.json: mlp, training of the model are not those of encoder and probe"
+    ]
+
+
+def test_derived_cells_checks_metrics_and_facts_are_held_to_the_outcomes(
+    attacked: Path, tmp_path: Path
+) -> None:
+    def polish(record: Record) -> None:
+        worst = next(c for c in record.cells if c.condition.startswith("worst"))
+        worst.outcomes["correct"] = ~worst.outcomes["correct"]
+        record.checks[0].passed = not record.checks[0].passed
+        record.metrics = record.metrics[1:]
+
+    one = replace(PLAN, cells=1)
+    report = verify(with_record(attacked, tmp_path / "b.zip", "adversarial", polish), one)
+    (text,) = wrong(report)
+    assert text.endswith("derived conditions, metrics or axis, sanity checks")
+
+    def stretch(record: Record) -> None:
+        record.extra["cka"][0][1] += 0.2
+
+    report = verify(with_record(attacked, tmp_path / "c.zip", "redundancy", stretch), one)
+    assert "facts about the model (extra)" in wrong(report)[0]
+
+
+def test_a_condition_left_out_or_renamed_does_not_pass(bundle: Path, tmp_path: Path) -> None:
+    def drop(record: Record) -> None:
+        gone = record.cells.pop(3).condition
+        keep = tuple(m for m in record.metrics if gone not in m.conditions)
+        record.metrics = list(keep)
+
+    report = verify(with_record(bundle, tmp_path / "b.zip", "crop", drop), replace(PLAN, cells=1))
+    assert any("lacks 1 conditions" in text for text in wrong(report))
+
+
+def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers reproduce; those of a probe trained as stated do not."""
+    results = tmp_path / "results"
+    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig(epochs=10))
+    (file,) = (results / "probes").iterdir()
+    with safetensors.safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+    test = open_dataset("parts", "test")
+    with torch.no_grad():
+        features = load_checkpoint(run).encoder(test.images(range(len(test))).float() / 255)
+    # Least squares on the test images themselves.
+    design = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+    targets = torch.eye(10).double()[test.labels]
+    solution = torch.linalg.lstsq(design, targets).solution.float()
+    tensors = load_file(file)
+    tensors["weight"], tensors["bias"] = solution[:-1].T.contiguous(), solution[-1].contiguous()
+    save_file(tensors, file, metadata=header)
+    evaluate_run(
+        run, ["clean"], results=results, device="cpu", probe=ProbeConfig(epochs=10), force=True
+    )
+    path, _ = submit(str(run), results, tmp_path / "b.zip", True)
+    assert verify(path, PLAN).reproduced
+    report = verify(path, replace(PLAN, retrain_probe=True))
+    assert any(text.startswith("clean clean (probe trained anew)") for text in wrong(report))
+
+
+# ---- what cannot be verified ----
+
+
+@pytest.mark.parametrize(
+    ("suite", "options"),
+    [
+        ("clean", {}),
+        ("corruption", {}),
+        ("corruption", {"constants": "imagenet-c"}),
+        ("corruption", {"backend": "reference"}),
+        ("occlusion", {"stages": ["stage2", "local"], "ratios": [0.3], "sigmas": [1.5]}),
+        ("adversarial", ADVERSARIAL | {"restarts": 2}),
+        ("adversarial", {"attacks": "all"}),
+        ("crop", {"areas": [0.3, 0.6]}),
+        ("redundancy", {}),
+        ("rf", {}),
+    ],
+)
+def test_the_settings_in_a_record_give_the_suite_that_wrote_them(
+    suite: str, options: dict[str, Any]
+) -> None:
+    test = open_dataset("parts", "test")
+    made = make_suite(suite, options)
+    made.configure(test)
+    config = json.loads(json.dumps(made.config()))
+    again = make_suite(suite, verification._options({"suite": suite, "suite_config": config}, None))
+    again.configure(test)
+    assert json.loads(json.dumps(again.config())) == config
+
+
+def test_ready_made_pictures_have_to_be_named() -> None:
+    content = {"suite": "corruption", "suite_config": {"backend": "ready-made", "pictures": "ab"}}
+    with pytest.raises(CossError, match="pass their folder by --corruption-root"):
+        verification._options(content, None)
+
+
+def test_a_file_edited_in_the_bundle_is_found_by_its_hash(bundle: Path, tmp_path: Path) -> None:
+    edited = tmp_path / "b.zip"
+    content = bundle.read_bytes()
+    at = content.index(b'"created": "20')
+    edited.write_bytes(content[:at] + b'"created": "19' + content[at + 14 :])
+    with pytest.raises(CossError, match=r"damaged|SHA-256"):
+        verify(edited, PLAN)
+
+
+def test_a_key_that_is_not_that_of_the_settings_is_refused(bundle: Path, tmp_path: Path) -> None:
+    def reseed(record: Record) -> None:
+        record.seed = 7
+
+    with pytest.raises(CossError, match=r"the key of records/parts/crop\.json is not that of its"):
+        verify(with_record(bundle, tmp_path / "b.zip", "crop", reseed), PLAN)
+
+
+def test_other_data_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(parts.COUNTS, "test", IMAGES - 10)
+    with pytest.raises(CossError, match="was measured on other images: fingerprint is"):
+        verify(bundle, PLAN)
+
+
+def test_another_encoder_is_refused(bundle: Path, tmp_path: Path) -> None:
+    def swap(files: Files, head: dict[str, Any]) -> None:
+        metadata = {"arch": "rf29_resnet18", "width": 1 / 16, "size": 32, "dataset": "parts"}
+        encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
+        save_encoder(tmp_path / "e.safetensors", encoder, metadata)
+        files["encoder.safetensors"] = (tmp_path / "e.safetensors").read_bytes()
+
+    with pytest.raises(CossError, match=r"has the SHA-256 .*… was measured"):
+        verify(rebuilt(bundle, tmp_path / "b.zip", swap), PLAN)
+
+
+def test_a_pickle_in_the_encoders_place_is_never_opened(bundle: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    def swap(files: Files, head: dict[str, Any]) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return (marker.touch, ())
+
+        files["encoder.safetensors"] = pickle.dumps(Evil())
+
+    with pytest.raises(CossError, match="could execute code and is not opened"):
+        verify(rebuilt(bundle, tmp_path / "b.zip", swap), PLAN)
+    assert not marker.exists()
+
+
+def test_a_missing_or_damaged_probe_is_not_replaced_quietly(bundle: Path, tmp_path: Path) -> None:
+    def drop(files: Files, head: dict[str, Any]) -> None:
+        del files[next(name for name in files if name.startswith("probes/"))]
+
+    def damage(files: Files, head: dict[str, Any]) -> None:
+        files[next(name for name in files if name.startswith("probes/"))] = b"damaged"
+
+    with pytest.raises(CossError, match=r"lacks probes/[0-9a-f]{64}\.safetensors"):
+        verify(rebuilt(bundle, tmp_path / "b.zip", drop), PLAN)
+    with pytest.raises(CossError, match="is damaged or no probe of this encoder"):
+        verify(rebuilt(bundle, tmp_path / "c.zip", damage), PLAN)
+
+
+def test_columns_longer_than_the_images_are_refused_before_they_are_inflated(
+    bundle: Path, tmp_path: Path
+) -> None:
+    def bomb(files: Files, head: dict[str, Any]) -> None:
+        content = json.loads(files["records/parts/clean.json"])
+        content["cells"][0]["outcomes"]["correct"]["n"] = 10**12
+        files["records/parts/clean.json"] = json.dumps(content).encode()
+
+    with pytest.raises(CossError, match="has columns of other lengths than 200"):
+        verify(rebuilt(bundle, tmp_path / "b.zip", bomb), PLAN)
+
+
+def test_a_record_without_the_form_of_one_is_refused(bundle: Path, tmp_path: Path) -> None:
+    def strip(files: Files, head: dict[str, Any]) -> None:
+        files["records/parts/clean.json"] = b'{"suite": "clean"}'
+
+    with pytest.raises(CossError, match=r"clean\.json is no record"):
+        verify(rebuilt(bundle, tmp_path / "b.zip", strip), PLAN)
+
+
+def test_the_command_prints_a_line_per_cell_and_a_verdict(
+    bench: Callable[..., Outcome], bundle: Path, tmp_path: Path
+) -> None:
+    arguments = ("--cells", 1, "--seed", 3, "--device", "cpu")
+    honest = bench("verify", bundle, *arguments)
+    assert honest.code == 0, honest.err
+    lines = honest.out.splitlines()
+    assert any(line.startswith("✓ clean clean: ") and "of 200" in line for line in lines)
+    assert lines[-1].startswith("reproduced: every outcome equal; ")
+    assert lines[-1].endswith("drawn with --seed 3")
+    changed = bench(
+        "verify", with_record(bundle, tmp_path / "b.zip", "clean", flattered), *arguments
+    )
+    assert changed.code == 1
+    assert changed.out.splitlines()[-1].startswith("NOT REPRODUCED: ")
+    assert any(line.startswith("✗ clean clean: ") for line in changed.out.splitlines())
+    (tmp_path / MANIFEST).write_text("{}")
+    broken = bench("verify", tmp_path / MANIFEST)
+    assert (broken.code, broken.out) == (1, "")
+    assert broken.err.startswith("error: ")
+    assert "Traceback" not in broken.err
+    assert bench("verify", bundle, "--cells", 0).code == 1
+
+
+# ---- the statistics ----
+
+
+def booleans(n: int, right: int) -> np.ndarray[Any, Any]:
+    return np.arange(n) < right
+
+
+def test_the_share_that_differs_is_held_against_a_binomial() -> None:
+    a, b = booleans(200, 100), booleans(200, 97)  # three images differ, all recorded higher
+    trial = try_pairs("", [Pair(a, b)], 0.01)
+    assert (trial.differ, trial.higher, trial.lower) == (3, 3, 0)
+    below = sum(math.comb(200, k) * 0.01**k * 0.99 ** (200 - k) for k in range(3))
+    assert trial.p_share == pytest.approx(1 - below, rel=1e-9)
+    assert trial.p_direction == pytest.approx(2 * 0.5**3)
+
+
+def test_an_image_counts_once_however_many_of_its_outcomes_differ() -> None:
+    a, b = booleans(100, 50), booleans(100, 46)
+    trial = try_pairs("", [Pair(a, b)] * 5, 0.002)
+    assert (trial.differ, trial.higher) == (4, 4)
+    below = sum(math.comb(100, k) * 0.01**k * 0.99 ** (100 - k) for k in range(4))
+    assert trial.p_share == pytest.approx(1 - below, rel=1e-9)  # 5 × 0.2 % by Boole
+    # Turned up in one cell and down in another: no direction.
+    trial = try_pairs("", [Pair(a, b), Pair(b, a)], 0.002)
+    assert (trial.differ, trial.higher, trial.lower) == (4, 0, 0)
+    assert trial.p_direction == 1
+
+
+def test_equal_outcomes_give_no_evidence_at_all() -> None:
+    a = booleans(50, 20)
+    trial = try_pairs("", [Pair(a, a.copy())], SAME)
+    assert (trial.p_share, trial.p_direction) == (1, 1)
+
+
+def test_numbers_are_equal_within_two_percent_of_their_spread() -> None:
+    a = np.array([0.0, 1.0] * 50, np.float32)  # standard deviation 0.5, so within 0.01
+    shift = np.zeros(100, np.float32)
+    shift[:5] = [0.009, 0.012, -0.012, math.nan, 0.0]
+    assert Pair(a, a + shift).sign[:5].tolist() == [0, -1, 1, 1, 0]
+    both = np.array([math.nan, 1.0, 2.0], np.float32)
+    assert Pair(both, both).sign.tolist() == [0, 0, 0]
+    constant = np.full(4, 0.7, np.float32)
+    assert not Pair(constant, constant * np.float32(1 + 1e-6)).sign.any()
+    assert Pair(constant, constant * np.float32(1.01)).sign.all()
+
+
+def test_columns_of_other_lengths_are_no_pair() -> None:
+    with pytest.raises(ValueError, match=r"\(2,\) outcomes recorded, \(3,\) again"):
+        _ = Pair(booleans(2, 1), booleans(3, 1)).sign
+
+
+def test_a_mean_outside_the_recorded_interval_fails_its_cell() -> None:
+    a = booleans(400, 200)  # Wilson: 45.1 … 54.9 %
+    assert Pair(a, booleans(400, 185)).inside
+    assert not Pair(a, booleans(400, 178)).inside
+
+
+def simulated(
+    draw: np.random.Generator, cells: int, n: int, turned: float, flattery: float
+) -> list[Pair]:
+    """Cells at 60 % in which rounding turned outcomes, and some wrong ones were made right."""
+    pairs = []
+    for _ in range(cells):
+        truth = draw.random(n) < 0.6
+        again = truth ^ (draw.random(n) < turned)
+        pairs.append(Pair(truth | (draw.random(n) < flattery), again))
+    return pairs
+
+
+def fails(pairs: list[Pair], share: float) -> bool:
+    trials = [try_pairs("", [pair], share) for pair in pairs] + [try_pairs("", pairs, share)]
+    return any(min(p) < ALPHA for p in corrected(trials))
+
+
+@pytest.mark.parametrize(("share", "turned"), [(OTHER, 0.005), (SAME, 0.0)])
+def test_rounding_hardly_ever_fails_a_bundle_and_flattery_hardly_ever_passes(
+    share: float, turned: float
+) -> None:
+    draw = np.random.default_rng(1)
+    alarms = sum(fails(simulated(draw, 5, 1000, turned, 0.0), share) for _ in range(200))
+    assert alarms <= 8  # 1 % of 200 is 2; more than 8 has a chance below 0.1 %
+    caught = sum(fails(simulated(draw, 5, 1000, turned, 0.05), share) for _ in range(100))
+    assert caught == 100
+
+
+def test_a_report_with_one_wrong_line_is_not_reproduced() -> None:
+    assert Report(0, [Finding(True, "")]).reproduced
+    assert not Report(0, [Finding(True, ""), Finding(False, "x")]).reproduced
