@@ -7,6 +7,7 @@ is measured again only if something that determines its outcomes has changed.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -361,6 +362,10 @@ class _Draft:
             key=self.key,
             metrics=suite.metrics(self.conditions),
             axis=suite.axis,
+            about=_plain(f"what suite {suite.name!r} says of itself", _about(suite)),
+            options=_plain(
+                f"the options of suite {suite.name!r}", opened.job.options.get(suite.name, {})
+            ),
         )
         self._take_over()
 
@@ -432,6 +437,29 @@ class _Draft:
         yield from (Finished(record.suite, cell, self.path) for cell in derived)
 
 
+def _about(suite: Suite) -> Mapping[str, Any]:
+    about: Callable[[], Mapping[str, Any]] = getattr(suite, "about", dict)
+    return about()
+
+
+def _plain(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them. Of a path only the name: where a folder lies is not the measurement.
+
+    Raises:
+        CossError: JSON has no form for one of them.
+    """
+
+    def spelled(value: Any) -> str:
+        if isinstance(value, Path):
+            return value.name
+        raise TypeError(f"{type(value).__name__} {value!r}")
+
+    try:
+        return dict(json.loads(json.dumps(dict(values), default=spelled, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise CossError(f"{what} cannot be written as JSON ({error})") from error
+
+
 def _draft(opened: Opened, suite: Suite) -> _Draft:
     checkpoint, job = opened.checkpoint, opened.job
     key = record_key(
@@ -459,12 +487,12 @@ def record_key(
         classifier_key: as `Opened.classifier_key`.
         dataset: with fingerprint, size and n.
         suite: name, version and settings.
-        schema: of the record.
+        schema: of the record. Keys of 3 are those of 2: what it added determines no outcome.
     """
     name, version, config = suite
     return sha256_of(
         {
-            "schema": schema,
+            "schema": min(schema, 2),
             "checkpoint": checkpoint_sha256,
             "probe": classifier_key,
             "dataset": dataset["fingerprint"],

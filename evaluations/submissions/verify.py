@@ -42,7 +42,7 @@ from robustbench_coss.files import canonical_json, slug, write_atomically
 from robustbench_coss.machine.environment import check_writable, device_name, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint, load_checkpoint
 from robustbench_coss.models.load import load_model
-from robustbench_coss.records.record import SCHEMA, Cell, Record, from_json
+from robustbench_coss.records.record import Cell, Record, from_json, migrate
 from robustbench_coss.records.schema import check_schema
 from robustbench_coss.seeds import permutation
 
@@ -321,7 +321,7 @@ def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
     if any(column["n"] != data["n"] for column in columns):  # before anything is decompressed
         raise CossError(f"{name} has columns of other lengths than {data['n']}")
     try:
-        record = from_json(content | {"schema": SCHEMA})
+        record = from_json(migrate(content))
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise CossError(f"{name} is damaged ({type(error).__name__}: {error})") from error
     check_record(name, record)

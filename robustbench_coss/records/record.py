@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 
-SCHEMA = 2
-MIGRATED = (1,)  # older schemas, read as well: 1 had no `Cell.problem` and no `extra`
+SCHEMA = 3
+# Older ones, read as well: 1 had no `Cell.problem` and no `extra`, 2 no `about` and no `options`.
+MIGRATED = (1, 2)
 Column = NDArray[Any]
 
 
@@ -117,6 +118,9 @@ class Record:
         metrics, axis: how the suite wants to be summarised and drawn.
         checks: sanity checks.
         extra: JSON-able facts about the model that are no outcome of single images.
+        about: the suite's own wording at the time, JSON-able: title, captions, order, labels …;
+            empty in records of older schemas and of suites without any.
+        options: keyword arguments that the user gave the suite, JSON-able.
         key: digest of everything that determines the outcomes; an equal key means up to date.
         created: ISO 8601 UTC time of completion.
         complete: false while conditions are still missing.
@@ -138,6 +142,8 @@ class Record:
     cells: list[Cell] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     created: str = ""
     complete: bool = False
     schema: int = SCHEMA
@@ -227,6 +233,16 @@ def to_json(record: Record) -> dict[str, Any]:
     return content
 
 
+def migrate(content: dict[str, Any]) -> dict[str, Any]:
+    """Content of a record of an older schema in the form of this one; what is new is empty."""
+    if content["schema"] == 1:
+        content = content | {"extra": content.get("extra", {})}
+        content["cells"] = [{"problem": "", **cell} for cell in content["cells"]]
+    if content["schema"] in MIGRATED:
+        content = {"about": {}, "options": {}, **content}
+    return content | {"schema": SCHEMA}
+
+
 def from_json(content: dict[str, Any]) -> Record:
     """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on malformed content."""
     content = dict(content)
@@ -243,7 +259,7 @@ def from_json(content: dict[str, Any]) -> Record:
             c["level"],
             {name: _decode(column) for name, column in c["outcomes"].items()},
             c["wall_time_s"],
-            c.get("problem", ""),
+            c["problem"],
         )
         for c in content["cells"]
     ]
@@ -251,17 +267,18 @@ def from_json(content: dict[str, Any]) -> Record:
 
 
 def write_record(path: Path, record: Record) -> None:
-    """Write a record atomically, a line for `extra` and for each cell.
+    """Write a record atomically, a line for `extra`, for `about` and for each cell.
 
     Raises:
         CossError: it cannot be written.
     """
     content = to_json(record)
-    cells, extra = content.pop("cells"), content.pop("extra")
+    cells = content.pop("cells")
+    lines = {name: canonical_json(content.pop(name)) for name in ("extra", "about")}
     head = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     body = ",\n".join("  " + canonical_json(cell) for cell in cells)
-    rest = f' "extra": {canonical_json(extra)},\n "cells": [\n{body}\n ]\n}}\n'
-    write_atomically(path, f"{head[:-2]},\n{rest}")
+    rest = "".join(f' "{name}": {line},\n' for name, line in lines.items())
+    write_atomically(path, f'{head[:-2]},\n{rest} "cells": [\n{body}\n ]\n}}\n')
 
 
 def read_record(path: Path) -> Record:
@@ -276,7 +293,7 @@ def read_record(path: Path) -> Record:
                 f"record {path} has schema {schema}, this version reads {SCHEMA}; "
                 "measure it again with `coss-bench eval … --force`"
             )
-        return from_json(content | {"schema": SCHEMA})
+        return from_json(migrate(content))
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise CossError(
             f"record {path} is damaged ({type(error).__name__}: {error}); "

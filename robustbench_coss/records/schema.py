@@ -234,7 +234,8 @@ RECORD = _object(
     "of every sample under every condition, and all that is needed to trust and repeat it.",
     {
         "schema": {
-            "description": "Version of this form. 1 had neither `extra` nor `cells[].problem`.",
+            "description": "Version of this form. 1 had neither `extra` nor `cells[].problem`, 2 "
+            "neither `about` nor `options`.",
             "enum": [*MIGRATED, SCHEMA],
         },
         "suite": _name("Name of the suite."),
@@ -267,20 +268,30 @@ RECORD = _object(
             "description": "Facts about the model that are no outcome of single images.",
             "type": "object",
         },
+        "about": {
+            "description": "The suite's own wording at the time: title, captions, labels.",
+            "type": "object",
+        },
+        "options": {
+            "description": "The options that the user gave the suite, by name.",
+            "type": "object",
+        },
         "created": _text("UTC time of completion, ISO 8601; empty while it is not complete."),
         "complete": _yes_no("False while conditions are missing."),
     },
-    optional=("extra",),
+    optional=("extra", "about", "options"),
 )
 
 RECORD_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "robustbench-coss record",
     **RECORD,
-    "if": {"properties": {"schema": {"const": SCHEMA}}},
-    "then": {
+    "if": {"properties": {"schema": {"const": 1}}},
+    "else": {
         "required": ["extra"],
         "properties": {"cells": {"items": {"required": ["problem"]}}},
+        "if": {"properties": {"schema": {"const": 2}}},
+        "else": {"required": ["about", "options"]},
     },
     "$defs": {"column": COLUMN},
 }

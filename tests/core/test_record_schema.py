@@ -37,7 +37,7 @@ def test_every_field_is_described() -> None:
         if isinstance(schema.get("items"), dict):
             yield from undescribed(schema["items"], f"{path}[]")
 
-    whole = {k: v for k, v in SCHEMA.items() if k not in ("if", "then")}
+    whole = {k: v for k, v in SCHEMA.items() if k not in ("if", "else")}
     assert list(undescribed(whole, "record")) == []
     assert list(undescribed(SCHEMA["$defs"]["column"], "column")) == []
 
@@ -60,7 +60,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def test_records_as_this_version_writes_them_have_this_form(written: list[Any]) -> None:
     validator = Draft202012Validator(SCHEMA)
-    assert {record["schema"] for record in written} == {2}
+    assert {record["schema"] for record in written} == {3}
     for record in written:
         validator.validate(record)
 
@@ -84,8 +84,10 @@ def changed(record: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     [
         ("suite", ...),
         ("extra", ...),  # schema 2 has it
+        ("about", ...),  # schema 3 has both
+        ("options", ...),
         ("cells.0.problem", ...),
-        ("schema", 3),
+        ("schema", 4),
         ("suite_version", 0),
         ("seed", "0"),
         ("key", "abc"),
@@ -118,8 +120,16 @@ def test_damaged_records_do_not_have_it(written: list[Any], path: str, value: An
         check_schema("here.json", damaged)
 
 
-def test_older_records_lack_extra_and_problem(written: list[Any]) -> None:
+def test_records_of_schema_2_lack_about_and_options(written: list[Any]) -> None:
+    older = changed(changed(changed(written[0], "schema", 2), "about", ...), "options", ...)
+    check_schema("here.json", older)
+    with pytest.raises(CossError, match="'extra' is a required property"):
+        check_schema("here.json", changed(older, "extra", ...))
+
+
+def test_records_of_schema_1_lack_extra_and_problem(written: list[Any]) -> None:
     older = changed(changed(written[0], "schema", 1), "extra", ...)
+    del older["about"], older["options"]
     for cell in older["cells"]:
         del cell["problem"]
     check_schema("here.json", older)

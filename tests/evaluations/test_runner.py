@@ -180,6 +180,19 @@ class ShySuite(ToySuite):
         raise CossError("this model is too much for me")
 
 
+class WordySuite(ToySuite):
+    """Has a wording of its own, and options."""
+
+    name = "wordy"
+    wording: ClassVar[dict[str, Any]] = {"title": "Noise of toys", "order": ["a", "b"]}
+
+    def __init__(self, levels: Any = (1, 2), root: Path | None = None) -> None:
+        self.levels, self.root = levels, root
+
+    def about(self) -> dict[str, Any]:
+        return self.wording
+
+
 class BadSuite(ToySuite):
     """Gives one outcome for the whole batch, as no suite may."""
 
@@ -200,6 +213,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (info / "entry_points.txt").write_text(
         f"[robustbench_coss.suites]\ntoy = {__name__}:ToySuite\nbad = {__name__}:BadSuite\n"
         f"linked = {__name__}:LinkedSuite\nshy = {__name__}:ShySuite\n"
+        f"wordy = {__name__}:WordySuite\n"
         f"[robustbench_coss.encoders]\ntoy-encoder = {__name__}:ToyEncoder\n"
         f"[robustbench_coss.datasets]\ntoy-data = {__name__}:TOY_DATA\n"
         f"other-data = {__name__}:OTHER_DATA\n"
@@ -592,6 +606,35 @@ def test_derived_cells_and_facts_about_the_model_are_in_the_record(run: Path) ->
     assert [cell.condition for cell in record.cells] == ["noise@0", "noise@1", "noise@2", "all"]
     assert record.checks == [Check("all there", True, "4 of 4 conditions")]
     assert record.extra == {"colours": ["red", "green"]}
+
+
+def test_the_suites_wording_and_the_options_it_was_given_are_in_the_record(run: Path) -> None:
+    given = {"levels": (0.5, 1), "root": run.parent / "pictures"}
+    record = measure(run, ["wordy"], options={"wordy": given, "toy": {"of another": "suite"}})
+    assert record.about == {"title": "Noise of toys", "order": ["a", "b"]}
+    assert record.options == {"levels": [0.5, 1], "root": "pictures"}
+    plain = measure(run, ["toy"])
+    assert (plain.about, plain.options) == ({}, {})
+
+
+def test_a_wording_that_json_cannot_hold_is_refused_in_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WordySuite, "wording", {"title": object()})
+    with pytest.raises(CossError, match=r"what suite 'wordy' says of itself cannot be written"):
+        measure(run, ["wordy"])
+
+
+def test_a_record_of_schema_2_is_still_up_to_date(run: Path) -> None:
+    results = run.parent.parent / "results"
+    measure(run)
+    ((path, _),) = find_records(results)
+    older = json.loads(path.read_text()) | {"schema": 2}
+    del older["about"], older["options"]
+    path.write_text(json.dumps(older))
+    ToySuite.log.clear()
+    measure(run)
+    assert ToySuite.log == []
 
 
 def test_a_suite_that_cannot_measure_the_model_stops_no_other(run: Path) -> None:
