@@ -6,7 +6,6 @@ A shipped recipe is a flat file (`quickstart`) or is composed, by name, from the
 
 from __future__ import annotations
 
-import difflib
 import math
 from functools import cache
 from importlib.resources import files
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
 from robustbench_coss.pretrain.views import ViewOptions
 
 
@@ -94,8 +93,7 @@ def explain_validation(error: ValidationError, where: str, model: type[BaseModel
         key = ".".join(path)
         if item["type"] == "extra_forbidden":
             known = _keys(model, path[:-1])
-            near = difflib.get_close_matches(path[-1], known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
+            hint = did_you_mean(path[-1], known) or f"known: {', '.join(known)}"
             findings.append(f"unknown key {key!r}, {hint}")
         else:
             findings.append(f"{key}: {item['msg']}, got {item.get('input')!r}"[:160])
@@ -199,10 +197,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         with explain_os_errors("read recipe", path):
             text = path.read_bytes()
     else:
-        near = difflib.get_close_matches(name, shipped_recipes(), n=3, cutoff=0.4) or EXAMPLES
+        hint = did_you_mean(name, shipped_recipes()) or f"did you mean {', '.join(EXAMPLES)}?"
         raise CossError(
-            f"no recipe is named {name!r}; did you mean {', '.join(near)}? "
-            "Or pass a file whose name ends in .yaml"
+            f"no recipe is named {name!r}; {hint} Or pass a file whose name ends in .yaml"
         )
     try:
         values = yaml.safe_load(text)

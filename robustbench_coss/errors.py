@@ -23,9 +23,16 @@ def unknown_name(
 ) -> CossError:
     """Error for a name that is not known, naming the nearest ones that are; `more` ends it."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
+    hint = did_you_mean(name, names) or f"known: {', '.join(names) or 'none'}"
     return CossError(f"unknown {kind} {name!r}; {hint}{more}")
+
+
+def did_you_mean(name: str, known: Iterable[str], then: str = "") -> str:
+    """The hint "did you mean A, B?" of at most three names near to `name`, and `then` behind it;
+    `then` alone where none is near.
+    """
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return " ".join(filter(None, [f"did you mean {', '.join(near)}?" if near else "", then]))
 
 
 @contextmanager

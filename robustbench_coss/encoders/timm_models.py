@@ -7,7 +7,6 @@ reads the patches through.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.resnet import Strided1x1
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 
 
 class AveragingModel(Encoder):
@@ -234,9 +233,8 @@ def tags(name: str) -> list[str]:
 
 def _check_name(timm: Any, name: str) -> None:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise CossError(f"unknown timm model {name!r}; {hint}`timm.list_models()` gives all names")
+        hint = did_you_mean(name, timm.list_models(), "`timm.list_models()` gives all names")
+        raise CossError(f"unknown timm model {name!r}; {hint}")
 
 
 @contextmanager

@@ -7,7 +7,6 @@ An export gives the features of the encoder it was made from. It is a copy for u
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import json
@@ -31,7 +30,7 @@ from robustbench_coss.encoders.resnet import (
     Layout,
     ResNet,
 )
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import canonical_json, write_atomically
 from robustbench_coss.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 
@@ -96,9 +95,8 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
             `out` that is there already, or a package that is missing.
     """
     if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise CossError(f"unknown format {name!r}; {hint}known: {', '.join(FORMATS)}")
+        hint = did_you_mean(name, FORMATS, f"known: {', '.join(FORMATS)}")
+        raise CossError(f"unknown format {name!r}; {hint}")
     source = find_checkpoint(run)
     checkpoint = load_checkpoint(source)
     encoder, arch = checkpoint.encoder, str(checkpoint.metadata["arch"])

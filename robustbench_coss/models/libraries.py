@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from torchvision import models as tv
 
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import made_for, tags, timm_encoder, timm_with_head
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.seams import Cut, cut
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, output_width, state_sha256
@@ -71,12 +70,8 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
     """
     known = tv.list_models(module=tv)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise CossError(
-            f"unknown torchvision model {name!r}; {hint}`torchvision.models.list_models()` gives "
-            "all names"
-        )
+        hint = did_you_mean(name, known, "`torchvision.models.list_models()` gives all names")
+        raise CossError(f"unknown torchvision model {name!r}; {hint}")
     try:
         with _fresh():
             made: nn.Module = tv.get_model(name, **options)

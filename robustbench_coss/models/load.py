@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import classifier_name
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import (
     HEADER,
@@ -63,9 +62,10 @@ def load_model(
             could execute code and is therefore not opened.
     """
     if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise CossError(f"unknown format {format!r}; {hint}known: {', '.join(FORMATS)}")
+        raise CossError(
+            f"unknown format {format!r}; "
+            + did_you_mean(format, FORMATS, f"known: {', '.join(FORMATS)}")
+        )
     if size is not None and size < 1:
         raise CossError(f"the image size must be at least 1 px, got {size}")
     library = str(where).partition(":")[0]

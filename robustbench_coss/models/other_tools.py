@@ -6,7 +6,6 @@ Reading executes nothing: a file holds tensors and plain values, or it is refuse
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import re
 import zipfile
@@ -21,7 +20,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
 from robustbench_coss.models.export import SOURCE
 from robustbench_coss.models.other_tools_formats import (
     FORMATS,
@@ -169,9 +168,10 @@ def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -
             cannot be inferred.
     """
     if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise CossError(f"unknown format {format!r}; {hint}known: {', '.join(FORMATS)}")
+        raise CossError(
+            f"unknown format {format!r}; "
+            + did_you_mean(format, FORMATS, f"known: {', '.join(FORMATS)}")
+        )
     content, export = _read(path)
     form, source = _recognise(path, content, format, arch)
     state = select(form, source, content)
