@@ -23,9 +23,10 @@ import torchattacks
 from torch import Tensor, nn
 
 from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.evaluations.attacks.ball import L2
 from robustbench_coss.evaluations.attacks.draws import PerSampleDraws, streams
-from robustbench_coss.evaluations.attacks.run import ATTACKS, L2, STEP_SHARE, is_right
-from robustbench_coss.evaluations.protocol import Batch, Condition, Subject
+from robustbench_coss.evaluations.attacks.run import ATTACKS, STEP_SHARE
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.machine.environment import device_name
 from robustbench_coss.models.checkpoint import build_encoder
@@ -72,11 +73,11 @@ def plain(subject: Subject, batch: Batch, condition: Condition, steps: int) -> T
         "apgd-ce": lambda: torchattacks.APGD(subject, eps=eps, steps=steps),
     }[name]()
     if name == "apgd-ce":  # leaves out what is misclassified as it is
-        right = is_right(subject, batch.images, batch.labels).tolist()
+        right = correct(subject, batch.images, batch.labels).tolist()
         own = [seed for seed, kept in zip(own, right, strict=True) if kept]
     with PerSampleDraws(streams(own)) if ATTACKS[name].draws else nullcontext():
         found = attack(batch.images, batch.labels)
-    return is_right(subject, found, batch.labels)
+    return correct(subject, found, batch.labels)
 
 
 def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
@@ -102,7 +103,7 @@ def main() -> None:
     test = open_dataset(arguments.dataset, "test", size=SIZE, root=root)
     index = list(range(arguments.images))
     images, labels = test.images(index).float() / 255, test.labels[: len(index)]
-    clean = is_right(subject, images, labels)
+    clean = correct(subject, images, labels)
 
     suite = Adversarial()
     attacks: dict[str, dict[str, float]] = {}

@@ -185,6 +185,6 @@ def top1(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def correct(subject: Subject, images: Tensor, labels: Tensor) -> Tensor:
+def correct(subject: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """[B] bool: whether the top-1 class of each image is its label."""
     return top1(subject(images)) == labels

@@ -1,8 +1,9 @@
-"""Random draws of a library that knows only torch's global generator, made to depend on names.
+"""Random draws that depend on names, not on the batch: each sample has a generator on the CPU.
 
-Attacks draw batch by batch, so that what an image gets would depend on the images beside it.
-While one of these modes is active, uniform and normal draws come from generators on the CPU that
-belong to samples, or to the whole measurement, whichever batch a sample is in and on every device.
+`uniform` and `normal` draw for code that takes generators. torchattacks knows torch's global one
+alone and draws batch by batch, so that what an image gets would depend on the images beside it:
+while one of the modes here is active, its draws come from generators that belong to samples, or to
+the whole measurement, whichever batch a sample is in and on every device.
 """
 
 from __future__ import annotations
@@ -66,12 +67,7 @@ class PerSampleDraws(_Draws):
                 f"a draw of shape {tuple(target.shape)} cannot be split over "
                 f"{len(self.generators)} samples"
             )
-        row = (1, *target.shape[1:])
-        rows = [
-            fill(torch.empty(row, dtype=target.dtype), *bounds, **options, generator=g)
-            for g in self.generators
-        ]
-        return torch.cat(rows)
+        return _rows(self.generators, target, fill, *bounds, **options)
 
 
 class SharedDraws(_Draws):
@@ -93,6 +89,28 @@ class SharedDraws(_Draws):
         empty = torch.empty(shape, dtype=target.dtype)
         one: Tensor = fill(empty, *bounds, **options, generator=self.generator)
         return one
+
+
+def uniform(generators: Sequence[torch.Generator], like: Tensor, low: float, high: float) -> Tensor:
+    """Uniform draws of the shape of a batch, row i of generator i (on the CPU), on its device."""
+    return _rows(generators, like, torch.Tensor.uniform_, low, high).to(like.device)
+
+
+def normal(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Standard normal draws, likewise."""
+    return _rows(generators, like, torch.Tensor.normal_).to(like.device)
+
+
+def _rows(
+    generators: Sequence[torch.Generator], like: Tensor, fill: Any, *bounds: Any, **options: Any
+) -> Tensor:
+    row = (1, *like.shape[1:])
+    return torch.cat(
+        [
+            fill(torch.empty(row, dtype=like.dtype), *bounds, **options, generator=g)
+            for g in generators
+        ]
+    )
 
 
 def streams(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -7,7 +7,6 @@ believe it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -16,23 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.evaluations.attacks.ball import L2, LINF, verify
 from robustbench_coss.evaluations.attacks.draws import streams
+from robustbench_coss.evaluations.attacks.gradient import flat_gradient
 from robustbench_coss.evaluations.attacks.run import (
     ATTACKS,
     AUTOATTACK_STEPS,
-    L2,
-    LINF,
     QUERIES,
     STEP_SHARE,
     TARGETS,
     Strength,
-    Watch,
-    flat_gradient,
-    is_right,
     run_attack,
     sign_noise,
-    verify,
 )
 from robustbench_coss.evaluations.attacks.sanity_checks import (
     CONTROL,
@@ -105,7 +100,6 @@ class Adversarial(BaseSuite):
         self.eps_l2 = levels("adversarial.eps_l2", eps_l2)
         self.steps = _count("adversarial.steps", steps)
         self.restarts = _count("adversarial.restarts", restarts)
-        self._watch = Watch()
         self._surrogate: Surrogate | None = None
         self._agreement = 0.0
 
@@ -221,7 +215,7 @@ class Adversarial(BaseSuite):
         if kind == CONTROL:
             noisy = sign_noise(images, eps, streams([seed_of(*key, i) for i in own]))
             verify(images, noisy, eps, l2=False)
-            return noisy, ~is_right(subject, noisy, labels)
+            return noisy, ~correct(subject, noisy, labels)
         attack, strength = kind, Strength(eps, self.steps, self.restarts)
         if kind in (SCRATCH, MORE_STEPS):
             attack = PGD
@@ -233,9 +227,9 @@ class Adversarial(BaseSuite):
             attack, model = TRANSFERRED, self._surrogate
             strength = Strength(eps, self.steps)
         found, broken = run_attack(
-            self._watch, model, attack, images, labels, own, strength, subject.classes, key
+            model, attack, images, labels, own, strength, subject.classes, key
         )
-        return found, broken if model is subject else ~is_right(subject, found, labels)
+        return found, broken if model is subject else ~correct(subject, found, labels)
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         worst = []
@@ -274,7 +268,6 @@ class Adversarial(BaseSuite):
 
     def close(self) -> None:
         self._surrogate = None
-        self._watch.forget()
 
 
 def choose(attacks: str | Sequence[str]) -> tuple[str, ...]:
@@ -292,8 +285,7 @@ def choose(attacks: str | Sequence[str]) -> tuple[str, ...]:
         elif isinstance(name, str) and name in ATTACKS:
             wanted.add(name)
         else:
-            near = difflib.get_close_matches(str(name), ATTACKS, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(ATTACKS)}"
+            hint = did_you_mean(str(name), ATTACKS) or f"known: {', '.join(ATTACKS)}"
             raise CossError(f"unknown attack {name!r} in adversarial.attacks; {hint}")
     if not wanted:
         raise CossError("adversarial.attacks names no attack; give standard, all or some names")

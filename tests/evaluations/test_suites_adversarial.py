@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.attacks import run
+from robustbench_coss.evaluations.attacks.ball import verify
 from robustbench_coss.evaluations.attacks.draws import PerSampleDraws, SharedDraws, streams
-from robustbench_coss.evaluations.attacks.run import ATTACKS, verify
+from robustbench_coss.evaluations.attacks.run import ATTACKS
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.records.record import Cell
@@ -204,7 +205,7 @@ def test_autoattack_is_the_chain_of_torchattacks(
 
 def test_autoattack_has_the_length_of_the_published_one() -> None:
     # Croce and Hein 2020: APGD-CE, 9 targets of APGD-T, 9 of FAB-T, 100 steps each; 5,000 queries.
-    assert len(run.rounds("autoattack", run.Strength(0.1), classes=1000)) == 1 + 9 + 9 + 1
+    assert len(run.runs_of("autoattack", run.Strength(0.1), classes=1000)) == 1 + 9 + 9 + 1
     assert (run.AUTOATTACK_STEPS, run.QUERIES) == (100, 5_000)
 
 
@@ -243,9 +244,9 @@ def test_every_image_has_its_own_step_size_under_the_targeted_attack(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "AUTOATTACK_STEPS", 20)
-    every = run.rounds
+    every = run.runs_of
     monkeypatch.setattr(
-        run, "rounds", lambda *given: [r for r in every(*given) if r.stream == "apgd-t"]
+        run, "runs_of", lambda *given: [r for r in every(*given) if r.stream == "apgd-t"]
     )
     batch, suite = rightly_classified(subject, 3), Adversarial("autoattack-l2")
 
@@ -360,9 +361,8 @@ def test_images_whose_outputs_become_nan_are_broken_and_the_others_go_on(
     assert correct(model, batch.images, batch.labels).all()  # type: ignore[arg-type]
     eps = 0.2 if ATTACKS[name].norm == "l2" else 1.5 / 255
     given = (batch.images, batch.labels, batch.index, run.Strength(eps, steps=4), CLASSES)
-    watch = run.Watch()
-    found, broken = run.run_attack(watch, model, name, *given, ("test",))
-    _, otherwise = run.run_attack(watch, subject, name, *given, ("test",))
+    found, broken = run.run_attack(model, name, *given, ("test",))
+    _, otherwise = run.run_attack(subject, name, *given, ("test",))
     assert broken[lost].all()
     assert torch.equal(broken[~lost], otherwise[~lost])
     assert torch.isfinite(found).all()
@@ -497,7 +497,7 @@ def test_verify_refuses_pixels_outside_the_range(value: float) -> None:
 def test_an_attack_that_leaves_the_ball_stops_the_measurement(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torchattacks.PGD, "forward", lambda self, x, y: (x + 0.1).clamp(0, 1))
+    monkeypatch.setattr(run, "pgd_linf", lambda model, x, *given: (x + 0.1).clamp(0, 1))
     with pytest.raises(RuntimeError, match="exceeds eps"):
         Adversarial().measure(subject, rightly_classified(subject, 4), PGD, 0)
 
