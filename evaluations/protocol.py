@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
 
@@ -55,6 +56,11 @@ class Condition:
     name: str
     group: str
     level: float
+    stage: str = ""
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.group)
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,11 @@ class Suite(Protocol):
         name: registered name.
         version: raised whenever outcomes would change; older records are then measured again.
         axis: how the conditions are drawn.
+        about: title, captions, place among suites, look of panels.
+        stated_as: keys of `config` that state an option of another name, by the option; the
+            other options go by their own.
+        trains_for: kinds of conditions whose outcomes depend on a network that `prepare` trains,
+            and so on the machine; `coss-bench verify` holds them less strictly.
         linked: whether a condition needs the outcomes of earlier ones of its group
             (`Batch.earlier`); the conditions of a group are then measured in order.
     """
@@ -89,6 +100,9 @@ class Suite(Protocol):
     name: str
     version: int
     axis: Axis
+    about: ClassVar[SuiteAbout]
+    stated_as: ClassVar[Mapping[str, str]]
+    trains_for: ClassVar[Sequence[str]]
     linked: bool
 
     def configure(self, test: ImageSet) -> None:
@@ -153,6 +167,9 @@ class BaseSuite:
     name: str
     version = 1
     axis = Axis("condition")
+    about: ClassVar[SuiteAbout] = SuiteAbout()
+    stated_as: ClassVar[Mapping[str, str]] = {}
+    trains_for: ClassVar[Sequence[str]] = ()
     linked = False
 
     def configure(self, test: ImageSet) -> None:

@@ -40,6 +40,7 @@ from robustbench_coss.files import sha256_of
 from robustbench_coss.machine.environment import check_writable, versions
 from robustbench_coss.machine.executors import Executor
 from robustbench_coss.models.checkpoint import Checkpoint, load_checkpoint
+from robustbench_coss.records.about import about_suite, in_order
 from robustbench_coss.records.record import (
     SCHEMA,
     Cell,
@@ -48,8 +49,6 @@ from robustbench_coss.records.record import (
     record_path,
     write_record,
 )
-
-ORDER = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
 
 SHARD = 2_000
 """Images of a unit that is handed to another process, about: rounded up to whole batches."""
@@ -62,23 +61,23 @@ def suite_names(asked: Sequence[str]) -> list[str]:
 
     Args:
         asked: names, several in one string separated by commas; "all" stands for every
-            registered suite, the project's own first.
+            registered suite, in reading order.
 
     Raises:
         CossError: nothing was asked for, or a name is unknown (the nearest ones are given).
     """
     every = registry.names("suite")
-    known_first = [n for n in ORDER if n in every] + [n for n in every if n not in ORDER]
     chosen: list[str] = []
     for name in (part.strip() for text in asked for part in text.split(",")):
         if name == "all":
-            chosen += known_first
+            chosen += in_order({suite: about_suite(suite) for suite in every})
         elif name:
             if name not in every:
                 registry.load("suite", name)  # raises, naming the nearest
             chosen.append(name)
     if not chosen:
-        raise CossError(f"no suite was named; known: all, {', '.join(known_first)}")
+        known = in_order({suite: about_suite(suite) for suite in every})
+        raise CossError(f"no suite was named; known: all, {', '.join(known)}")
     return list(dict.fromkeys(chosen))
 
 
@@ -362,7 +361,7 @@ class _Draft:
             key=self.key,
             metrics=suite.metrics(self.conditions),
             axis=suite.axis,
-            about=_plain(f"what suite {suite.name!r} says of itself", _about(suite)),
+            about=suite.about.stored(),
             options=_plain(
                 f"the options of suite {suite.name!r}", opened.job.options.get(suite.name, {})
             ),
@@ -412,6 +411,8 @@ class _Draft:
             {k: np.concatenate([p.columns[k] for p in pieces]) for k in found.columns},
             sum(piece.seconds for piece in pieces),
             f"{nonfinite:,} outputs of the model were NaN or infinite" if nonfinite else "",
+            found.condition.stage,
+            found.condition.kind,
         )
         del self._parts[found.condition.name]
         place = {c.name: i for i, c in enumerate(self.conditions)}
@@ -435,11 +436,6 @@ class _Draft:
         write_record(self.path, record)
         partial_path(self.path).unlink(missing_ok=True)
         yield from (Finished(record.suite, cell, self.path) for cell in derived)
-
-
-def _about(suite: Suite) -> Mapping[str, Any]:
-    about: Callable[[], Mapping[str, Any]] = getattr(suite, "about", dict)
-    return about()
 
 
 def _plain(what: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -293,10 +293,8 @@ def _options(content: Mapping[str, Any], corruption_root: Path | None) -> dict[s
                 "--corruption-root"
             )
         return {"root": corruption_root}
-    stated_as = getattr(factory, "stated_as", {})  # an option goes by its own name otherwise
-    keys = {
-        option: stated_as.get(option, option) for option in inspect.signature(factory).parameters
-    }
+    options = inspect.signature(factory).parameters
+    keys = {option: factory.stated_as.get(option, option) for option in options}
     return {option: config[key] for option, key in keys.items() if key in config}
 
 
@@ -417,8 +415,7 @@ def _measure_again(
         for found in opened.measure(unit):
             summary = found.summary
             if found.condition.name in cells:
-                kind = found.condition.name.partition("@")[0]
-                trained = share > SAME and kind in getattr(suite, "trains_for", ())
+                trained = share > SAME and found.condition.kind in suite.trains_for
                 mine = _compare(
                     found,
                     cells[found.condition.name],

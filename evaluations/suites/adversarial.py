@@ -44,6 +44,7 @@ from robustbench_coss.evaluations.attacks.sanity_checks import (
 from robustbench_coss.evaluations.attacks.surrogate import Surrogate, train_surrogate
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 from robustbench_coss.seeds import seed_of
 
@@ -54,16 +55,34 @@ STANDARD = ("fgsm", "mi-fgsm", "pgd-linf", "apgd-ce", "pgd-l2")
 WORST = {LINF: "worst-linf", L2: "worst-l2"}
 NORM_LABEL = {LINF: "Linf", L2: "L2"}
 PGD = "pgd-linf"
+PANELS = {
+    LINF: {
+        WORST[LINF]: "Worst case, ℓ∞",
+        "fgsm": "FGSM",
+        "mi-fgsm": "MI-FGSM",
+        PGD: "PGD, ℓ∞",
+        "apgd-ce": "APGD-CE",
+        "apgd-dlr": "APGD-DLR",
+        "fab": "FAB",
+        "square": "Square",
+        "autoattack": "AutoAttack",
+    },
+    L2: {
+        WORST[L2]: "Worst case, ℓ2",
+        "pgd-l2": "PGD, ℓ2",
+        "apgd-ce-l2": "APGD-CE, ℓ2",
+        "apgd-dlr-l2": "APGD-DLR, ℓ2",
+        "fab-l2": "FAB, ℓ2",
+        "square-l2": "Square, ℓ2",
+        "autoattack-l2": "AutoAttack, ℓ2",
+    },
+}
 # Attacks Dong et al. 2018 made to transfer; the surrogate's own gradients lead it.
 TRANSFERRED = "mi-fgsm"
 
 
 class Adversarial(BaseSuite):
     """Attacks over ladders of small budgets, and the worst of them.
-
-    `stated_as` names the keys of `config` that hold options of another name, `trains_for` the
-    conditions that depend on a network trained in `prepare`: `evaluations.submissions.verify`
-    reads both.
 
     Column: `correct`: right on the clean image and under the attack at this budget and at every
     smaller one. The level is epsilon in 1/255 for L∞ and the norm itself for L2. The condition
@@ -83,6 +102,22 @@ class Adversarial(BaseSuite):
     name = "adversarial"
     version = 2
     axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
+    about = SuiteAbout(
+        title="Adversarial attacks",
+        does="Attacks on the whole classifier with small budgets: what they leave is an upper "
+        "bound of robust accuracy. The control is random noise of the same size.",
+        order=40,
+        panels=PANELS[LINF] | PANELS[L2],
+        x_label="ε (/255)",
+        x_labels=dict.fromkeys(PANELS[L2], "ε (ℓ2 norm)"),
+        scale="symlog",
+        hidden=(SANITY,),
+        controls={CONTROL: (WORST[LINF], "fgsm", PGD)},
+        control="random noise of the same size",
+        captions={
+            "": "Top-1 against the budget of the attack. Thin lines: random noise of that size."
+        },
+    )
     linked = True
     stated_as: ClassVar = {"eps": "linf_eps_255", "eps_l2": "l2_eps_at_32_px"}
     trains_for: ClassVar = (TRANSFER,)
@@ -129,24 +164,25 @@ class Adversarial(BaseSuite):
         ladder = []
         for name in self.attacks:
             if ATTACKS[name].norm == LINF:
-                ladder += [Condition(at(name, e), name, e) for e in self.eps]
+                ladder += [Condition(at(name, e), name, e, kind=name) for e in self.eps]
             else:
-                ladder += [Condition(f"{name}@{e * scale:g}", name, e * scale) for e in self.eps_l2]
+                budgets = [e * scale for e in self.eps_l2]
+                ladder += [Condition(f"{name}@{e:g}", name, e, kind=name) for e in budgets]
         return [Condition("clean", "", 0.0), *ladder, *self._sanity()]
 
     def _sanity(self) -> list[Condition]:
         """The control and what else only the checks need; most of it is held against PGD-Linf."""
-        own = [Condition(GRADIENT, SANITY, 0.0)]
+
+        def own(kind: str, eps: float) -> Condition:
+            return Condition(at(kind, eps), SANITY, eps, kind=kind)
+
+        found = [Condition(GRADIENT, SANITY, 0.0, kind=GRADIENT)]
         control = []
         if PGD in self.attacks:
             middle, largest = self.eps[(len(self.eps) - 1) // 2], self.eps[-1]
-            own += [
-                Condition(at(MORE_STEPS, middle), SANITY, middle),
-                Condition(at(SCRATCH, largest), SANITY, largest),
-                Condition(at(TRANSFER, largest), SANITY, largest),
-            ]
-            control = [Condition(at(CONTROL, e), CONTROL, e) for e in self.eps]
-        return [*control, *own, Condition(at(SCRATCH, UNBOUNDED_EPS), SANITY, UNBOUNDED_EPS)]
+            found += [own(MORE_STEPS, middle), own(SCRATCH, largest), own(TRANSFER, largest)]
+            control = [Condition(at(CONTROL, e), CONTROL, e, kind=CONTROL) for e in self.eps]
+        return [*control, *found, own(SCRATCH, UNBOUNDED_EPS)]
 
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
         for name in self.attacks:
@@ -208,7 +244,7 @@ class Adversarial(BaseSuite):
             RuntimeError: a result leaves the ball or the range of pixels.
         """
         key = (seed, self.name, condition.name)
-        kind = condition.name.partition("@")[0]
+        kind = condition.kind
         l2 = kind in ATTACKS and ATTACKS[kind].norm == L2
         eps = condition.level if l2 else condition.level / 255
         model: torch.nn.Module = subject
@@ -260,7 +296,8 @@ class Adversarial(BaseSuite):
                 right = np.logical_and.reduce([cell.outcomes["correct"] for cell in rung])
                 problem = "; ".join(dict.fromkeys(c.problem for c in rung if c.problem))
                 name = _worst_name(norm, level)
-                found.append(Cell(name, group, level, {"correct": right}, problem=problem))
+                cell = Cell(name, group, level, {"correct": right}, problem=problem, kind=group)
+                found.append(cell)
         return found
 
     def checks(self, cells: Sequence[Cell]) -> list[Check]:

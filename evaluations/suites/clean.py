@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from robustbench_coss.encoders.knn import NEIGHBOURS, TEMPERATURE, nearest_class
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 CHUNK = 256
@@ -27,6 +28,12 @@ class Clean(BaseSuite):
     name = "clean"
     version = 1
     axis = Axis("undisturbed image")
+    about = SuiteAbout(
+        title="Clean images",
+        does="Images as they are: top-1 and top-5 of the classifier, and a vote of the nearest "
+        "training images (kNN).",
+        order=10,
+    )
 
     def __init__(self) -> None:
         self._bank: tuple[Tensor, Tensor] | None = None

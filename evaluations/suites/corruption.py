@@ -39,6 +39,7 @@ from robustbench_coss.evaluations.corruptions.reference import (
 )
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
 from robustbench_coss.machine.environment import cores
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 # Sending a chunk costs about as much as corrupting a handful of small images.
@@ -97,6 +98,14 @@ class Corruption(BaseSuite):
     name = "corruption"
     version = 1
     axis = Axis("severity")
+    about = SuiteAbout(
+        title="Corruptions",
+        does="The corruptions of ImageNet-C at five severities. The headline is the mean over the "
+        "15 standard ones and all severities; the extra ones stand apart.",
+        order=20,
+        panels={group: group.capitalize() for group in GROUPS},
+        captions={"": "Top-1 against severity, a panel per family of corruptions."},
+    )
 
     def __init__(
         self,
@@ -141,7 +150,7 @@ class Corruption(BaseSuite):
         return [
             Condition("clean", "", 0.0),
             *(
-                Condition(f"{name}@{severity}", group, float(severity))
+                Condition(f"{name}@{severity}", group, float(severity), kind=name)
                 for group, names in GROUPS.items()
                 for name in names
                 if name in present
@@ -170,8 +179,7 @@ class Corruption(BaseSuite):
         self, images: Tensor, index: Sequence[int], condition: Condition, seed: int
     ) -> Tensor:
         """Corrupted images, [B, 3, H, W] float32 in [0, 1], on the device of `images`."""
-        name, level = condition.name.rsplit("@", 1)
-        severity = int(level)
+        name, severity = condition.kind, int(condition.level)
         if self._ready_made is not None:
             pixels = self._ready_made.images(name, severity, index)
             return pixels.to(images.device).float() / 255

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from robustbench_coss import seeds
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 AREAS = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
@@ -36,6 +37,25 @@ class Crop(BaseSuite):
     name = "crop"
     version = 1
     axis = Axis("crop area (share of the image)")
+    about = SuiteAbout(
+        title="Crops",
+        does="The classifier sees a crop of the image, down to 5 % of its area: top-1, agreement "
+        "with the full image, and cosine of the two representations.",
+        order=50,
+        panels={"centre": "Centre crop", "random": "Random crop"},
+        x_label="crop area",
+        scale="log",
+        also=(
+            Axis("crop area", "agrees", "same class as full image (%)"),
+            Axis("crop area", "cosine", "cosine with full image", percent=False),
+        ),
+        captions={
+            "": "Top-1 against the area of the crop, logarithmic.",
+            "agrees": "Agreement with the answer to the full image, against the area of the crop.",
+            "cosine": "Cosine with the representation of the full image, against the area of the "
+            "crop.",
+        },
+    )
 
     def __init__(self, areas: float | Sequence[float] = AREAS) -> None:
         self.areas = levels("crop.areas", areas, below=1)[::-1]

@@ -20,6 +20,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.masks import block_mask, random_mask
 from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -69,6 +70,25 @@ class Occlusion(BaseSuite):
     name = "occlusion"
     version = 2
     axis = Axis("masked share (noise: sigma in channel s.d.)")
+    about = SuiteAbout(
+        title="Occlusion",
+        does="Local representations are masked, or noise is put on them, before they are pooled. "
+        "The control hides the same places of the image instead.",
+        order=30,
+        panels={
+            "random-zero": "Random, zeroed",
+            "random-drop": "Random, dropped",
+            "block-zero": "Block, zeroed",
+            "block-drop": "Block, dropped",
+            "noise": "Feature noise",
+            "input-patches": "Input patches (control)",
+        },
+        x_label="masked share",
+        x_labels={"noise": "noise σ (channel s.d.)"},
+        captions={
+            "": "Top-1 against the masked share or the strength of the noise, a panel per kind."
+        },
+    )
 
     def __init__(
         self,
@@ -114,7 +134,13 @@ class Occlusion(BaseSuite):
             by_group = dict.fromkeys(kinds, self.ratios)
             by_group |= {"noise": self.sigmas, "input-patches": self.ratios}
             found += [
-                Condition(f"{prefix}{kind}@{level:g}", f"{prefix}{kind}", level)
+                Condition(
+                    f"{prefix}{kind}@{level:g}",
+                    f"{prefix}{kind}",
+                    level,
+                    stage="" if stage == last else stage,
+                    kind=kind,
+                )
                 for kind, values in by_group.items()
                 for level in values
             ]
@@ -147,8 +173,8 @@ class Occlusion(BaseSuite):
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
         encoder = subject.encoder
-        before, _, kind = condition.group.rpartition(" ")
-        stage, names = before or last_stage(encoder), (seed, self.name, condition.name)
+        kind = condition.kind
+        stage, names = condition.stage or last_stage(encoder), (seed, self.name, condition.name)
         x, keep = batch.images, None
         if kind == "input-patches":
             # The very positions that random-zero masks: each of the two is the other's match.
@@ -180,14 +206,13 @@ class Occlusion(BaseSuite):
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         found = []
-        for prefix in dict.fromkeys(c.group.rpartition(" ")[0] for c in conditions if c.group):
+        for stage in dict.fromkeys(c.stage for c in conditions if c.group):
             for kind, (name, label, headline) in METRICS.items():
-                group = f"{prefix} {kind}" if prefix else kind
-                members = tuple(c.name for c in conditions if c.group == group)
+                members = tuple(c.name for c in conditions if (c.stage, c.kind) == (stage, kind))
                 if not members:
                     continue
-                if prefix:
-                    name, label = f"{name}_{prefix}", f"{label}, {prefix}"
+                if stage:
+                    name, label = f"{name}_{stage}", f"{label}, {stage}"
                 found.append(Metric(name, label, "correct", members, headline=headline))
         return found
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder, Stage
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
 GROUP = "stages"
@@ -41,6 +42,18 @@ class EffectiveField(BaseSuite):
     axis = Axis(
         "stage", column="radius", column_label="effective field, r.m.s. radius (px)", percent=False
     )
+    about = SuiteAbout(
+        title="Receptive field",
+        does="How much of the image a local representation answers to, from gradients.",
+        order=70,
+        panels={GROUP: "Effective receptive field"},
+        pictures=("fields",),
+        captions={
+            "": "Radius of the effective receptive field of each stage.",
+            "fields": "The effective receptive field of each stage. Square: the theoretical field; "
+            "circle: the effective radius.",
+        },
+    )
 
     def __init__(self) -> None:
         self._fields: dict[str, int | None] = {}
@@ -58,7 +71,7 @@ class EffectiveField(BaseSuite):
         return [
             Condition(REFERENCE, "", 0.0),
             *(
-                Condition(condition_name(stage), GROUP, float(number))
+                Condition(condition_name(stage), GROUP, float(number), stage, "field")
                 for number, stage in enumerate(subject.encoder.stages(), start=1)
             ),
         ]

@@ -24,6 +24,7 @@ from robustbench_coss.evaluations.suites.similarity import (
     mean_direction,
     spread_positions,
 )
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 CHUNK = 64
@@ -61,6 +62,21 @@ class Redundancy(BaseSuite):
     name = "redundancy"
     version = 2
     axis = Axis("share of local representations pooled")
+    about = SuiteAbout(
+        title="Redundancy",
+        does="Few of the local representations are pooled; and how alike those of one image are.",
+        order=60,
+        panels={"pooled": "Pooling some of the positions"},
+        scale="log",
+        suffices=True,
+        pictures=("cka",),
+        captions={
+            "": "Top-1 against the share of local representations that are pooled. Below: the "
+            "smallest share that keeps 95 % of clean top-1.",
+            "metrics": "Similarities, effective rank and probes.",
+            "cka": "CKA of pairs of positions, ordered row by row.",
+        },
+    )
 
     def __init__(self) -> None:
         self._reference: Reference | None = None
@@ -75,7 +91,7 @@ class Redundancy(BaseSuite):
         ladder = [2**i for i in range(total.bit_length()) if 2**i < total]
         return [
             Condition(f"k@{total}", "", 1.0),
-            *(Condition(f"k@{k}", "pooled", k / total) for k in reversed(ladder)),
+            *(Condition(f"k@{k}", "pooled", k / total, kind="k") for k in reversed(ladder)),
             Condition("similarity", "similarity", 1.0),
             Condition("probes", "probes", 1.0),
         ]

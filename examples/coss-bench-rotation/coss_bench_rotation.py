@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.options import levels
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 
@@ -33,6 +34,11 @@ class Rotation(BaseSuite):
 
     name = "rotation"
     axis = Axis("rotation (degrees)")
+    about = SuiteAbout(
+        title="Rotation",
+        does="The image is turned within its inscribed disc; the rest is grey at every angle.",
+        captions={"": "Top-1 against the angle; at 0° only the disc is cut out."},
+    )
 
     def __init__(self, angles: Sequence[float] = (15, 30, 45, 90, 135, 180)) -> None:
         self.angles = levels("rotation.angles", angles, below=360)

@@ -15,11 +15,9 @@ from typing import Any
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
+from robustbench_coss.records.about import SuiteAbout, about_of, in_order
 from robustbench_coss.records.record import Record, find_records
 from robustbench_coss.statistics.intervals import Estimate
-
-# Reading order of the project's own suites; others follow by name.
-SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
 
 _METHODS = {
     "byol": "BYOL",
@@ -78,6 +76,11 @@ class SeedGroup:
         """Model metadata that all seeds share (taken from the first)."""
         return self.records[0].model
 
+    @property
+    def about(self) -> SuiteAbout:
+        """What the suite says of itself (in the first seed's record)."""
+        return about_of(self.records[0])
+
     def columns(self, result: Estimate) -> dict[str, Any]:
         """An estimate made from this measurement, as the columns tables and figures share."""
         return {
@@ -98,7 +101,7 @@ def load_measurements(results: Path) -> list[SeedGroup]:
     training seed are told apart by name.
 
     Returns:
-        Measurements by test set, suite (`SUITES` first), protocol and configuration.
+        Measurements by test set, suite (in their own reading order), protocol and configuration.
 
     Raises:
         CossError: there is no complete record, or a record is damaged.
@@ -116,7 +119,7 @@ def load_measurements(results: Path) -> list[SeedGroup]:
     for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
         here = [r for r in records if _test_set_key(r) == set_key]
         labels = configuration_labels(r.model for r in here)
-        for suite in sorted({r.suite for r in here}, key=suite_order):
+        for suite in in_order({r.suite: about_of(r) for r in here}):
             mine = [r for r in here if r.suite == suite]
             protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}
             notes = _differences([protocols[key] for key in sorted(protocols)])
@@ -193,11 +196,6 @@ def setting(m: SeedGroup, key: str) -> Any:
     """The value at a dotted key of a measurement's model metadata; None if there is none."""
     value = _lookup(m.model, key)
     return None if value is _MISSING else value
-
-
-def suite_order(suite: str) -> tuple[int, str]:
-    """Sort key: the project's suites in reading order, then others by name."""
-    return (SUITES.index(suite) if suite in SUITES else len(SUITES), suite)
 
 
 def configuration_labels(models: Iterable[dict[str, Any]]) -> dict[str, str]:
@@ -356,6 +354,7 @@ def check_record(path: Path | str, record: Record) -> None:
             for condition in metric.conditions:
                 record.column(condition, metric.column)
         _test_set_key(record), _short_label(record.model), record.model["checkpoint_sha256"]
+        about_of(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CossError(
             f"record {path} contradicts itself ({type(error).__name__}: {error}); "

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError
-from robustbench_coss.records.record import Record
+from robustbench_coss.records.record import Column, Record
 
 # Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities, as ImageNet-C/test.py
 # of github.com/hendrycks/robustness has them. Its keys are the 15 standard corruptions.
@@ -180,13 +180,16 @@ def _per_image(record: Record) -> tuple[Floats, dict[str, Floats]]:
 
     Corruptions that were not measured at all severities are left out.
     """
+    measured: dict[str, dict[float, Column]] = {}
+    for cell in record.cells:
+        measured.setdefault(cell.kind, {})[cell.level] = cell.outcomes["correct"]
+    (clean,) = measured.pop("").values()
     found = {}
-    measured = {cell.condition: cell.outcomes["correct"] for cell in record.cells}
-    for name in dict.fromkeys(c.rpartition("@")[0] for c in measured if "@" in c):
-        columns = [measured.get(f"{name}@{s}") for s in SEVERITIES]
-        if all(column is not None for column in columns):
-            found[name] = 1 - np.mean(np.stack(columns).astype(np.float64), axis=0)  # type: ignore[arg-type]
-    return 1 - measured["clean"].astype(np.float64), found
+    for name, columns in measured.items():
+        if set(SEVERITIES) <= columns.keys():
+            used = np.stack([columns[severity] for severity in SEVERITIES])
+            found[name] = 1 - np.mean(used.astype(np.float64), axis=0)
+    return 1 - clean.astype(np.float64), found
 
 
 def _errors(record: Record) -> tuple[float, dict[str, float]]:
@@ -206,7 +209,6 @@ def _errors(record: Record) -> tuple[float, dict[str, float]]:
 def _by_family(record: Record, errors: Mapping[str, float]) -> dict[str, float]:
     members: dict[str, list[float]] = {}
     for cell in record.cells:
-        name, _, severity = cell.condition.rpartition("@")
-        if name in ALEXNET and severity == "1":
-            members.setdefault(cell.group, []).append(errors[name])
+        if cell.kind in ALEXNET and cell.level == 1:
+            members.setdefault(cell.group, []).append(errors[cell.kind])
     return {family: float(np.mean(values)) for family, values in members.items()}

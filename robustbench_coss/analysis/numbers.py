@@ -14,7 +14,6 @@ import pandas as pd
 from robustbench_coss.analysis.configurations import (
     SeedGroup,
     load_measurements,
-    suite_order,
 )
 from robustbench_coss.analysis.corruption_error import (
     ALEXNET,
@@ -25,6 +24,7 @@ from robustbench_coss.analysis.corruption_error import (
 )
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
+from robustbench_coss.records.about import in_order
 from robustbench_coss.records.record import Metric, Record
 from robustbench_coss.statistics.intervals import estimate
 
@@ -38,7 +38,8 @@ def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
     protocol, protocol_note, metric, heading, value, low, high (95 % interval), sd (over seeds),
     seeds, n (test images), interval ("wilson", "bootstrap" or "t"), chance (top-1, in [0, 1]),
     better, percent, headline, failed_checks, problems (doubtful outcomes). Shares are in [0, 1];
-    what is not known is empty. Lines are sorted by test set and clean top-1, best first.
+    what is not known is empty; suite is a category, in reading order. Lines are sorted by test set
+    and clean top-1, best first.
 
     Args:
         baseline: add the metrics mCE and relative mCE, corruption errors divided by those of
@@ -61,13 +62,14 @@ def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.D
     clean = table[table["metric"] == _clean_metric(table)]
     best = dict(zip(_row_keys(clean), clean["value"], strict=True))
     table["_clean"] = [best.get(key, -math.inf) for key in _row_keys(table)]
-    table["_suite"] = table["suite"].map(suite_order)
+    suites = in_order({m.suite: m.about for m in measurements})
+    table["suite"] = pd.Categorical(table["suite"], suites, ordered=True)
     table["_position"] = range(len(table))  # metrics stay in the order the suite gives
     table = table.sort_values(
-        ["test_set", "_clean", "model", "_suite", "protocol", "_position"],
+        ["test_set", "_clean", "model", "suite", "protocol", "_position"],
         ascending=[True, False, True, True, True, True],
     )
-    return table.drop(columns=["_clean", "_suite", "_position"]).reset_index(drop=True)
+    return table.drop(columns=["_clean", "_position"]).reset_index(drop=True)
 
 
 def _row_keys(table: pd.DataFrame) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
@@ -19,14 +20,12 @@ from robustbench_coss.figures.looks import (
     LineStyle,
     PanelStyle,
     levels_of,
-    panel_order,
-    panel_title,
     spread_ticks,
     tick_text,
     with_reference,
-    x_label_of,
 )
 from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
 from robustbench_coss.statistics.sufficient_share import KEPT
 
@@ -42,16 +41,15 @@ def draw_curves(
     data: pd.DataFrame,
     shares: pd.DataFrame,
     axis: Axis,
-    look: PanelStyle,
+    styles: Sequence[PanelStyle],
+    about: SuiteAbout,
     test_set: TestSet,
     pens: dict[str, LineStyle],
     note: str,
 ) -> Figure:
-    """One panel per group in two columns with a common y axis; below them the shares, if any."""
-    groups = panel_order(list(dict.fromkeys(data["group"])), look)
-    x_labels = [x_label_of(look, axis, g) for g in groups]
-    columns = min(panels_across(), len(groups))
-    rows = math.ceil(len(groups) / columns)
+    """A panel per style in two columns with a common y axis; below them the shares, if any."""
+    columns = min(panels_across(), len(styles))
+    rows = math.ceil(len(styles) / columns)
     drawn = [model for model in pens if model in set(data["model"])]
     heights = [1.6 if columns == 1 else 1.25] * rows
     if not shares.empty:
@@ -67,12 +65,12 @@ def draw_curves(
         panels = panels[:-1]
         strip = figure.add_subplot(grid[-1, :])
     scale = 100.0 if axis.percent else 1.0
-    for i, (panel, group) in enumerate(zip(panels.flat, groups, strict=False)):
+    for i, (panel, style) in enumerate(zip(panels.flat, styles, strict=False)):
         for model in drawn:
             pen, mine = pens[model], data[data["model"] == model]
-            draw_line(panel, with_reference(mine, group), pen, scale, thin=False)
-            for control, into in look.controls.items():
-                if group in into and control in set(mine["group"]):
+            draw_line(panel, with_reference(mine, style.group), pen, scale, thin=False)
+            for control, into in about.controls.items():
+                if style.group in into and control in set(mine["group"]):
                     draw_line(panel, with_reference(mine, control), pen, scale, thin=True)
             reference = mine[mine["group"] == ""]
             if not shares.empty and not reference.empty:
@@ -80,13 +78,13 @@ def draw_curves(
                 panel.axhline(level, color=pen.colour, linestyle=(0, (4, 3)), linewidth=0.5)
         if axis.column == "correct":
             chance_line(panel, test_set, "h")
-        _scale_x(panel, levels_of(data, group), look.scale)
-        panel.set_title(plain(panel_title(look, group)))
-        if i + columns >= len(groups) or x_labels[i + columns] != x_labels[i]:
-            panel.set_xlabel(x_labels[i])
+        _scale_x(panel, levels_of(data, style.group), about.scale)
+        panel.set_title(plain(style.title))
+        if i + columns >= len(styles) or styles[i + columns].x_label != style.x_label:
+            panel.set_xlabel(style.x_label)
         panel.grid(axis="y", linewidth=0.3, color="0.9")
         panel.set_axisbelow(True)
-    for panel in panels.flat[len(groups) :]:
+    for panel in panels.flat[len(styles) :]:
         panel.set_axis_off()
     for row in panels:
         row[0].set_ylabel(axis.column_label)
@@ -103,10 +101,8 @@ def draw_curves(
         handles.append(
             Line2D([], [], color="0.4", linestyle=(0, (4, 3)), linewidth=0.5, label=label)
         )
-    if look.controls and set(look.controls) & set(data["group"]):
-        handles.append(
-            Line2D([], [], color="0.4", linewidth=0.5, label="random noise of that size")
-        )
+    if set(about.controls) & set(data["group"]):
+        handles.append(Line2D([], [], color="0.4", linewidth=0.5, label=about.control))
     legend(figure, handles, note)
     return figure
 

@@ -1,15 +1,18 @@
-"""How figures look: wording, order and scale of panels, and the line of a model."""
+"""How figures look: order, words and scale of panels, and the line of a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from robustbench_coss.records.record import Axis
+from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.records.about import SuiteAbout
+from robustbench_coss.records.record import Axis, Cell
 
 MOST_MODELS = 8
 
@@ -32,94 +35,21 @@ DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0
 
 
 @dataclass(frozen=True)
-class PanelStyle:
-    """Wording and scales that a suite's records do not carry.
+class Drawing:
+    """A figure that was drawn.
 
     Attributes:
-        panels: titles by group, in the order drawn; groups not named follow under their own name.
-            The title of "noise" is that of "stage2 noise" too, after the name of the stage.
-        x_label: x label that is shorter than the suite's axis ("" keeps that).
-        x_labels: x labels of groups with an axis of their own.
-        scale: "linear", "log" (shares, largest first) or "symlog" (budgets from 0 up, doubling).
-        hidden: groups not drawn.
-        controls: for a control group the panels it is drawn into, thin, instead of its own.
-        suffices: whether levels are shares of which the smallest that keeps 95 % of the reference
-            value is marked.
-        also: further outcome columns that are drawn in figures of their own.
+        name: of its files ("corruption-a", "training-crop").
+        data: the numbers that are drawn.
+        caption: in a sentence or two; "" if nobody wrote one.
+        of: what it is of: a suite with its protocol ("corruption-a"), "training" or "summary".
     """
 
-    panels: dict[str, str] = field(default_factory=dict)
-    x_label: str = ""
-    x_labels: dict[str, str] = field(default_factory=dict)
-    scale: str = "linear"
-    hidden: tuple[str, ...] = ()
-    controls: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    suffices: bool = False
-    also: tuple[Axis, ...] = ()
-
-
-LINF = {
-    "worst-linf": "Worst case, ℓ∞",
-    "fgsm": "FGSM",
-    "mi-fgsm": "MI-FGSM",
-    "pgd-linf": "PGD, ℓ∞",
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "fab": "FAB",
-    "square": "Square",
-    "autoattack": "AutoAttack",
-}
-
-L2 = {
-    "worst-l2": "Worst case, ℓ2",
-    "pgd-l2": "PGD, ℓ2",
-    **{f"{name}-l2": f"{LINF[name]}, ℓ2" for name in list(LINF)[4:]},
-}
-
-LOOKS: dict[str, PanelStyle] = {
-    "corruption": PanelStyle(
-        panels={
-            "noise": "Noise",
-            "blur": "Blur",
-            "weather": "Weather",
-            "digital": "Digital",
-            "extra": "Extra",
-        },
-    ),
-    "rf": PanelStyle(panels={"stages": "Effective receptive field"}),
-    "occlusion": PanelStyle(
-        panels={
-            "random-zero": "Random, zeroed",
-            "random-drop": "Random, dropped",
-            "block-zero": "Block, zeroed",
-            "block-drop": "Block, dropped",
-            "noise": "Feature noise",
-            "input-patches": "Input patches (control)",
-        },
-        x_label="masked share",
-        x_labels={"noise": "noise σ (channel s.d.)"},
-    ),
-    "adversarial": PanelStyle(
-        panels=LINF | L2,
-        x_label="ε (/255)",
-        x_labels=dict.fromkeys(L2, "ε (ℓ2 norm)"),
-        scale="symlog",
-        hidden=("sanity",),
-        controls={"noise-linf": ("worst-linf", "fgsm", "pgd-linf")},
-    ),
-    "crop": PanelStyle(
-        panels={"centre": "Centre crop", "random": "Random crop"},
-        x_label="crop area",
-        scale="log",
-        also=(
-            Axis("crop area", "agrees", "same class as full image (%)"),
-            Axis("crop area", "cosine", "cosine with full image", percent=False),
-        ),
-    ),
-    "redundancy": PanelStyle(
-        panels={"pooled": "Pooling some of the positions"}, scale="log", suffices=True
-    ),
-}
+    name: str
+    data: pd.DataFrame
+    figure: Figure
+    caption: str
+    of: str
 
 
 @dataclass(frozen=True)
@@ -132,18 +62,45 @@ class LineStyle:
     dash: Any
 
 
-def x_label_of(look: PanelStyle, axis: Axis, group: str) -> str:
-    """The x label of a group such as "noise" or "stage2 noise"."""
-    own = look.x_labels.get(group) or look.x_labels.get(group.rpartition(" ")[2])
-    return own or look.x_label or axis.label
+@dataclass(frozen=True)
+class PanelStyle:
+    """The words of one panel.
+
+    Attributes:
+        group: of the conditions drawn in it.
+    """
+
+    group: str
+    title: str
+    x_label: str
 
 
-def panel_title(look: PanelStyle, group: str) -> str:
-    """The title of a group's panel; a group without one is named as the suite names it."""
-    if group in look.panels:
-        return look.panels[group]
-    stage, _, kind = group.rpartition(" ")
-    return f"{stage}: {look.panels[kind]}" if kind in look.panels else group
+def panel_styles(mine: Sequence[SeedGroup], axis: Axis, groups: Iterable[str]) -> list[PanelStyle]:
+    """The panels of one suite's groups that have one of their own, in the order drawn."""
+    about = mine[0].about
+    of = {cell.group: cell for m in mine for cell in m.records[0].cells}
+    found = []
+    for group in panel_order(list(dict.fromkeys(groups)), about):
+        x_label = about.x_labels.get(group) or about.x_labels.get(of[group].kind) or about.x_label
+        found.append(PanelStyle(group, panel_title(about, of[group]), x_label or axis.label))
+    return found
+
+
+def panel_title(about: SuiteAbout, cell: Cell) -> str:
+    """The title of the panel of a condition; "" for the reference, which has none."""
+    own = about.panels.get(cell.group)
+    if own is None and cell.kind in about.panels:
+        own = about.panels[cell.kind]
+        own = f"{cell.stage}: {own}" if cell.stage else own
+    return own or cell.group
+
+
+def panel_order(groups: list[str], about: SuiteAbout) -> list[str]:
+    """The groups that have a panel of their own, in the order drawn."""
+    known = [group for group in about.panels if group in groups]
+    drawn_into = [g for g, into in about.controls.items() if set(into) & set(groups)]
+    others = [g for g in groups if g and g not in (*known, *about.hidden, *drawn_into)]
+    return known + others
 
 
 def with_reference(mine: pd.DataFrame, group: str) -> pd.DataFrame:
@@ -155,14 +112,6 @@ def with_reference(mine: pd.DataFrame, group: str) -> pd.DataFrame:
 def levels_of(data: pd.DataFrame, group: str) -> list[float]:
     """The levels of a group's curves and of the reference, ascending."""
     return sorted(set(data.loc[data["group"].isin(["", group]), "level"]))
-
-
-def panel_order(groups: list[str], look: PanelStyle) -> list[str]:
-    """The groups that have a panel of their own, in the order drawn."""
-    known = [group for group in look.panels if group in groups]
-    drawn_into = [g for g, into in look.controls.items() if set(into) & set(groups)]
-    others = [g for g in groups if g and g not in (*known, *look.hidden, *drawn_into)]
-    return known + others
 
 
 def axis_positions(levels: Sequence[float], scale: str) -> dict[float, float]:

@@ -36,34 +36,50 @@ from robustbench_coss.figures.looks import (
     DASHES,
     MARKERS,
     MOST_MODELS,
+    Drawing,
     LineStyle,
 )
 from robustbench_coss.figures.styles import enlarged
 
+TRAINED = "training"  # what these figures are of
 TRAINING = {
-    "crop": (MIN_CROP, "smallest training crop (share of the image's area)"),
-    "w_s": ("training.options.w_s", "weight of the local term, $w_s$"),
-    "grid": (GRID, "local representations in the local term, $n^2$"),
+    "crop": (
+        MIN_CROP,
+        "smallest training crop (share of the image's area)",
+        "Clean top-1 against the smallest training crop.",
+    ),
+    "w_s": (
+        "training.options.w_s",
+        "weight of the local term, $w_s$",
+        "Clean top-1 against the weight of the local term.",
+    ),
+    "grid": (
+        GRID,
+        "local representations in the local term, $n^2$",
+        "Clean top-1 against the number of local representations in the local term.",
+    ),
 }
+"""Figure name -> dotted key of the training setting that it is drawn along, x label, caption."""
 
 
-def training_figures(
-    test_set: TestSet, measurements: Sequence[SeedGroup]
-) -> list[tuple[str, pd.DataFrame, Figure]]:
+def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> list[Drawing]:
     """Clean top-1 along the training settings that vary while all else is equal."""
-    made: list[tuple[str, pd.DataFrame, Figure]] = []
+    made: list[Drawing] = []
     clean = [m for m in measurements if m.suite == "clean"]
     for protocol in dict.fromkeys(m.protocol for m in clean):
         mine = [m for m in clean if m.protocol == protocol]
         suffix = f"-{protocol}" if protocol else ""
-        for name, (key, x_label) in TRAINING.items():
+        for name, (key, x_label, caption) in TRAINING.items():
             data = training_data(mine, key)
             if not data.empty:
                 figure = _draw_training(data, test_set, x_label)
-                made.append((f"training-{name}{suffix}", data, figure))
+                caption = f"{caption} The y axis does not start at 0."
+                made.append(Drawing(f"training-{name}{suffix}", data, figure, caption, TRAINED))
         data = field_data(mine)
         if not data.empty:
-            made.append((f"training-crop-field{suffix}", data, _draw_field(data, test_set)))
+            figure = _draw_field(data, test_set)
+            caption = "Clean top-1 over architecture and smallest training crop."
+            made.append(Drawing(f"training-crop-field{suffix}", data, figure, caption, TRAINED))
     return made
 
 

@@ -1,8 +1,7 @@
 """Figures of what was measured, for papers and slides, each with its data as CSV.
 
-Every suite is drawn from its records' own groups, levels and metrics; `LOOKS` only adds wording
-and scales for the project's own suites. Files depend on the records alone: same records, same
-bytes.
+Every suite is drawn from its records' own groups, levels, metrics and wording. Files depend on the
+records alone: same records, same bytes.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from robustbench_coss.figures.curves import (
 from robustbench_coss.figures.looks import (
     COLOURS,
     DASHES,
-    LOOKS,
     MARKERS,
     MOST_MODELS,
+    Drawing,
     LineStyle,
-    PanelStyle,
+    panel_styles,
 )
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import styled
@@ -80,11 +79,11 @@ def write_figures(
     measurements = load_measurements(results)
     with styled(style, inches):
         made = [
-            (test_set, name, data, figure)
+            (test_set, drawing)
             for test_set in dict.fromkeys(m.test_set for m in measurements)
-            for name, data, figure in draw_figures(measurements, test_set)
+            for drawing in draw_figures(measurements, test_set)
         ]
-        known = list(dict.fromkeys(name for _, name, _, _ in made))
+        known = list(dict.fromkeys(drawing.name for _, drawing in made))
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known)
@@ -93,17 +92,15 @@ def write_figures(
                 )
                 raise CossError(f"these records allow no figure {name!r}; {hint}")
         written: list[Path] = []
-        for test_set, name, data, figure in made:
-            if not names or name in names:
+        for test_set, drawing in made:
+            if not names or drawing.name in names:
                 folder = (out or results / "figures") / test_set.slug
-                written += _save(folder / slug(name), data, figure)
+                written += _save(folder / slug(drawing.name), drawing.data, drawing.figure)
     return written
 
 
-def draw_figures(
-    measurements: Sequence[SeedGroup], test_set: TestSet
-) -> list[tuple[str, pd.DataFrame, Figure]]:
-    """(name, data, figure) of everything that measurements on one test set allow.
+def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[Drawing]:
+    """Everything that measurements on one test set allow.
 
     Called within `styles.styled`, whose style the figures get.
     """
@@ -117,54 +114,67 @@ def draw_figures(
     kept = [m for m in here if m.configuration in pens]
     cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
     note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
-    return _figures(test_set, kept, pens, note) + training_figures(test_set, here)
-
-
-def _figures(
-    test_set: TestSet, measurements: list[SeedGroup], pens: dict[str, LineStyle], note: str
-) -> list[tuple[str, pd.DataFrame, Figure]]:
-    """(name, data, figure) of everything that can be drawn for one test set."""
-    made: list[tuple[str, pd.DataFrame, Figure]] = []
-    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
-        mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
+    made = []
+    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in kept):
+        mine = [m for m in kept if (m.suite, m.protocol) == (suite, protocol)]
         mine.sort(key=lambda m: list(pens).index(m.configuration))
-        name = f"{suite}-{protocol}" if protocol else suite
-        look = LOOKS.get(suite, PanelStyle())
-        for axis in (mine[0].records[0].axis, *look.also):
-            curves = curve_data(mine, axis)
-            if curves.empty:
-                continue
-            shares = share_data(mine) if look.suffices else pd.DataFrame()
-            figure = draw_curves(curves, shares, axis, look, test_set, pens, note)
-            column = "" if axis == mine[0].records[0].axis else f"-{axis.column}"
-            numbers = curves if shares.empty else pd.concat([curves, shares])
-            made.append((f"{name}{column}", numbers, figure))
-        apart = metric_data(mine, metrics_apart(mine[0].records[0]))
-        if not apart.empty:
-            made.append((f"{name}-metrics", apart, draw_metrics(apart, pens, note)))
-        fields = {
-            pens[m.configuration].label: found
-            for m in mine
-            if suite == "rf" and (found := read_fields(m.records[0]))
-        }
-        if fields:
-            made.append((f"{name}-fields", field_sizes(fields), draw_fields(fields)))
-        cka = cka_data(mine) if suite == "redundancy" else pd.DataFrame()
-        if not cka.empty:
-            titles = {model: plain(pen.label) for model, pen in pens.items()}
-            made.append((f"{name}-cka", cka, draw_cka(cka, titles)))
+        made += _suite_figures(test_set, mine, pens, note)
+    return [*_summary(test_set, kept, pens, note), *made, *training_figures(test_set, here)]
+
+
+def _suite_figures(
+    test_set: TestSet, mine: list[SeedGroup], pens: dict[str, LineStyle], note: str
+) -> list[Drawing]:
+    """What one suite found under one protocol: curves, further metrics, further pictures."""
+    first, about = mine[0], mine[0].about
+    key = f"{first.suite}-{first.protocol}" if first.protocol else first.suite
+    made: list[Drawing] = []
+
+    def add(name: str, data: pd.DataFrame, figure: Figure) -> None:
+        caption = about.captions.get(name, "")
+        made.append(Drawing(f"{key}-{name}" if name else key, data, figure, caption, key))
+
+    own = first.records[0].axis
+    for axis in (own, *about.also):
+        curves = curve_data(mine, axis)
+        if curves.empty:
+            continue
+        shares = share_data(mine) if about.suffices else pd.DataFrame()
+        styles = panel_styles(mine, axis, curves["group"])
+        figure = draw_curves(curves, shares, axis, styles, about, test_set, pens, note)
+        numbers = curves if shares.empty else pd.concat([curves, shares])
+        add("" if axis == own else axis.column, numbers, figure)
+    apart = metric_data(mine, metrics_apart(first.records[0]))
+    if not apart.empty:
+        add("metrics", apart, draw_metrics(apart, pens, note))
+    fields = {
+        pens[m.configuration].label: found
+        for m in mine
+        if "fields" in about.pictures and (found := read_fields(m.records[0]))
+    }
+    if fields:
+        add("fields", field_sizes(fields), draw_fields(fields))
+    cka = cka_data(mine) if "cka" in about.pictures else pd.DataFrame()
+    if not cka.empty:
+        titles = {model: plain(pen.label) for model, pen in pens.items()}
+        add("cka", cka, draw_cka(cka, titles))
+    return made
+
+
+def _summary(
+    test_set: TestSet, measurements: list[SeedGroup], pens: dict[str, LineStyle], note: str
+) -> list[Drawing]:
     summary = pd.concat(
         [
             metric_data([m], [k for k in m.records[0].metrics if k.headline and k.percent])
             for m in measurements
         ]
     )
-    if not summary.empty:
-        made.insert(0, ("summary", summary, draw_summary(summary, test_set, pens, note)))
-    return made
-
-
-"""Figure name -> dotted key of the training setting that it is drawn along, and its x label."""
+    if summary.empty:
+        return []
+    figure = draw_summary(summary, test_set, pens, note)
+    caption = "All headline shares with 95 % intervals."
+    return [Drawing("summary", summary, figure, caption, "summary")]
 
 
 def _save(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:

@@ -19,7 +19,7 @@ def environment() -> Environment:
     ASCII are escaped, and what JSON does not have is an error.
     """
     made = Environment(
-        loader=PackageLoader("robustbench_coss", "templates"),
+        loader=PackageLoader("robustbench_coss.pages", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -24,7 +24,8 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 
 SCHEMA = 3
-# Older ones, read as well: 1 had no `Cell.problem` and no `extra`, 2 no `about` and no `options`.
+# Older ones, read as well: 1 had no `Cell.problem` and no `extra`, 2 no `about`, no
+# `options`, no `Cell.stage` and no `Cell.kind`.
 MIGRATED = (1, 2)
 Column = NDArray[Any]
 
@@ -81,6 +82,9 @@ class Cell:
         outcomes: column name to [n] array (bool, integer or float), sample order as `Record.index`.
         wall_time_s: seconds the measurement took.
         problem: what makes these outcomes doubtful ("3 of 500 outputs are NaN or infinite"), or "".
+        stage: the encoder's stage that the condition is about, where that is not the last.
+        kind: what is done, at several levels ("gaussian_noise"): the group, where there is only
+            one kind in it.
     """
 
     condition: str
@@ -89,6 +93,11 @@ class Cell:
     outcomes: dict[str, Column]
     wall_time_s: float = 0.0
     problem: str = ""
+    stage: str = ""
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or self.group
 
 
 @dataclass
@@ -226,6 +235,8 @@ def to_json(record: Record) -> dict[str, Any]:
             "level": c.level,
             "wall_time_s": round(c.wall_time_s, 3),
             "problem": c.problem,
+            "stage": c.stage,
+            "kind": c.kind,
             "outcomes": {name: _encode(column) for name, column in c.outcomes.items()},
         }
         for c in record.cells
@@ -240,7 +251,20 @@ def migrate(content: dict[str, Any]) -> dict[str, Any]:
         content["cells"] = [{"problem": "", **cell} for cell in content["cells"]]
     if content["schema"] in MIGRATED:
         content = {"about": {}, "options": {}, **content}
+        content["cells"] = [cell | _of_name(content["suite"], cell) for cell in content["cells"]]
     return content | {"schema": SCHEMA}
+
+
+def _of_name(suite: str, cell: dict[str, Any]) -> dict[str, str]:
+    """Stage and kind of a condition as its name and group say them: before schema 3 nothing did."""
+    group: str = cell["group"]
+    name, at, last = cell["condition"].rpartition("@")
+    if suite == "rf" and group:
+        return {"stage": last, "kind": name}
+    if suite == "occlusion":
+        stage, _, kind = group.rpartition(" ")
+        return {"stage": stage, "kind": kind}
+    return {"stage": "", "kind": name if at and group else group}
 
 
 def from_json(content: dict[str, Any]) -> Record:
@@ -260,6 +284,8 @@ def from_json(content: dict[str, Any]) -> Record:
             {name: _decode(column) for name, column in c["outcomes"].items()},
             c["wall_time_s"],
             c["problem"],
+            c["stage"],
+            c["kind"],
         )
         for c in content["cells"]
     ]

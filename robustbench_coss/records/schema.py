@@ -108,8 +108,10 @@ CELL = _object(
         "problem": _text(
             "What makes the outcomes doubtful (outputs that are NaN or infinite); empty if nothing."
         ),
+        "stage": _text("Stage of the encoder that it is about, where that is not the last."),
+        "kind": _text("What is done, at several levels (gaussian_noise); else the group."),
     },
-    optional=("problem",),
+    optional=("problem", "stage", "kind"),
 )
 
 METRIC = _object(
@@ -235,7 +237,7 @@ RECORD = _object(
     {
         "schema": {
             "description": "Version of this form. 1 had neither `extra` nor `cells[].problem`, 2 "
-            "neither `about` nor `options`.",
+            "neither `about`, `options` nor `cells[].stage` and `.kind`.",
             "enum": [*MIGRATED, SCHEMA],
         },
         "suite": _name("Name of the suite."),
@@ -291,7 +293,10 @@ RECORD_SCHEMA: dict[str, Any] = {
         "required": ["extra"],
         "properties": {"cells": {"items": {"required": ["problem"]}}},
         "if": {"properties": {"schema": {"const": 2}}},
-        "else": {"required": ["about", "options"]},
+        "else": {
+            "required": ["about", "options"],
+            "properties": {"cells": {"items": {"required": ["stage", "kind"]}}},
+        },
     },
     "$defs": {"column": COLUMN},
 }

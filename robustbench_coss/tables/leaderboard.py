@@ -16,7 +16,6 @@ from rich.console import Group
 
 from robustbench_coss.analysis.configurations import (
     method_name,
-    suite_order,
 )
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.files import write_atomically
@@ -53,11 +52,10 @@ def headline_columns(part: pd.DataFrame) -> list[pd.DataFrame]:
     A column is what may be compared: one metric of one suite under one protocol.
     """
     shown = part[part["headline"]]
-    groups = shown.groupby(["suite", "protocol", "metric"], sort=False)
     # Metrics stay in the order their suite gives.
-    columns = [lines for _, lines in groups]
-    columns.sort(key=lambda lines: (suite_order(lines["suite"].iloc[0]), lines["protocol"].iloc[0]))
-    return columns
+    ordered = shown.sort_values(["suite", "protocol"], kind="stable")
+    groups = ordered.groupby(["suite", "protocol", "metric"], sort=False, observed=True)
+    return [lines for _, lines in groups]
 
 
 def _section(title: str, part: pd.DataFrame, width: int) -> Section:

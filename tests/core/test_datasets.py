@@ -41,6 +41,7 @@ from robustbench_coss.datasets.parts import (
 from robustbench_coss.datasets.shards import tar_members
 from robustbench_coss.datasets.vision import FASHION_MNIST
 from robustbench_coss.errors import CossError
+from robustbench_coss.testing import check_dataset, check_images
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 needs_fashion_mnist = pytest.mark.skipif(
@@ -59,40 +60,8 @@ def one_line(error: pytest.ExceptionInfo[CossError]) -> str:
 
 @pytest.mark.parametrize("name", registry.names("dataset"))
 def test_every_available_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
-    source = registry.load("dataset", name)
-    assert source.name == name
-    if (remedy := source.missing(tmp_path)) is not None:
-        assert remedy
-        assert "\n" not in remedy
-        with pytest.raises(CossError) as error:
-            open_dataset(name, "test", root=tmp_path)
-        assert str(tmp_path) in one_line(error)
+    if not check_dataset(name, tmp_path):
         pytest.skip(f"{name} is not on this machine")
-    fingerprints = set()
-    for role in ROLES:
-        images = open_dataset(name, role, root=tmp_path)
-        check_contract(images, name, role, source.default_size)
-        fingerprints.add(images.fingerprint)
-    # Opened again, the last one is the same.
-    assert open_dataset(name, role, root=tmp_path).fingerprint == images.fingerprint
-    assert len(fingerprints) == len(ROLES)
-
-
-def check_contract(images: ImageSet, name: str, role: str, size: int) -> None:
-    assert (images.name, images.role, images.size) == (name, role, size)
-    assert images.labels.dtype == torch.int64
-    assert images.labels.shape == (len(images),)
-    assert images.labels.min() >= -1
-    assert images.labels.max() < len(images.classes)
-    assert len(set(images.classes)) == len(images.classes)
-    batch = images.images([len(images) - 1, 0])
-    assert batch.shape == (2, 3, size, size)
-    assert batch.dtype == torch.uint8
-    assert torch.equal(batch[1], images.images([0])[0])
-    raw = images.raw(0)
-    assert raw.dtype == torch.uint8
-    assert raw.shape[0] == 3
-    assert raw.float().std() > 0
 
 
 # ---- parts ----
@@ -399,7 +368,7 @@ def test_mnist_is_read_from_plain_and_torchvision_layouts(
     write_idx_set(tmp_path / layout, gzipped)
     assert [len(open_dataset("mnist", r, root=tmp_path)) for r in ROLES] == [27, 3, 10]
     for role in ROLES:
-        check_contract(open_dataset("mnist", role, root=tmp_path), "mnist", role, 32)
+        check_images(open_dataset("mnist", role, root=tmp_path), "mnist", role, 32)
 
 
 def test_the_data_root_is_preferred_to_the_copy_of_the_system(tmp_path: Path) -> None:
@@ -465,7 +434,7 @@ def test_cifar_is_read_from_its_published_layout(
     sets = [open_dataset(name, role, root=tmp_path) for role in ROLES]
     assert [len(s) for s in sets] == ([90, 10, 100] if fine else [45, 5, 10])
     for images, role in zip(sets, ROLES, strict=True):
-        check_contract(images, name, role, 32)
+        check_images(images, name, role, 32)
     # A row is the red, green and blue plane, each row by row.
     assert np.array_equal(sets[2].raw(3).numpy(), test_pixels[3].reshape(3, 32, 32))
     assert sets[2].classes[3] == "class 3"
@@ -500,7 +469,7 @@ def test_stl10_is_read_from_its_published_layout(tmp_path: Path) -> None:
     test_pixels = write_stl10(tmp_path)
     sets = [open_dataset("stl10", role, root=tmp_path) for role in ROLES]
     assert [len(s) for s in sets] == [18, 2, 10]
-    check_contract(sets[2], "stl10", "test", 96)
+    check_images(sets[2], "stl10", "test", 96)
     assert np.array_equal(sets[2].images(range(10)).numpy(), test_pixels)
     assert sets[2].labels.tolist() == list(range(10))
     assert sets[2].classes[9] == "truck"
@@ -620,7 +589,7 @@ def lengths(name: str, root: Path) -> list[int]:
 def test_an_image_folder_with_three_folders_uses_each_for_its_role(pictures: Path) -> None:
     assert lengths("imagefolder", pictures) == [30, 9, 6]
     for role in ROLES:
-        check_contract(open_dataset("imagefolder", role, root=pictures), "imagefolder", role, 224)
+        check_images(open_dataset("imagefolder", role, root=pictures), "imagefolder", role, 224)
 
 
 def test_without_a_test_folder_val_is_the_test_set(pictures: Path) -> None:
@@ -794,7 +763,7 @@ def test_shards_give_the_images_of_the_folders_they_were_written_from(
 ) -> None:
     for role in roles:
         ours = open_dataset(name, role, size=32, root=shards)
-        check_contract(ours, name, role, 32)
+        check_images(ours, name, role, 32)
         folders = open_dataset(name, role, size=32, root=pictures)
         assert torch.equal(ours.labels, folders.labels)
         every = range(len(folders))

@@ -35,6 +35,7 @@ from robustbench_coss.encoders.resnet import (
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures.architectures import draw
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
+from robustbench_coss.testing import check_encoder
 
 NAMES = registry.names("encoder")
 BAGNETS = ["bagnet9", "bagnet17", "bagnet33"]
@@ -242,17 +243,7 @@ def test_multiply_accumulates_equal_the_sum_over_convolutions_worked_by_hand() -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_encoder_keeps_the_contract(name: str) -> None:
-    encoder = build_encoder(name, size=32, width=1 / 16).eval()
-    x = images(3, 32)
-    with torch.inference_mode():
-        local = encoder.local(x)
-        pooled = encoder(x)
-        assert local.shape[:2] == (3, encoder.local_dim)
-        assert pooled.shape == (3, encoder.dim)
-        torch.testing.assert_close(encoder.pool(local), pooled)
-        everything = torch.ones(3, *local.shape[2:], dtype=torch.bool)
-        torch.testing.assert_close(encoder.pool(local, everything), pooled)
-    assert not encoder.training
+    check_encoder(registry.load("encoder", name))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "rf29_resnet18", "bagnet17"])

@@ -14,7 +14,6 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.bench import Bench, Outcome
-from helpers.tiny import TinyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.utils.benchmarking import LinearClassifier
@@ -34,6 +33,7 @@ from robustbench_coss.models.checkpoint import (
     save_encoder,
 )
 from robustbench_coss.models.export import FORMATS, Export, export, source
+from robustbench_coss.testing import TinyEncoder
 
 PAGE = ROOT / "docs" / "export.md"
 TORCH_FORMATS = ("torchvision", "timm", "lightly")

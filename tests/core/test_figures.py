@@ -28,6 +28,7 @@ from robustbench_coss.figures.cka import cka_data, draw_cka
 from robustbench_coss.figures.looks import COLOURS, DASHES, MARKERS, MOST_MODELS
 from robustbench_coss.figures.styles import STYLES, panels_across, style, styled
 from robustbench_coss.figures.write import write_figures
+from robustbench_coss.records.about import about_suite
 from robustbench_coss.records.record import Axis, Cell, Metric
 
 BYOL = "BYOL · rf29_resnet18 ×0.25"
@@ -191,14 +192,14 @@ def test_points_are_means_over_seeds_with_t_intervals(tmp_path: Path) -> None:
 
 
 def test_sanity_conditions_are_not_drawn_and_the_noise_control_has_no_panel() -> None:
-    look = looks.LOOKS["adversarial"]
+    about = about_suite("adversarial")
     groups = ["", "fgsm", "pgd-linf", "noise-linf", "pgd-l2", "sanity", "theirs"]
-    assert looks.panel_order(groups, look) == ["fgsm", "pgd-linf", "pgd-l2", "theirs"]
+    assert looks.panel_order(groups, about) == ["fgsm", "pgd-linf", "pgd-l2", "theirs"]
 
 
 def test_a_control_without_the_panel_it_belongs_to_gets_its_own() -> None:
-    look = looks.LOOKS["adversarial"]
-    assert looks.panel_order(["", "noise-linf"], look) == ["noise-linf"]
+    about = about_suite("adversarial")
+    assert looks.panel_order(["", "noise-linf"], about) == ["noise-linf"]
 
 
 def test_the_reference_starts_every_curve() -> None:
@@ -208,21 +209,26 @@ def test_the_reference_starts_every_curve() -> None:
     assert looks.with_reference(data, "a")["value"].tolist() == [9, 8, 7]
 
 
-def test_panels_of_earlier_stages_are_named_after_stage_and_kind() -> None:
-    look = looks.LOOKS["occlusion"]
-    groups = ["", "stage2 random-zero", "stage2 noise", "noise", "random-zero"]
-    order = looks.panel_order(groups, look)
-    assert order == ["random-zero", "noise", "stage2 random-zero", "stage2 noise"]
-    assert [looks.panel_title(look, group) for group in order] == [
-        "Random, zeroed",
-        "Feature noise",
-        "stage2: Random, zeroed",
-        "stage2: Feature noise",
+def test_panels_of_earlier_stages_are_named_after_stage_and_kind(tmp_path: Path) -> None:
+    right = {"correct": simulate.exactly(0.5, 20)}
+    cells = [
+        Cell("clean", "", 0.0, right),
+        *(
+            Cell(f"{stage} {kind}@1", f"{stage} {kind}", 1.0, right, stage=stage, kind=kind)
+            for stage, kind in (("stage2", "random-zero"), ("stage2", "noise"), ("my", "odd $1"))
+        ),
+        *(Cell(f"{kind}@1", kind, 1.0, right) for kind in ("noise", "random-zero")),
     ]
-    axis = Axis("the suite's own")
-    assert looks.x_label_of(look, axis, "stage2 noise") == look.x_labels["noise"]
-    assert looks.x_label_of(look, axis, "stage2 random-zero") == look.x_label
-    assert looks.panel_title(look, "theirs $1") == "theirs $1"
+    simulate.save(tmp_path, simulate.record(cells, [], suite="occlusion"))
+    mine = load_measurements(tmp_path)
+    styles = looks.panel_styles(mine, Axis("the suite's own"), [cell.group for cell in cells])
+    assert [(style.title, style.x_label) for style in styles] == [
+        ("Random, zeroed", "masked share"),
+        ("Feature noise", "noise σ (channel s.d.)"),
+        ("stage2: Random, zeroed", "masked share"),
+        ("stage2: Feature noise", "noise σ (channel s.d.)"),
+        ("my odd $1", "masked share"),
+    ]
     assert curves.plain("theirs $1") == r"theirs \$1"
 
 
@@ -268,8 +274,9 @@ def test_the_share_that_keeps_95_percent_is_marked_and_written_out(tmp_path: Pat
     (m,) = load_measurements(tmp_path)
     data, shares = data_of.curve_data([m]), data_of.share_data([m])
     pens = {m.configuration: looks.LineStyle("a", COLOURS[0], MARKERS[0], DASHES[0])}
-    look = looks.LOOKS["redundancy"]
-    figure = curves.draw_curves(data, shares, m.records[0].axis, look, m.test_set, pens, "")
+    axis = m.records[0].axis
+    styles = looks.panel_styles([m], axis, data["group"])
+    figure = curves.draw_curves(data, shares, axis, styles, m.about, m.test_set, pens, "")
     curve, strip = figure.axes
     assert strip.get_xlim() == curve.get_xlim()
     assert [label.get_text() for label in strip.get_yticklabels()] == ["66.7 %"]
@@ -480,7 +487,7 @@ def training_figures(results: Path) -> dict[str, pd.DataFrame]:
     """The numbers of every figure along training settings, by the figure's name."""
     measurements = load_measurements(results)
     made = training.training_figures(measurements[0].test_set, measurements)
-    return {name: data for name, data, _ in made}
+    return {drawing.name: drawing.data for drawing in made}
 
 
 def test_training_crops_give_one_line_per_method_with_seeds_put_together(tmp_path: Path) -> None:

@@ -422,7 +422,7 @@ def corruptions(error: float, clean: float = 0.1, **options: Any) -> Record:
     for name in ALEXNET:
         share = 1 - error * (2 if name == "fog" else 1)
         column = {"correct": simulate.exactly(share, 200)}
-        cells += [Cell(f"{name}@{s}", "any", s, column) for s in range(1, 6)]
+        cells += [Cell(f"{name}@{s}", "any", s, column, kind=name) for s in range(1, 6)]
     metric = Metric("corruption_top1", "Corruption top-1", "correct", ("fog@1",))
     settings = {"config": {"backend": "fast", "constants": "imagenet-c"}}
     return simulate.record(cells, [metric], suite="corruption", **(settings | options))

@@ -34,7 +34,6 @@ from robustbench_coss.encoders.receptive_field import field_by_gradient
 from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.evaluations.protocol import Subject
 from robustbench_coss.evaluations.running.job import make_suite
-from robustbench_coss.evaluations.running.runner import ORDER
 from robustbench_coss.figures.architectures import draw
 from robustbench_coss.machine.environment import lower_bounds, release
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
@@ -226,8 +225,7 @@ def test_the_table_of_suites_counts_conditions_and_names_headline_metrics() -> N
     encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
     subject = Subject(encoder, torch.nn.Linear(encoder.dim, 10))
     listed = {row[0].strip("`"): row for row in rows(text_of(DOCS / "suites.md")) if len(row) == 4}
-    assert set(ORDER) == set(own("suite"))
-    for name in ORDER:
+    for name in own("suite"):
         suite = registry.load("suite", name)()
         conditions = suite.conditions(subject)
         _, count, _, headline = listed[name]
@@ -472,7 +470,7 @@ def test_every_python_example_is_run_by_a_test_above() -> None:
         "extending.md": 3,
         "results.md": 2,  # the second by tests/core/test_paper_tables.py
         "rf-resnet.md": 1,
-        "write-a-suite.md": 1,  # by tests/docs/test_example_rotation.py
+        "write-a-suite.md": 2,  # by tests/docs/test_example_rotation.py
         "evaluation.md": 1,  # by tests/core/test_api.py
     }
 

@@ -37,6 +37,7 @@ from robustbench_coss.evaluations.running.runner import (
 )
 from robustbench_coss.machine.executors import attempt
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
+from robustbench_coss.records.about import SuiteAbout, about_of
 from robustbench_coss.records.record import (
     Axis,
     Cell,
@@ -184,13 +185,10 @@ class WordySuite(ToySuite):
     """Has a wording of its own, and options."""
 
     name = "wordy"
-    wording: ClassVar[dict[str, Any]] = {"title": "Noise of toys", "order": ["a", "b"]}
+    about = SuiteAbout(title="Noise of toys", panels={"noise": "Noise"}, hidden=("b",))
 
     def __init__(self, levels: Any = (1, 2), root: Path | None = None) -> None:
         self.levels, self.root = levels, root
-
-    def about(self) -> dict[str, Any]:
-        return self.wording
 
 
 class BadSuite(ToySuite):
@@ -611,18 +609,20 @@ def test_derived_cells_and_facts_about_the_model_are_in_the_record(run: Path) ->
 def test_the_suites_wording_and_the_options_it_was_given_are_in_the_record(run: Path) -> None:
     given = {"levels": (0.5, 1), "root": run.parent / "pictures"}
     record = measure(run, ["wordy"], options={"wordy": given, "toy": {"of another": "suite"}})
-    assert record.about == {"title": "Noise of toys", "order": ["a", "b"]}
+    assert record.about == {
+        "title": "Noise of toys",
+        "panels": {"noise": "Noise"},
+        "hidden": ["b"],
+    }
+    assert about_of(record) == WordySuite.about
     assert record.options == {"levels": [0.5, 1], "root": "pictures"}
     plain = measure(run, ["toy"])
     assert (plain.about, plain.options) == ({}, {})
 
 
-def test_a_wording_that_json_cannot_hold_is_refused_in_one_line(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(WordySuite, "wording", {"title": object()})
-    with pytest.raises(CossError, match=r"what suite 'wordy' says of itself cannot be written"):
-        measure(run, ["wordy"])
+def test_options_that_json_cannot_hold_are_refused_in_one_line(run: Path) -> None:
+    with pytest.raises(CossError, match=r"the options of suite 'wordy' cannot be written as JSON"):
+        measure(run, ["wordy"], options={"wordy": {"levels": object()}})
 
 
 def test_a_record_of_schema_2_is_still_up_to_date(run: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import CLASSES, TinyEncoder, pictures, tiny_subject
 from PIL import Image
 from torch import Tensor, nn
 
@@ -46,6 +45,7 @@ from robustbench_coss.models.checkpoint import (
     load_checkpoint,
     save_encoder,
 )
+from robustbench_coss.testing import CLASSES, TinyEncoder, pictures, tiny_subject
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_corruptions_are_those_that_the_suite_measures_a_test_image_under() -> N
     found = corrupted(image, 123)
     suite = Corruption(backend="fast")
     for name, version in zip(CORRUPTIONS, found.values(), strict=True):
-        condition = Condition(f"{name}@{SEVERITY}", "any", float(SEVERITY))
+        condition = Condition(f"{name}@{SEVERITY}", "any", float(SEVERITY), kind=name)
         assert torch.equal(version, suite.corrupt(image, [123], condition, 0))
 
 

@@ -13,7 +13,6 @@ import torch
 import torchattacks
 import yaml
 from helpers import ROOT
-from helpers.tiny import CLASSES, pictures, split, tiny_subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, cor
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.records.record import Cell
 from robustbench_coss.seeds import seed_of
+from robustbench_coss.testing import CLASSES, pictures, split, tiny_subject
 
 FGSM = Condition("fgsm@2/255", "fgsm", 2.0)
 MI_FGSM = Condition("mi-fgsm@2/255", "mi-fgsm", 2.0)

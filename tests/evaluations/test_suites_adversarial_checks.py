@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import pictures, tiny_subject
 from statsmodels.stats.weightstats import DescrStatsW
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from robustbench_coss.evaluations.attacks.surrogate import train_surrogate
 from robustbench_coss.evaluations.protocol import Batch, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import Adversarial
 from robustbench_coss.records.record import Cell, Check
+from robustbench_coss.testing import pictures, tiny_subject
 
 SCRATCH = "PGD-Linf finds no less with a larger budget"
 UNBOUNDED = "a very large budget breaks the model"

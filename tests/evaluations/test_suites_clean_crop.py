@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import pictures, tiny_subject
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject
 from robustbench_coss.evaluations.suites.clean import Clean
 from robustbench_coss.evaluations.suites.crop import Crop, crop_and_resize, crop_corners, crop_side
+from robustbench_coss.testing import pictures, tiny_subject
 
 CLEAN = Condition("clean", "", 0.0)
 

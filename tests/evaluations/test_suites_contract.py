@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import pictures, split, tiny_subject
+from torch import Tensor
 
-from robustbench_coss import registry
-from robustbench_coss.evaluations.protocol import Subject, Suite, top1
-from robustbench_coss.records.record import Cell
-
-COUNT = 8
+from robustbench_coss import registry, testing
+from robustbench_coss.evaluations.protocol import (
+    BaseSuite,
+    Batch,
+    Condition,
+    Subject,
+    correct,
+    top1,
+)
+from robustbench_coss.records.record import Metric
+from robustbench_coss.testing import check_suite, tiny_subject
 
 
 @pytest.fixture(scope="module")
@@ -22,88 +28,93 @@ def subject() -> Subject:
     return tiny_subject()
 
 
-@pytest.fixture(params=registry.names("suite"))
-def suite(request: pytest.FixtureRequest, subject: Subject) -> Iterator[Suite]:
-    made: Suite = registry.load("suite", request.param)()
-    made.prepare(subject, pictures(40, first=50_000), 32)
-    yield made
-    made.close()
+@pytest.mark.parametrize("name", registry.names("suite"))
+def test_every_suite_keeps_the_contract(name: str, subject: Subject) -> None:
+    suite = registry.load("suite", name)()
+    assert suite.name == name
+    check_suite(suite, subject)
 
 
-def test_names_are_unique_and_one_condition_is_the_reference(
-    suite: Suite, subject: Subject
-) -> None:
-    conditions = suite.conditions(subject)
-    assert len({c.name for c in conditions}) == len(conditions)
-    assert sum(c.group == "" for c in conditions) == 1
+class Mirrored(BaseSuite):
+    """A suite without fault: images as they are, and mirrored."""
+
+    name = "mirrored"
+
+    def conditions(self, subject: Subject) -> list[Condition]:
+        return [Condition("as it is", "", 0.0), Condition("mirrored", "mirrored", 1.0)]
+
+    def measure(
+        self, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        images = batch.images.flip(3) if condition.group else batch.images
+        return {"correct": correct(subject, images, batch.labels)}
+
+    def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
+        return [Metric("mirrored_top1", "Mirrored top-1", "correct", ("mirrored",))]
 
 
-def test_config_can_be_written_as_json(suite: Suite) -> None:
-    assert json.loads(json.dumps(suite.config(), allow_nan=False)) == suite.config()
+def _measure(change: Callable[[Batch, Condition, int], dict[str, Tensor]]) -> Any:
+    def measure(
+        self: Mirrored, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        good = Mirrored.measure(self, subject, batch, condition, seed)
+        return good | (change(batch, condition, seed) if condition.group else {})
+
+    return measure
 
 
-def test_the_registered_name_is_the_suite_s_own(suite: Suite) -> None:
-    assert suite.name in registry.names("suite")
-    assert type(suite) is registry.load("suite", suite.name)
+def _conditions(*found: Condition) -> Any:
+    return lambda self, subject: list(found)
 
 
-def test_outcomes_do_not_depend_on_batches_order_or_the_state_of_generators(
-    suite: Suite, subject: Subject
-) -> None:
-    batch = pictures(COUNT, first=30)
-    order = [5, 2, 7, 0, 3, 6, 1, 4]
-    columns: dict[str, set[str]] = {}
-    cells = []
-    for condition in suite.conditions(subject):
-        torch.manual_seed(1)
-        whole = suite.measure(subject, batch, condition, 11)
-        columns[condition.name] = set(whole)
-        outcomes = {name: column.numpy() for name, column in whole.items()}
-        cells.append(Cell(condition.name, condition.group, condition.level, outcomes))
-        torch.manual_seed(2)
-        parts = [
-            suite.measure(subject, split(batch, order[i : i + 3]), condition, 11)
-            for i in range(0, COUNT, 3)
-        ]
-        for name, column in whole.items():
-            assert column.shape == (COUNT,), (condition.name, name)
-            assert column.dtype in (torch.bool, torch.float32), (condition.name, name)
-            other = torch.cat([part[name] for part in parts])
-            assert torch.isfinite(column.float()).all()
-            torch.testing.assert_close(
-                other.float(),
-                column[order].float(),
-                rtol=0,
-                atol=1e-5,
-                msg=lambda m, c=condition.name, n=name: f"{c}, {n}: {m}",
-            )
-    columns |= {cell.condition: set(cell.outcomes) for cell in suite.derived(cells)}
-    metrics = suite.metrics(suite.conditions(subject))
-    assert len({m.name for m in metrics}) == len(metrics)
-    for metric in metrics:
-        assert metric.conditions
-        assert metric.better in ("higher", "lower", "")
-        for name in metric.conditions:
-            assert metric.column in columns[name]
-    assert any(suite.axis.column in names for names in columns.values())
+REFERENCE, TURNED = Condition("as it is", "", 0.0), Condition("mirrored", "mirrored", 1.0)
+FAULTS: dict[str, tuple[str, Any]] = {
+    "share a name": ("conditions", _conditions(REFERENCE, TURNED, TURNED)),
+    "one condition has the empty group": ("conditions", _conditions(TURNED)),
+    "config.. is not JSON-able": ("config", lambda self: {"levels": (1, 2)}),
+    "about is no SuiteAbout": ("about", {"title": "Mirrored"}),
+    "is not in config.. as sides": ("stated_as", {"side": "sides"}),
+    "change with batches": ("measure", _measure(lambda b, c, s: {"y": torch.rand(len(b.index))})),
+    r"\(\) for 8 images": ("measure", _measure(lambda b, c, s: {"y": torch.tensor(1.0)})),
+    "torch.int64": ("measure", _measure(lambda b, c, s: {"y": b.labels})),
+    "not finite": (
+        "measure",
+        _measure(lambda b, c, s: {"y": torch.full((len(b.index),), math.nan)}),
+    ),
+    "no such column": (
+        "metrics",
+        lambda self, conditions: [Metric("m", "M", "cosine", ("mirrored",))],
+    ),
+    "not the image as it is": (
+        "measure",
+        lambda self, subject, batch, condition, seed: {
+            "correct": correct(subject, batch.images.flip(3), batch.labels)
+        },
+    ),
+    "depends on the seed": (
+        "measure",
+        lambda self, subject, batch, condition, seed: {
+            "correct": (torch.tensor(batch.index) + seed) % 2 == 0
+        },
+    ),
+}
 
 
-def test_the_reference_condition_does_not_depend_on_the_seed(
-    suite: Suite, subject: Subject
-) -> None:
-    batch = pictures(40)
-    (reference,) = [c for c in suite.conditions(subject) if c.group == ""]
-    a = suite.measure(subject, batch, reference, 0)
-    b = suite.measure(subject, batch, reference, 1)
-    assert all(torch.equal(a[name], b[name]) for name in a)
+@pytest.mark.parametrize("said", FAULTS)
+def test_a_suite_that_breaks_the_contract_is_told_how(said: str, subject: Subject) -> None:
+    check_suite(Mirrored(), subject)
+    member, value = FAULTS[said]
+    broken = type("Broken", (Mirrored,), {member: value})
+    with pytest.raises(AssertionError, match=said):
+        check_suite(broken(), subject)
 
 
-def test_the_reference_condition_is_the_undisturbed_image(suite: Suite, subject: Subject) -> None:
-    batch = pictures(60)
-    (reference,) = [c for c in suite.conditions(subject) if c.group == ""]
-    with torch.no_grad():
-        expected = subject(batch.images).argmax(1) == batch.labels
-    assert torch.equal(suite.measure(subject, batch, reference, 0)["correct"], expected)
+def test_a_suite_is_closed_when_it_fails_too(subject: Subject) -> None:
+    closed = []
+    fault = {"config": lambda self: {"x": (1,)}, "close": lambda self: closed.append(1)}
+    with pytest.raises(AssertionError):
+        testing.check_suite(type("Broken", (Mirrored,), fault)(), subject)
+    assert closed == [1]
 
 
 def test_a_class_is_answered_only_where_all_logits_are_finite() -> None:

@@ -14,7 +14,6 @@ import imagecorruptions
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import pictures, tiny_subject
 from PIL import Image
 
 from robustbench_coss.datasets.base import ArraySet, ImageSet, open_dataset
@@ -32,6 +31,7 @@ from robustbench_coss.evaluations.suites.corruption import Corruption
 from robustbench_coss.models.checkpoint import build_encoder, save_encoder
 from robustbench_coss.records.record import find_records
 from robustbench_coss.seeds import seed_of
+from robustbench_coss.testing import pictures, tiny_subject
 
 CELLS = [(name, 3) for name in NAMES] + [("shot_noise", s) for s in (1, 2, 4, 5)]
 
@@ -59,7 +59,7 @@ def test_a_cell_equals_imagecorruptions_called_by_hand(
     subject: Subject, name: str, severity: int
 ) -> None:
     batch = pictures(3, first=70)
-    condition = Condition(f"{name}@{severity}", "any", severity)
+    condition = Condition(f"{name}@{severity}", "any", severity, kind=name)
     got = Corruption("reference", workers=1).corrupt(batch.images, batch.index, condition, 5)
     assert got.dtype == torch.float32
     pixels = (batch.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -89,8 +89,8 @@ def test_outcomes_do_not_depend_on_the_number_of_workers_and_a_dead_worker_is_ex
     batch = pictures(30)
     one, two = (Corruption("reference", workers=n) for n in (1, 2))
     try:
-        for name in ("impulse_noise@4", "snow@2"):
-            condition = Condition(name, "any", 1.0)
+        for name, severity in (("impulse_noise", 4.0), ("snow", 2.0)):
+            condition = Condition(f"{name}@{severity:g}", "any", severity, kind=name)
             a = one.corrupt(batch.images, batch.index, condition, 9)
             assert torch.equal(a, two.corrupt(batch.images, batch.index, condition, 9))
         assert two._pool is not None
@@ -168,7 +168,9 @@ def test_the_fast_backend_is_the_default_and_draws_by_seed_condition_and_index()
     suite = Corruption()
     suite.configure(array_set(32))
     for name in ("fog", "jpeg_compression"):
-        got = suite.corrupt(batch.images, batch.index, Condition(f"{name}@2", "any", 2), 5)
+        got = suite.corrupt(
+            batch.images, batch.index, Condition(f"{name}@2", "any", 2, kind=name), 5
+        )
         keys = sample_keys([70, 71, 72], 5, "corruption", f"{name}@2")
         assert torch.equal(got, corrupt(batch.images, name, 2, keys, "cifar-c"))
 
@@ -276,7 +278,7 @@ def test_arrays_of_cifar_10_c_pair_row_by_row_and_block_by_block(
     assert len(conditions) == 96
     batch = Batch(test.images([2, 0]).float() / 255, test.labels[[2, 0]], [2, 0])
     for k, severity in ((0, 1), (7, 5), (18, 3)):
-        condition = Condition(f"{NAMES[k]}@{severity}", "any", severity)
+        condition = Condition(f"{NAMES[k]}@{severity}", "any", severity, kind=NAMES[k])
         got = suite.corrupt(batch.images, batch.index, condition, 0) * 255
         for row, i in enumerate([2, 0]):
             assert torch.all(got[row].round() == (10 * k + severity - 1 + 40 * i) % 256)
@@ -352,7 +354,12 @@ def test_folders_of_imagenet_c_pair_by_class_and_file_name(tmp_path: Path) -> No
     test = image_folder(tmp_path, 32)
     suite = open_root(save_folders(tmp_path, 32), test)
     images = test.images(range(6)).float() / 255
-    got = suite.corrupt(images, [4, 0, 5], Condition("glass_blur@3", "blur", 3.0), 0) * 255
+    got = (
+        suite.corrupt(
+            images, [4, 0, 5], Condition("glass_blur@3", "blur", 3.0, kind="glass_blur"), 0
+        )
+        * 255
+    )
     colours = got[:, :, 16, 16]
     k = NAMES.index("glass_blur")
     # Sorted: a, b, c of n01, then of n02.
@@ -367,7 +374,7 @@ def test_a_picture_at_the_model_s_size_is_not_resized(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     Image.fromarray(noise).save(path, quality=90)
     suite = open_root(root, test)
-    fog = Condition("fog@1", "weather", 1.0)
+    fog = Condition("fog@1", "weather", 1.0, kind="fog")
     got = suite.corrupt(test.images([0]).float(), [0], fog, 0)[0] * 255
     decoded = np.asarray(Image.open(path)).transpose(2, 0, 1)
     np.testing.assert_array_equal(got.round().numpy(), decoded)
@@ -381,7 +388,7 @@ def test_a_missing_or_damaged_picture_and_a_data_set_without_file_names_are_expl
     test = image_folder(tmp_path, 32)
     root = save_folders(tmp_path, 32)
     suite = open_root(root, test)
-    images, snow = test.images([1]).float() / 255, Condition("snow@2", "weather", 2.0)
+    images, snow = test.images([1]).float() / 255, Condition("snow@2", "weather", 2.0, kind="snow")
     (root / "snow" / "2" / "n01" / "b_n01.JPEG").write_bytes(b"no picture")
     with pytest.raises(CossError, match="cannot be read"):
         suite.corrupt(images, [1], snow, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import TinyEncoder, pictures, tiny_subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -23,6 +22,7 @@ from robustbench_coss.evaluations.suites.occlusion import (
     normal,
     paint_grey,
 )
+from robustbench_coss.testing import TinyEncoder, pictures, tiny_subject
 
 sides = st.integers(1, 9)
 
@@ -327,7 +327,7 @@ def test_masked_positions_of_an_earlier_stage_are_zero_and_the_rest_runs_on(
     staged: Subject, form: str
 ) -> None:
     group = f"first {form}-zero"
-    condition = Condition(f"{group}@0.25", group, 0.25)
+    condition = Condition(f"{group}@0.25", group, 0.25, "first", f"{form}-zero")
     clean, got = given_to_second(staged, condition)
     names = (0, "occlusion", condition.name)
     mask = mask_for(f"{form}-zero", 0.25, range(60), (8, 8), *names)
@@ -342,7 +342,9 @@ def test_masked_positions_of_an_earlier_stage_are_zero_and_the_rest_runs_on(
 
 
 def test_noise_at_an_earlier_stage_is_scaled_by_the_deviations_there(staged: Subject) -> None:
-    clean, got = given_to_second(staged, Condition("first noise@2", "first noise", 2.0))
+    clean, got = given_to_second(
+        staged, Condition("first noise@2", "first noise", 2.0, "first", "noise")
+    )
     with torch.inference_mode():
         reference = staged.encoder.maps(pictures(300, first=900).images)["first"].double()
     expected = 2 * reference.transpose(0, 1).flatten(1).std(1, correction=0)

@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers.tiny import TinyEncoder, pictures, split, tiny_subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -35,6 +34,7 @@ from robustbench_coss.evaluations.suites.similarity import (
     spread_positions,
 )
 from robustbench_coss.statistics.sufficient_share import share_for_95_percent, smallest_share
+from robustbench_coss.testing import TinyEncoder, pictures, split, tiny_subject
 
 SIMILARITY = Condition("similarity", "similarity", 1.0)
 PROBES = Condition("probes", "probes", 1.0)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.simulate import record as simulated
-from helpers.tiny import CLASSES, TinyEncoder, pictures, tiny_subject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from robustbench_coss.evaluations.suites.receptive_field import (
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.records.record import Cell, Record
+from robustbench_coss.testing import CLASSES, TinyEncoder, pictures, tiny_subject
 
 SIDE = 17
 

@@ -19,7 +19,9 @@ def with_errors(clean: float, errors: dict[str, float], dataset: str = "imagenet
 
     cells = [Cell("clean", "", 0.0, column(clean))]
     for name, error in errors.items():
-        cells += [Cell(f"{name}@{s}", FAMILY[name], s, column(error)) for s in range(1, 6)]
+        cells += [
+            Cell(f"{name}@{s}", FAMILY[name], s, column(error), kind=name) for s in range(1, 6)
+        ]
     return simulate.record(
         cells,
         [],

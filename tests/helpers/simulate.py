@@ -178,7 +178,13 @@ def _model_records(
     for i, (family, corruptions) in enumerate(families.items()):
         for corruption in corruptions:
             cells += [
-                Cell(f"{corruption}@{s}", family, s, correct(0.2 * s * (1.6 - 0.2 * i)))
+                Cell(
+                    f"{corruption}@{s}",
+                    family,
+                    s,
+                    correct(0.2 * s * (1.6 - 0.2 * i)),
+                    kind=corruption,
+                )
                 for s in range(1, 6)
             ]
     standard = tuple(c.condition for c in cells if c.group not in ("", "extra"))

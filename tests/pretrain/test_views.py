@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as TF
-from helpers.tiny import TinyEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.transforms import BYOLTransform
@@ -46,6 +45,7 @@ from robustbench_coss.pretrain.views import (
     refuse_empty_maps,
 )
 from robustbench_coss.seeds import uniform
+from robustbench_coss.testing import TinyEncoder
 
 OPTIONS = ViewOptions()
 AREA, ASPECT = (OPTIONS.min_crop, OPTIONS.max_crop), OPTIONS.aspect

@@ -1,4 +1,4 @@
-"""The suite against torchvision, exact quarter turns, and the options it refuses."""
+"""The suite against its contract, torchvision, exact quarter turns, and options it refuses."""
 
 import json
 
@@ -9,6 +9,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.testing import check_suite
+
+
+def test_the_suite_keeps_the_contract_of_suites() -> None:
+    check_suite(Rotation())
 
 
 def images(size: int) -> torch.Tensor:

@@ -29,31 +29,7 @@ from robustbench_coss.tables.cells import Section
 from robustbench_coss.tables.claims import layout as claims_layout
 from robustbench_coss.tables.leaderboard import WIDE, layout
 
-CAPTIONS = {
-    "summary": "All headline shares with 95 % intervals.",
-    "corruption": "Top-1 against severity, a panel per family of corruptions.",
-    "occlusion": "Top-1 against the masked share or the strength of the noise, a panel per kind.",
-    "adversarial": "Top-1 against the budget of the attack. Thin lines: random noise of that size.",
-    "crop": "Top-1 against the area of the crop, logarithmic.",
-    "crop-agrees": "Agreement with the answer to the full image, against the area of the crop.",
-    "crop-cosine": "Cosine with the representation of the full image, against the area of the "
-    "crop.",
-    "redundancy": "Top-1 against the share of local representations that are pooled. Below: the "
-    "smallest share that keeps 95 % of clean top-1.",
-    "redundancy-metrics": "Similarities, effective rank and probes.",
-    "redundancy-cka": "CKA of pairs of positions, ordered row by row.",
-    "rf": "Radius of the effective receptive field of each stage.",
-    "rf-fields": "The effective receptive field of each stage. Square: the theoretical field; "
-    "circle: the effective radius.",
-    "training-crop": "Clean top-1 against the smallest training crop. The y axis does not start "
-    "at 0.",
-    "training-crop-field": "Clean top-1 over architecture and smallest training crop.",
-    "training-w_s": "Clean top-1 against the weight of the local term. The y axis does not start "
-    "at 0.",
-    "training-grid": "Clean top-1 against the number of local representations in the local term. "
-    "The y axis does not start at 0.",
-}
-TRAINING = "training"
+UNFIT = str.maketrans(".+", "__")  # for names that style sheets refer to
 
 
 @dataclass(frozen=True)
@@ -83,7 +59,7 @@ class SetPart:
         sentences: the summary.
         cards: headline numbers of a single model.
         overview: headline numbers of several models.
-        pictures: by suite part, and under "" the summary, under "training" those of settings.
+        pictures: by what they are of, see `figures.looks.Drawing`.
     """
 
     key: str
@@ -180,14 +156,11 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPa
     parts = suite_parts(mine, lines)
     pictures: dict[str, list[Picture]] = {}
     with styled():
-        for name, _, figure in draw_figures(mine, test_set):
-            where = _belongs(name, [part.key for part in parts])
-            key = name.removeprefix(where) if where not in ("", TRAINING) else name
-            suite = next((p.key.partition("-")[0] for p in parts if p.key == where), "")
-            caption = CAPTIONS.get(f"{suite}{key}" if suite else name, "")
-            prefix = f"{slug(test_set.slug)}-{slug(name)}".replace(".", "_").replace("+", "_")
-            alt = caption or f"{name} on {test_set.label}"
-            pictures.setdefault(where, []).append(Picture(inline(figure, prefix, alt), caption))
+        for drawing in draw_figures(mine, test_set):
+            prefix = f"{slug(test_set.slug)}-{slug(drawing.name)}".translate(UNFIT)
+            alt = drawing.caption or f"{drawing.name} on {test_set.label}"
+            picture = Picture(inline(drawing.figure, prefix, alt), drawing.caption)
+            pictures.setdefault(drawing.of, []).append(picture)
     (overview,) = layout(lines, WIDE)
     return SetPart(
         key=test_set.slug,
@@ -200,14 +173,6 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPa
         suites=tuple(parts),
         pictures=pictures,
     )
-
-
-def _belongs(figure: str, parts: Sequence[str]) -> str:
-    """The part of a suite that a figure is of, "training", or "" for the summary."""
-    mine = [key for key in parts if figure == key or figure.startswith(f"{key}-")]
-    if mine:
-        return max(mine, key=len)
-    return TRAINING if figure.startswith(f"{TRAINING}-") else ""
 
 
 def _cards(lines: pd.DataFrame) -> list[Card]:

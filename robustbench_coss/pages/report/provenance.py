@@ -111,7 +111,7 @@ def model_facts(mine: Sequence[SeedGroup]) -> list[tuple[str, str]]:
 def _field(mine: Sequence[SeedGroup]) -> str:
     """The theoretical field of a local representation: measured by `rf`, or in the name."""
     for m in mine:
-        if m.suite == "rf" and (fields := read_fields(m.records[0])):
+        if "fields" in m.about.pictures and (fields := read_fields(m.records[0])):
             last = list(fields.values())[-1]
             return "no bound known" if last.field is None else f"{last.field} px"
     named = re.match(r"(?:rf|bagnet)(\d+)(?:_|$)", str(mine[0].model.get("arch")))

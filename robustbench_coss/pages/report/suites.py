@@ -11,7 +11,7 @@ import pandas as pd
 from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.curves import legend_labels
-from robustbench_coss.figures.looks import LOOKS, PanelStyle
+from robustbench_coss.figures.looks import panel_title
 from robustbench_coss.pages.report.words import counted, duration, flat, several
 from robustbench_coss.records.record import Cell, Record
 from robustbench_coss.statistics.intervals import estimate
@@ -21,33 +21,6 @@ from robustbench_coss.tables.leaderboard import number_cells
 ACROSS = 5  # number columns in one table: more do not fit a printed page
 LEVELS = 8  # the same for columns of levels, whose intervals stand below the values
 TALL = 3  # models up to which a table has a row per metric rather than per model
-
-ABOUT = {
-    "clean": "Images as they are: top-1 and top-5 of the classifier, and a vote of the nearest "
-    "training images (kNN).",
-    "corruption": "The corruptions of ImageNet-C at five severities. The headline is the mean over "
-    "the 15 standard ones and all severities; the extra ones stand apart.",
-    "occlusion": "Local representations are masked, or noise is put on them, before they are "
-    "pooled. The control hides the same places of the image instead.",
-    "adversarial": "Attacks on the whole classifier with small budgets: what they leave is an "
-    "upper bound of robust accuracy. The control is random noise of the same size.",
-    "crop": "The classifier sees a crop of the image, down to 5 % of its area: top-1, agreement "
-    "with the full image, and cosine of the two representations.",
-    "redundancy": "Few of the local representations are pooled; and how alike those of one image "
-    "are.",
-    "rf": "How much of the image a local representation answers to, from gradients.",
-}
-"""Suite -> what it does. Suites of other packages speak through their conditions alone."""
-
-NAMES = {
-    "clean": "Clean images",
-    "corruption": "Corruptions",
-    "occlusion": "Occlusion",
-    "adversarial": "Adversarial attacks",
-    "crop": "Crops",
-    "redundancy": "Redundancy",
-    "rf": "Receptive field",
-}
 
 
 @dataclass(frozen=True)
@@ -130,8 +103,8 @@ def suite_parts(mine: Sequence[SeedGroup], table: pd.DataFrame) -> list[SuitePar
         parts.append(
             SuitePart(
                 key=f"{suite}-{protocol}" if protocol else suite,
-                name=NAMES.get(suite, suite) + f" ({protocol})" * bool(protocol),
-                about=ABOUT.get(suite, ""),
+                name=(here[0].about.title or suite) + f" ({protocol})" * bool(protocol),
+                about=here[0].about.does,
                 facts=tuple(_facts(here[0], records)),
                 doubts=tuple(
                     f"{m.configuration}: {said}." for m in here if (said := doubts_of(m.records))
@@ -202,7 +175,7 @@ def _full(here: Sequence[SeedGroup], labels: Sequence[str]) -> list[Full]:
     """Every outcome column under every condition that has it, `ACROSS` models at a time; but those
     that the table of metrics shows already."""
     record = here[0].records[0]
-    look = LOOKS.get(record.suite, PanelStyle())
+    about = here[0].about
     made = []
     for column in dict.fromkeys(name for cell in record.cells for name in cell.outcomes):
         percent = _is_share(record, column)
@@ -219,17 +192,21 @@ def _full(here: Sequence[SeedGroup], labels: Sequence[str]) -> list[Full]:
             some = here[start : start + ACROSS]
             groups = [
                 Group(
-                    _title(look, group),
+                    panel_title(about, members[0]) or "Reference",
                     tuple(
                         (c.condition, tuple(_cell(m, c.condition, column, percent) for m in some))
                         for c in members
                     ),
                 )
-                for group, members in groupby(cells, key=lambda cell: cell.group)
+                for members in _by_group(cells)
             ]
             names = tuple(labels[start : start + ACROSS])
             made.append(Full(title, len(cells), names, tuple(groups)))
     return made
+
+
+def _by_group(cells: Sequence[Cell]) -> list[list[Cell]]:
+    return [list(members) for _, members in groupby(cells, key=lambda cell: cell.group)]
 
 
 def _matrices(m: SeedGroup, cells: Sequence[Cell], column: str, percent: bool) -> Iterator[Block]:
@@ -249,10 +226,6 @@ def _matrices(m: SeedGroup, cells: Sequence[Cell], column: str, percent: bool) -
                 for head in some
             ]
             yield block([("Condition", [TableCell(name) for name in names]), *columns])
-
-
-def _title(look: PanelStyle, group: str) -> str:
-    return look.panels.get(group, group) or "Reference"
 
 
 def _outcome(record: Record, column: str) -> str:

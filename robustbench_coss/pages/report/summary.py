@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.comparison import doubts_of
-from robustbench_coss.analysis.configurations import SUITES, SeedGroup, TestSet
+from robustbench_coss.analysis.configurations import SeedGroup, TestSet
 from robustbench_coss.analysis.curves import legend_labels
 from robustbench_coss.claims.verdicts import Outcome
 from robustbench_coss.pages.report.pairs import Pair, Pairs
 from robustbench_coss.pages.report.words import counted, listed
+from robustbench_coss.records.about import own_suites
 from robustbench_coss.tables.cells import number_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
 
@@ -132,7 +133,7 @@ def _coverage(mine: Sequence[SeedGroup], models: Sequence[str]) -> str:
     measured = {m.suite: set[str]() for m in mine}
     for m in mine:
         measured[m.suite].add(m.configuration)
-    missing = [suite for suite in SUITES if suite not in measured]
+    missing = [suite for suite in own_suites() if suite not in measured]
     partly = [
         f"{suite} ({len(of)} of {len(models)} models)"
         for suite, of in measured.items()

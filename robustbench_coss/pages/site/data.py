@@ -18,7 +18,6 @@ import pandas as pd
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.curves import share_data
 from robustbench_coss.analysis.numbers import failed_checks, problems, table_of
-from robustbench_coss.figures.looks import LOOKS, PanelStyle
 from robustbench_coss.files import sha256_of, slug
 from robustbench_coss.pages.site.plots import STROKES, Drawn, Panel, View, drawn, views
 from robustbench_coss.records.commands import commands_of, recipe_of
@@ -453,7 +452,7 @@ def _metrics(m: SeedGroup, lines: pd.DataFrame) -> Table:
         _metric_row(str(x["metric"]), str(x["heading"]), bool(x["percent"]), x)
         for x in lines.to_dict("records")
     ]
-    if LOOKS.get(m.suite, PanelStyle()).suffices:
+    if m.about.suffices:
         rows += [
             _metric_row("", f"Smallest share, {x['group']}", True, x)
             for x in share_data([m]).to_dict("records")

@@ -19,17 +19,15 @@ from robustbench_coss.analysis.curves import curve_data
 from robustbench_coss.figures.looks import (
     COLOURS,
     DASHES,
-    LOOKS,
     PanelStyle,
     axis_positions,
     levels_of,
-    panel_order,
-    panel_title,
+    panel_styles,
     spread_ticks,
     tick_text,
     with_reference,
-    x_label_of,
 )
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
 from robustbench_coss.tables.cells import number_text
 
@@ -157,19 +155,19 @@ def views(measurements: Sequence[SeedGroup]) -> list[View]:
     found = []
     for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
         mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
-        look = LOOKS.get(suite, PanelStyle())
-        for axis in (mine[0].records[0].axis, *look.also):
+        for axis in (mine[0].records[0].axis, *mine[0].about.also):
             data = curve_data(mine, axis)
             if not data.empty:
-                found.append(_view(mine[0], axis, look, data))
+                found.append(_view(mine, axis, data))
     return found
 
 
-def _view(m: SeedGroup, axis: Axis, look: PanelStyle, data: pd.DataFrame) -> View:
-    groups = panel_order(list(dict.fromkeys(data["group"])), look)
-    panels = tuple(_panel(axis, look, g, levels_of(data, g)) for g in groups)
+def _view(measurements: Sequence[SeedGroup], axis: Axis, data: pd.DataFrame) -> View:
+    m, about = measurements[0], measurements[0].about
+    styles = panel_styles(measurements, axis, data["group"])
+    panels = tuple(_panel(style, about.scale, levels_of(data, style.group)) for style in styles)
     curves = {
-        str(model): tuple(_curves(mine, g, look, axis) for g in groups)
+        str(model): tuple(_curves(mine, style.group, about, axis) for style in styles)
         for model, mine in data.groupby("model", sort=False)
     }
     drawn = [p for mine in curves.values() for panel in mine for c in panel for p in c.points]
@@ -184,14 +182,14 @@ def _view(m: SeedGroup, axis: Axis, look: PanelStyle, data: pd.DataFrame) -> Vie
         high,
         tuple(Tick(y_px(v, low, high), _axis_text(v)) for v in _nice(low, high)),
         y_px(guess, low, high) if axis.column == "correct" and low <= guess <= high else None,
-        "random noise of the same size" if thin else "",
+        about.control if thin else "",
         panels,
         curves,
     )
 
 
-def _panel(axis: Axis, look: PanelStyle, group: str, levels: list[float]) -> Panel:
-    position = axis_positions(levels, look.scale)
+def _panel(style: PanelStyle, scale: str, levels: list[float]) -> Panel:
+    position = axis_positions(levels, scale)
     first, last = min(position.values()), max(position.values())
     span = (last - first) or 1.0
     inset = 8  # markers at the ends stay inside
@@ -199,20 +197,20 @@ def _panel(axis: Axis, look: PanelStyle, group: str, levels: list[float]) -> Pan
     def px(where: float) -> float:
         return round(LEFT + inset + (where - first) / span * (RIGHT - LEFT - 2 * inset), 1)
 
-    if look.scale == "linear" or not any(level > 0 for level in levels):
+    if scale == "linear" or not any(level > 0 for level in levels):
         whole = all(float(level).is_integer() for level in levels)
         marked = [v for v in _nice(first, last, whole=whole) if first <= v <= last]
         ticks = tuple(Tick(px(v), _axis_text(v)) for v in marked)
     else:
-        ticks = tuple(Tick(px(position[v]), tick_text(v)) for v in spread_ticks(levels, look.scale))
+        ticks = tuple(Tick(px(position[v]), tick_text(v)) for v in spread_ticks(levels, scale))
     x = {level: px(where) for level, where in position.items()}
-    return Panel(panel_title(look, group), x_label_of(look, axis, group), x, ticks)
+    return Panel(style.title, style.x_label, x, ticks)
 
 
-def _curves(mine: pd.DataFrame, group: str, look: PanelStyle, axis: Axis) -> tuple[Curve, ...]:
+def _curves(mine: pd.DataFrame, group: str, about: SuiteAbout, axis: Axis) -> tuple[Curve, ...]:
     """A model's curve of a group and those of the controls that are drawn into its panel."""
     present = set(mine["group"])
-    thin = [c for c, into in look.controls.items() if group in into and c in present]
+    thin = [c for c, into in about.controls.items() if group in into and c in present]
     own = [group] if group in present else []
     return tuple(
         Curve(_points(with_reference(mine, name), axis.percent), name != group)
