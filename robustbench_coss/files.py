@@ -35,6 +35,12 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             raise
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept for the next process: the user's cache (XDG)."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "robustbench-coss"
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

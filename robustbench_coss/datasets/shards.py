@@ -3,14 +3,19 @@
 A shard holds, one after the other, the members of its samples: `KEY.jpg` (or another picture) and
 `KEY.cls`, the number of its class in ASCII; other members are passed over. A key ends at the first
 dot of a member's base name. Only local, uncompressed shards: pictures are read by their offset, in
-any order, where the library `webdataset` (1.0) streams shards from start to end. Headers are parsed
-here: the standard library's `tarfile` takes minutes for the members of ImageNet.
+any order, where the library `webdataset` (1.0) streams shards from start to end. Where each picture
+lies is kept in the user's cache, as reading the headers of ImageNet's members takes minutes.
 """
 
 from __future__ import annotations
 
+import io
 import os
+import posixpath
+import tarfile
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,19 +27,26 @@ from numpy.typing import NDArray
 
 from robustbench_coss.datasets.pictures import ENDINGS, PictureSet
 from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.files import sha256_of
+from robustbench_coss.files import cache_folder, sha256_of, write_atomically
 
 LARGEST_CLASS = 1_000_000  # a label beyond it is a mistake, not a class
+WORTH_KEEPING = 10_000  # pictures: their headers take a second or two to read
 _BLOCK = 512  # bytes; everything in a tar archive starts at a multiple of it
+# What tarfile raises, besides its own errors, for headers of nonsense.
+_DAMAGE = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a tar archive: its name, and where its bytes start and how many there are."""
+    """A file in a tar archive: its name, and where its bytes start and how many there are.
+
+    `refused` says of what is not stored as a plain file what it is instead.
+    """
 
     name: str
     offset: int
     length: int
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,35 +127,48 @@ def read_index(shards: tuple[Path, ...]) -> ShardIndex:
 
 @lru_cache(maxsize=4)  # several roles are opened from the same shards
 def _read_index(shards: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> ShardIndex:
+    """The index of shards with these sizes and times of change, from the cache if it is there."""
+    place = cache_folder() / "shards" / f"{sha256_of([str(p.absolute()) for p in shards])}.npz"
+    try:
+        with np.load(place) as stored:
+            if np.array_equal(stored["states"], states):
+                columns = [stored[n] for n in ("shard", "offset", "length", "names", "labels")]
+                return ShardIndex(shards, *columns)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or not whole
+    index = _scan(shards)
+    if len(index.labels) < WORTH_KEEPING:
+        return index
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        states=np.array(states, np.int64),
+        shard=index.shard,
+        offset=index.offset,
+        length=index.length,
+        names=index.names,
+        labels=index.labels,
+    )
+    with suppress(CossError):  # without a cache, the next process reads the headers again
+        write_atomically(place, buffer.getvalue())
+    return index
+
+
+def _scan(shards: tuple[Path, ...]) -> ShardIndex:
     shard: list[int] = []
-    offset: list[int] = []
-    length: list[int] = []
-    names: list[bytes] = []
+    members: list[Member] = []
     labels: list[int] = []
     for number, path in enumerate(shards):
-        pictures: dict[str, Member] = {}
-        classes: dict[str, int] = {}
-        with explain_os_errors("read", path), path.open("rb") as file:
-            try:
-                for member in tar_members(file):
-                    _note(file, member, path, pictures, classes)
-            except ValueError as error:
-                raise CossError(
-                    f"shard {path} is damaged, compressed or not a tar file ({error}); "
-                    "copy or write it again, as plain tar"
-                ) from error
+        pictures, classes = _samples(path)
         if lost := sorted(set(pictures) - set(classes)):
             raise CossError(
                 f"{pictures[lost[0]].name} in {path} has no class number; "
                 f"write {lost[0]}.cls beside it"
             )
-        for key, member in pictures.items():
-            shard.append(number)
-            offset.append(member.offset)
-            length.append(member.length)
-            names.append(os.fsencode(member.name))
-            labels.append(classes[key])
-    if not names:
+        shard += [number] * len(pictures)
+        members += pictures.values()
+        labels += [classes[key] for key in pictures]
+    if not members:
         raise CossError(
             f"{shards[0]} and the shards beside it hold no pictures ({', '.join(ENDINGS)}); "
             "check --data-root"
@@ -151,11 +176,28 @@ def _read_index(shards: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -
     return ShardIndex(
         shards,
         np.array(shard, np.int32),
-        np.array(offset, np.int64),
-        np.array(length, np.int64),
-        np.array(names),
+        np.array([m.offset for m in members], np.int64),
+        np.array([m.length for m in members], np.int64),
+        np.array([m.name.encode(errors="surrogateescape") for m in members]),
         np.array(labels, np.int64),
     )
+
+
+def _samples(path: Path) -> tuple[dict[str, Member], dict[str, int]]:
+    """The pictures and the class numbers of a shard, by key."""
+    pictures: dict[str, Member] = {}
+    classes: dict[str, int] = {}
+    with explain_os_errors("read", path), path.open("rb") as file:
+        try:
+            for member in tar_members(file):
+                _note(file, member, path, pictures, classes)
+        except _DAMAGE as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CossError(
+                f"shard {path} is damaged, compressed or not a tar file ({reason}); "
+                "copy or write it again, as plain tar"
+            ) from error
+    return pictures, classes
 
 
 def _note(
@@ -166,87 +208,73 @@ def _note(
     classes: dict[str, int],
 ) -> None:
     """Enter a member into the pictures or class numbers of its shard, by key."""
-    folder, base = os.path.split(member.name)
+    folder, base = posixpath.split(member.name)
     stem, dot, ending = base.partition(".")
-    key = os.path.join(folder, stem)
-    if not stem:
-        return  # hidden
-    if dot + ending.lower() in ENDINGS:
+    key = posixpath.join(folder, stem)
+    is_picture = dot + ending.lower() in ENDINGS
+    if not stem or not (is_picture or ending == "cls"):
+        return  # hidden, or something else
+    if member.refused:
+        raise CossError(
+            f"{member.name} in {path} is {member.refused}; write the shard again with plain files"
+        )
+    if is_picture:
         if key in pictures:
             raise CossError(f"{path} has two pictures with the key {key}; give each its own")
         pictures[key] = member
-    elif ending == "cls":
-        file.seek(member.offset)
-        text = file.read(min(member.length, 32)).strip()
-        if not text.isdigit() or int(text) > LARGEST_CLASS:
-            raise CossError(
-                f"{member.name} in {path} holds {text.decode(errors='replace')!r}, not the number "
-                "of a class; write whole numbers from 0"
-            )
-        classes[key] = int(text)
+        return
+    file.seek(member.offset)
+    text = file.read(min(member.length, 32)).strip()
+    if not text.isdigit() or int(text) > LARGEST_CLASS:
+        raise CossError(
+            f"{member.name} in {path} holds {text.decode(errors='replace')!r}, not the number "
+            f"of a class; write whole numbers from 0 to at most {LARGEST_CLASS}"
+        )
+    classes[key] = int(text)
 
 
 def tar_members(file: BinaryIO) -> Iterator[Member]:
-    """The regular files of a tar archive in their order; between two, the file may be moved.
+    """The members of a tar archive in their order; between two, the file may be moved.
 
-    Formats: ustar, with long names and large sizes as in POSIX.1-2001 (pax) and GNU tar.
+    A hard link has the bytes of the file that it names, which comes before it in an archive.
 
     Raises:
-        ValueError: no tar archive, damaged, or cut off before its end mark.
+        ValueError, tarfile.TarError and others of `_DAMAGE`: no plain tar archive, damaged, or cut
+            off before its end mark.
     """
-    end = file.seek(0, os.SEEK_END)
-    position = 0
-    told: dict[bytes, bytes] = {}  # what extended headers say about the next member
-    while True:
-        file.seek(position)
-        header = file.read(_BLOCK)
-        if len(header) < _BLOCK:
-            raise ValueError("it is cut off")
-        if header == bytes(_BLOCK):
-            return
-        # The checksum is that of the header with eight spaces in place of the checksum.
-        if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _number(header[148:156]):
-            raise ValueError(f"no header at byte {position}")
-        kind, start = header[156:157], position + _BLOCK
-        length = int(told.get(b"size") or _number(header[124:136]))
-        position = start + -(-length // _BLOCK) * _BLOCK
-        if position > end:
-            raise ValueError("it is cut off")
-        if kind == b"x":
-            told |= _pax_records(file.read(length))
-        elif kind == b"L":
-            told[b"path"] = file.read(length).rstrip(b"\0")
-        else:
-            if kind in (b"0", b"\0"):
-                name = told.get(b"path") or _ustar_name(header)
-                yield Member(os.fsdecode(name), start, length)
-            told = {}
+    files: dict[str, tuple[int, int]] = {}
+    with tarfile.open(
+        fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
+    ) as archive:
+        for info in archive:
+            # Python before 3.11.14 goes back from here, for ever.
+            if info.size < 0 or archive.offset <= info.offset:
+                raise ValueError(f"{info.name} has a size of {info.size}")
+            name = posixpath.normpath(info.name)
+            if info.isreg() and not info.issparse():
+                files[name] = (info.offset_data, info.size)
+            if info.islnk() and (target := posixpath.normpath(info.linkname)) in files:
+                files[name] = files[target]
+            if name in files:
+                yield Member(info.name, *files[name])
+            else:
+                yield Member(info.name, 0, 0, refused=_kind(info))
+            del archive.members[:]  # type: ignore[attr-defined]  # a kilobyte each, not needed again
+        # At a header that it cannot read, tarfile ends as at the mark, a block of zeros.
+        file.seek(archive.offset)
+        mark = file.read(_BLOCK)
+    if len(mark) < _BLOCK:
+        raise ValueError("it is cut off")
+    if any(mark):
+        raise ValueError(f"no header at byte {archive.offset}")
 
 
-def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or (GNU) big-endian after a first byte of 0x80."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
-
-
-def _ustar_name(header: bytes) -> bytes:
-    name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
-    # GNU tar, whose magic ends in a space, keeps times where ustar has the prefix.
-    return prefix + b"/" + name if prefix and header[257:263] == b"ustar\0" else name
-
-
-def _pax_records(data: bytes) -> dict[bytes, bytes]:
-    """Records `LENGTH KEY=VALUE\\n`, where LENGTH counts all of the record."""
-    records = {}
-    while data:
-        length = int(data[: data.index(b" ")])
-        if not 0 < length <= len(data):
-            raise ValueError("a damaged pax header")
-        key, _, value = data[:length].partition(b" ")[2].partition(b"=")
-        records[key] = value.removesuffix(b"\n")
-        data = data[length:]
-    return records
+def _kind(info: tarfile.TarInfo) -> str:
+    if info.islnk():
+        return f"a hard link to {info.linkname}, which is not before it"
+    if info.issym():
+        return f"a symbolic link to {info.linkname}"
+    return "stored as a sparse file" if info.issparse() else "not a file"
 
 
 def class_names(folder: Path, count: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import os
 import pickle
 import struct
 import tarfile
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from robustbench_coss import registry
+from robustbench_coss.datasets import shards as shard_files
 from robustbench_coss.datasets.base import ROLES, ImageSet, open_dataset
 from robustbench_coss.datasets.folder import IMAGEFOLDER, IMAGENET
 from robustbench_coss.datasets.idx import read_idx
@@ -865,7 +867,7 @@ def test_a_damaged_shard_is_one_line_or_still_whole(share: float, damage: str) -
         write_shards(root, root / "shards", per_shard=9)
         path = root / "shards/train-000000.tar"
         data = bytearray(path.read_bytes())
-        used = max(m.offset + m.length for m in tar_members(io.BytesIO(bytes(data))))
+        used = max(m.offset + m.length for m in tar_members(io.BytesIO(data)))
         at = min(int(share * used), used - 1)
         if damage == "cut":
             del data[at:]
@@ -898,25 +900,107 @@ def test_a_shard_that_is_no_plain_tar_is_named(damage: str, shards: Path) -> Non
 @pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2000)), min_size=1, max_size=5))
-def test_members_are_those_that_the_standard_library_finds(
+def test_members_have_the_names_and_bytes_that_were_written(
     style: int, wanted: list[tuple[int, int]]
 ) -> None:
     """Names of up to 240 characters in folders: longer than the header's first field."""
     archive = io.BytesIO()
+    written: list[tuple[str, bytes]] = []
     with tarfile.open(fileobj=archive, mode="w", format=style) as tar:
-        tar.addfile(_folder("häuser"))
+        tar.addfile(_special("häuser", tarfile.DIRTYPE))
         for number, (length, size) in enumerate(wanted):
             info = tarfile.TarInfo("/".join(["häuser", *["word"] * length, f"{number}.png"]))
             info.size, info.mtime = size, 1.5  # type: ignore[assignment]
-            tar.addfile(info, io.BytesIO(bytes([number]) * size))
-    with tarfile.open(fileobj=io.BytesIO(archive.getvalue())) as tar:
-        expected = [(m.name, m.offset_data, m.size) for m in tar if m.isfile()]
-    found = [(m.name, m.offset, m.length) for m in tar_members(archive)]
-    assert found == expected
-    assert len(found) == len(wanted)
+            written.append((info.name, bytes([number]) * size))
+            tar.addfile(info, io.BytesIO(written[-1][1]))
+    whole = archive.getvalue()
+    archive.seek(0)
+    found = [m for m in tar_members(archive) if not m.refused]
+    assert [(m.name, whole[m.offset : m.offset + m.length]) for m in found] == written
 
 
-def _folder(name: str) -> tarfile.TarInfo:
+def _special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
-    info.type = tarfile.DIRTYPE
+    info.type, info.linkname = kind, target
     return info
+
+
+@pytest.mark.parametrize("count", [-512, -1, -(1 << 40)])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, b"Z"])
+def test_a_member_of_negative_size_is_named_and_does_not_hang(
+    count: int, kind: bytes, shards: Path
+) -> None:
+    path = next(shards.glob("train-*.tar"))
+    wrong = _special("a.png", kind)
+    wrong.size = count
+    header = wrong.tobuf(tarfile.GNU_FORMAT)
+    path.write_bytes(path.read_bytes()[: 4 * 512] + header + bytes(1024))
+    with pytest.raises(CossError, match="damaged, compressed or not a tar file") as error:
+        open_dataset("imagefolder", "train", root=shards)
+    assert str(path) in one_line(error)
+
+
+def test_a_shard_that_lost_its_end_at_a_border_of_members_is_damaged(shards: Path) -> None:
+    path = next(shards.glob("train-*.tar"))
+    with path.open("rb") as file:
+        last = [m for m in tar_members(file) if not m.refused][-1]
+    os.truncate(path, last.offset + -(-last.length // 512) * 512)
+    with pytest.raises(CossError, match="it is cut off"):
+        open_dataset("imagefolder", "train", root=shards)
+
+
+def test_a_hard_link_in_a_shard_is_the_picture_that_it_names(shards: Path, pictures: Path) -> None:
+    data = (pictures / "test/cat/000.png").read_bytes()
+    for path in shards.glob("test-*.tar"):
+        path.unlink()
+    members(shards / "test-0.tar", a__png=data, a__cls=b"1", b__cls=b"2")
+    with tarfile.open(shards / "test-0.tar", "a") as tar:
+        tar.addfile(_special("b.png", tarfile.LNKTYPE, "./a.png"))
+    images = open_dataset("imagefolder", "test", root=shards)
+    assert images.labels.tolist() == [1, 2]
+    assert torch.equal(images.raw(1), images.raw(0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "message"),
+    [
+        (tarfile.LNKTYPE, "c.png", "b.png in .* is a hard link to c.png, which is not before it"),
+        (tarfile.SYMTYPE, "a.png", "b.png in .* is a symbolic link to a.png; write the shard"),
+        (tarfile.FIFOTYPE, "", "b.png in .* is not a file"),
+    ],
+)
+def test_pictures_that_are_no_files_are_refused_by_name(
+    kind: bytes, target: str, message: str, shards: Path
+) -> None:
+    with tarfile.open(next(shards.glob("test-*.tar")), "a") as tar:
+        tar.addfile(_special("b.png", kind, target))
+    with pytest.raises(CossError, match=message) as error:
+        open_dataset("imagefolder", "test", root=shards)
+    one_line(error)
+
+
+def test_the_index_of_large_shards_is_kept_and_made_again_after_a_change(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_files, "WORTH_KEEPING", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scans: list[int] = []
+    scan = shard_files._scan
+    monkeypatch.setattr(shard_files, "_scan", lambda s: scans.append(len(s)) or scan(s))
+
+    def opened() -> Any:
+        shard_files._read_index.cache_clear()  # as in another process
+        return open_dataset("imagefolder", "test", root=shards)
+
+    first, second = opened(), opened()
+    read = len(scans)
+    assert read == 2  # those of train and those of test, once each
+    assert second.fingerprint == first.fingerprint
+    assert torch.equal(second.images(range(6)), first.images(range(6)))
+    os.utime(next(shards.glob("test-*.tar")), ns=(1, 1))
+    opened()
+    assert len(scans) == read + 1
+    for kept in (tmp_path / "cache").rglob("*.npz"):
+        kept.write_bytes(kept.read_bytes()[:-40])
+    assert opened().fingerprint == first.fingerprint
+    assert len(scans) == read + 3
