@@ -140,7 +140,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    keep_freed_memory(torch.device("cpu"))  # as in `coss-bench eval`, with either backend
+    keep_freed_memory()  # as in `coss-bench eval`, with either backend
     cpu = on_cpu(pictures(arguments.images, arguments.size), arguments.repeats)
     reference = sum(t["reference"] for t in cpu.values())
     ratios: dict[str, Any] = {

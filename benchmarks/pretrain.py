@@ -308,7 +308,7 @@ def throughput(
 def our_rate(args: argparse.Namespace) -> float:
     """Images per second of BYOL here, set up as `coss-bench pretrain` does."""
     device = torch.device(args.device)
-    keep_freed_memory(device)
+    keep_freed_memory()
     recipe = recipe_for("byol", args)
     module = build(recipe, torch.device("cpu"))
     loader = training_loader(
@@ -474,7 +474,7 @@ def main() -> None:
     if args.loop is not None:
         take_turns(args)
         return
-    keep_freed_memory(device)
+    keep_freed_memory()
 
     result: dict[str, Any] = {
         "device": device_name(device),

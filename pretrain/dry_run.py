@@ -24,7 +24,6 @@ from robustbench_coss.datasets.base import Source, open_dataset, split_validatio
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.errors import CossError
-from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain.data import TrainingBatch, subset
@@ -295,7 +294,6 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
     if world_size() > 1:
         raise CossError("a dry run takes one process; start it without torchrun or srun")
     target = resolve_device(device)
-    keep_freed_memory(target)
     method_type: type[Method] = registry.load("method", recipe.method)
     parse_options(method_type, recipe.options)
     source: Source = registry.load("dataset", recipe.dataset)

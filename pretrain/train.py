@@ -29,7 +29,6 @@ from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.encoders.base import Encoder, parameters
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
-from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.environment import device_name, resolve_device, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.pretrain.bad_images import FILE_NAME as UNREADABLE_NAME
@@ -230,7 +229,6 @@ def pretrain(
         KeyboardInterrupt: interrupted; the last finished epoch is in `last.ckpt`.
     """
     target = resolve_device(device)
-    keep_freed_memory(target)
     join(target)
     exported = out / FILE_NAME
     with same_outcome():

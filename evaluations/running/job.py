@@ -25,7 +25,6 @@ from robustbench_coss.evaluations.probes.features import batches, labelled, read
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
-from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Cell, Column
@@ -133,7 +132,6 @@ class Opened:
         if job.threads is not None:
             torch.set_num_threads(job.threads)
         self.device = resolve_device(job.device)
-        keep_freed_memory(self.device)
         self.checkpoint = job.load()
         size = int(self.checkpoint.metadata["size"])
         self.train, self.validation, self.test = (

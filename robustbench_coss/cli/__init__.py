@@ -30,6 +30,7 @@ from robustbench_coss.cli.submit import submit
 from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.cli.verify import verify
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.allocator import keep_freed_memory
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
@@ -96,6 +97,7 @@ def _one_line(message: Warning | str, *where: object, **more: object) -> str:
 def main() -> None:
     """Entry point: a CossError becomes one line on stderr and status 1."""
     warnings.formatwarning = _one_line  # users are not helped by our file names and line numbers
+    keep_freed_memory()
     try:
         app()
     except CossError as error:

@@ -251,19 +251,6 @@ class ResNet(Encoder):
         result: Tensor = self.mlp(pooled)
         return result
 
-    def load_torchvision(self, weights: dict[str, Tensor]) -> None:
-        """Load a torchvision ResNet's state dict, without its classifier `fc`.
-
-        Raises:
-            CossError: keys or shapes that do not fit this encoder.
-        """
-        features = {k: v for k, v in weights.items() if not k.startswith("fc.")}
-        try:
-            self.load_state_dict(features, strict=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise CossError(f"these torchvision weights do not fit: {reason}") from error
-
 
 def stem_for(size: int) -> Stem:
     """The stem that suits images of `size` px."""

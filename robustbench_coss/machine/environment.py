@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from packaging.requirements import Requirement
 
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError, explain_os_errors
@@ -112,7 +113,7 @@ class Finding:
 
 
 def doctor(data_root: Path, results: Path = Path("results")) -> list[Finding]:
-    """PanelStyle at everything that a run or an evaluation relies on; changes nothing."""
+    """Look at everything that a run or an evaluation relies on; changes nothing."""
     return [
         _check_python(),
         *_check_packages(),
@@ -140,20 +141,12 @@ def _cpu_model() -> str:
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version: "2.15.0+cu130" and "2.15.0rc1" both give (2, 15, 0)."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
-
-
-def lower_bounds(requirements: list[str]) -> dict[str, str]:
-    """Package to lowest version, from requirement strings; those of extras are left out."""
-    bounds = {}
-    for requirement in requirements:
-        match = re.match(r"([A-Za-z0-9._-]+)\s*>=\s*([0-9][^,;\s]*)", requirement)
-        if match and "extra ==" not in requirement:
-            bounds[match.group(1)] = match.group(2)
-    return bounds
+def required(requirements: list[str]) -> list[Requirement]:
+    """What must be installed of requirement strings as wheels state them: not those of extras, nor
+    those for other systems.
+    """
+    parsed = [Requirement(text) for text in requirements]
+    return [r for r in parsed if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _check_python() -> Finding:
@@ -168,11 +161,12 @@ def _check_packages() -> list[Finding]:
     except metadata.PackageNotFoundError:
         return [Finding("robustbench-coss", False, "not installed", "pip install robustbench-coss")]
     findings = []
-    for name, bound in sorted(lower_bounds(requirements).items()):
-        installed = _version(name)
-        ok = installed is not None and release(installed) >= release(bound)
-        detail = f"{installed or 'not installed'} (needs {bound} or newer)"
-        findings.append(Finding(name, ok, detail, "" if ok else f'pip install "{name}>={bound}"'))
+    for wanted in sorted(required(requirements), key=lambda r: r.name):
+        installed = _version(wanted.name)
+        ok = installed is not None and wanted.specifier.contains(installed, prereleases=True)
+        detail = f"{installed or 'not installed'} (needs {wanted.specifier})"
+        remedy = "" if ok else f'pip install "{wanted.name}{wanted.specifier}"'
+        findings.append(Finding(wanted.name, ok, detail, remedy))
     return findings
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.allocator import keep_freed_memory
 
 RETRIES = 3
 """How often a task is started again after its worker was lost (Ray's own default)."""
@@ -88,7 +89,7 @@ def on_ray(address: str, gpus: float | None) -> Iterator[Executor]:
 def _spread(
     ray: Any, gpus: float, task: Callable[[Item], Result], items: Iterable[Item], /
 ) -> Iterator[tuple[Item, Result | CossError]]:
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(attempt)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(_attempt_in_worker)
     waiting = {remote.remote(task, item): item for item in items}
     while waiting:
         (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -99,6 +100,11 @@ def _spread(
             # What went wrong in a worker is wrapped in a page of both sides' tracebacks.
             cause = getattr(error, "cause", None) or error
             yield item, CossError(f"given up by Ray: {_first_line(cause)}")
+
+
+def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Result | CossError:
+    keep_freed_memory()  # a process that Ray started for us
+    return attempt(task, item)
 
 
 def _import_ray() -> Any:

@@ -152,7 +152,7 @@ def measurers(folder: Path) -> list[int]:
             inherited = Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:  # it has ended meanwhile
             continue
-        if str(folder).encode() in inherited and command_line(pid).startswith("ray::attempt"):
+        if str(folder).encode() in inherited and command_line(pid).startswith("ray::_attempt"):
             found.append(pid)
     return found
 
