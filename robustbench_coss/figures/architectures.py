@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from robustbench_coss.encoders.resnet import STEM_LAYERS, ResNet
+from robustbench_coss.figures.styles import FAINT, INK
 
 WIDE, NARROW, STEM = "#0072B2", "#E3EBF1", "#7A8A96"
-INK, FAINT = "#1F2A33", "#5E6B75"
 ROW = 2.0  # height of a row; widths and heights are in sides of a cell
 HEADING = 1.2
 GAP = 0.9  # between two stages

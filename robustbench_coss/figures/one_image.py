@@ -23,9 +23,10 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from robustbench_coss.figures.styles import FAINT, INK
+
 Map = NDArray[np.float32]
 
-INK, FAINT = "#1F2A33", "#5E6B75"
 HELD, LOST, CHOSEN = "#00724F", "#B84300", "#D55E00"  # Okabe and Ito's, two darkened for text
 SALIENCY, SIMILARITY = "magma", "viridis"
 SIDE, GAP = 1.3, 0.12  # inches: a map, and between two

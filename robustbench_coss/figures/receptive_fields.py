@@ -15,7 +15,7 @@ from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError
-from robustbench_coss.figures.styles import enlarged, width_inches
+from robustbench_coss.figures.styles import FAINT, INK, enlarged, width_inches
 from robustbench_coss.records.record import Record
 
 NAME, TITLE = 0.16, 0.11  # inches above a map: the model's name, the stage's name
@@ -23,7 +23,6 @@ SIZES = 0.32  # inches below a map for two lines of numbers
 MAP = 0.78  # inches, the most that a map takes
 COLOURS = "magma"
 BOX = "#56B4E9"
-INK, FAINT = "#1F2A33", "#5E6B75"
 
 
 @dataclass(frozen=True)

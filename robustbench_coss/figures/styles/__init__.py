@@ -15,6 +15,7 @@ import matplotlib
 import matplotlib.style
 
 STYLES = ("paper", "slides")
+INK, FAINT = "#1F2A33", "#5E6B75"  # of text that pictures carry themselves
 
 TEXT = 7.0  # points: the text of a paper's figures, for which sizes in the code are meant
 PANEL = 1.7  # inches that a panel beside others has at least, at that text
