@@ -88,7 +88,7 @@ def untrained(arch: str, width: float, size: int, head: bool) -> Checkpoint:
 def throughput(model: Checkpoint, dataset: str, args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of the bare loop and of the runner over all test images, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
-        probe = ProbeConfig(epochs=1, max_train=2_000)  # not timed
+        probe = ProbeConfig(max_train=2_000)  # not timed
         job = Job(
             lambda: model,
             dataset,

@@ -26,7 +26,7 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import default_protocol
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
-from robustbench_coss.evaluations.probes.linear import FORMAT, Probe, fold
+from robustbench_coss.evaluations.probes.linear import DEFAULT, FORMAT, Probe, fold
 from robustbench_coss.evaluations.protocol import Subject, top1
 from robustbench_coss.evaluations.suites.similarity import cosine_within
 from robustbench_coss.figures.one_image import Sheet, View
@@ -134,8 +134,8 @@ def find_classifier(
     if probe is None:
         return None
     trained_on, count = str(probe.summary["dataset"]), probe.classifier.out_features
-    protocol, n = probe.summary["settings"]["protocol"], probe.summary["n_train"]
-    about = f"linear probe on {trained_on} ({protocol}, {n:,} images)"
+    kind, n = probe.summary["settings"]["kind"], probe.summary["n_train"]
+    about = f"linear probe on {trained_on} ({kind}, {n:,} images)"
     return Classifier(probe.classifier, _class_names(trained_on, count, size, data_root), about)
 
 
@@ -155,7 +155,7 @@ def find_probe(
 ) -> Probe | None:
     """A linear probe of an encoder that `coss-bench eval` left in a results folder, or None.
 
-    Of several, one with the default protocol, then the one trained on most images.
+    Of several, one of the default kind, then the one trained on most images.
 
     Args:
         results: the folder whose `probes/` is searched.
@@ -176,7 +176,7 @@ def find_probe(
                 ):
                     continue
                 weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
-            rank = (summary["settings"]["protocol"] == "sgd", int(summary["n_train"]), path.stem)
+            rank = (summary["settings"]["kind"] == DEFAULT, int(summary["n_train"]), path.stem)
             key = str(summary["key"])
         except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
             continue  # damaged: `coss-bench eval` trains it again

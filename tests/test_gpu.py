@@ -140,7 +140,7 @@ def test_a_suite_measures_alike_on_gpu_and_cpu(suite: str, tmp_path: Path) -> No
             results=tmp_path / device,
             limit=32,
             device=device,
-            probe=ProbeConfig(epochs=2, max_train=200),
+            probe=ProbeConfig(max_train=200),
         )
         cells.append(read_record(path).cells)
     assert [cell.condition for cell in cells[0]] == [cell.condition for cell in cells[1]]

@@ -24,7 +24,7 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import Source
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.probes.linear import ProbeConfig, convergence, probe_path
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import (
@@ -187,8 +187,9 @@ def evaluate_stream(
         batch_size: images measured at once; does not change outcomes beyond rounding.
         device: "auto", "cpu" or "cuda".
         seed: of the suites' draws.
-        force: measure again what is up to date. A partial record of the same key is continued
-            all the same, so that an interrupted forced evaluation is not lost either.
+        force: measure again what is up to date, with a probe trained anew. A partial record of the
+            same key is continued all the same, so that an interrupted forced evaluation is not lost
+            either.
         probe: how the linear classifier is trained; None takes the defaults.
         options: keyword arguments of suites, by the suite's name.
         executor: runs the units of work somewhere else, with one thread each; `model` has to be
@@ -241,6 +242,8 @@ def evaluate_stream(
             check_writable(folder)
         for s in wanted:
             stack.enter_context(_alone(drafts[s].path))
+        if force and checkpoint.head is None:
+            probe_path(results, opened.classifier_key).unlink(missing_ok=True)
         if executor is not None:
             ((_, trained),) = executor(train_probe, [job])
             if isinstance(trained, CossError):
@@ -431,6 +434,9 @@ class _Draft:
         derived = self.suite.derived(record.cells)
         record.cells = [*record.cells, *derived]
         record.checks = self.suite.checks(record.cells)
+        unconverged = convergence(record.model["probe"])
+        if unconverged is not None:
+            record.checks = [*record.checks, unconverged]
         record.complete = True
         record.created = datetime.now(UTC).isoformat(timespec="seconds")
         write_record(self.path, record)

@@ -68,9 +68,9 @@ def evaluate(
     probe: Annotated[
         str,
         typer.Option(
-            help="Linear probe protocol: sgd, simclr or lbfgs.", rich_help_panel=CLASSIFIER
+            help="Kind of linear probe: logistic, sgd or simclr.", rich_help_panel=CLASSIFIER
         ),
-    ] = "sgd",
+    ] = "logistic",
     probe_train: Annotated[
         int | None,
         typer.Option(
@@ -181,7 +181,7 @@ def evaluate(
         raise CossError(f"--probe-train must be at least 1, got {probe_train}")
     if gpus_per_task is not None and cluster is None:
         raise CossError("--gpus-per-task is for --cluster; here, the device is the model's alone")
-    config = ProbeConfig(protocol=probe, max_train=probe_train)
+    config = ProbeConfig(kind=probe, max_train=probe_train)
     suites = suite_names(suite or ["all"])
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
     options = _suite_options(settings or [], suites, corruption)

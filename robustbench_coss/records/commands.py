@@ -95,7 +95,7 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
         words += ["--limit", str(first.dataset["limit"])]
     words += ["--seed", str(first.seed)]
     if probe := (first.model.get("probe") or {}).get("settings"):
-        words += ["--probe", str(probe["protocol"])]
+        words += ["--probe", str(probe.get("kind") or probe["protocol"])]  # as early records say
         if probe.get("max_train") is not None:
             words += ["--probe-train", str(probe["max_train"])]
     for record in records:

@@ -178,7 +178,8 @@ MODEL = _object(
         "probe": {
             "description": "The classifier: {own_head: true} for the model's own; else a linear "
             "probe, with `key` (its file is probes/KEY.safetensors), data set, settings, n_train "
-            "(images) and train_top1 and validation_top1 (shares in [0, 1]).",
+            "(images) and train_top1 and validation_top1 (shares in [0, 1]), the latter before the "
+            "validation images were fitted to, where they were.",
             "type": "object",
             "properties": {
                 "own_head": {"description": "The model's own classifier.", "const": True},
@@ -186,7 +187,7 @@ MODEL = _object(
                 "checkpoint_sha256": _digest("SHA-256 of the encoder it was trained on."),
                 "dataset": _name("Data set of the training images."),
                 "settings": {
-                    "description": "How it was trained: protocol and its constants.",
+                    "description": "How it was trained: kind and its constants.",
                     "type": "object",
                 },
                 "n_train": _count("Training images.", 1),
@@ -203,9 +204,24 @@ MODEL = _object(
                     "maximum": 1,
                 },
                 "l2": {
-                    "description": "Regularisation λ chosen on the validation images (lbfgs).",
+                    "description": "Regularisation λ chosen on the validation images (logistic).",
                     "type": "number",
                     "exclusiveMinimum": 0,
+                },
+                "loss": {
+                    "description": "Training loss in nats, with the penalty.",
+                    "type": "number",
+                },
+                "gap": {
+                    "description": "How far the training loss is above the optimum, in nats.",
+                    "type": "number",
+                },
+                "iterations": _count("Newton steps over all λ (logistic)."),
+                "optimum_top1": {
+                    "description": "What validation_top1 is at the optimum (sgd, simclr).",
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
                 },
             },
             "oneOf": [{"required": ["own_head"]}, {"required": ["key", "dataset", "settings"]}],
@@ -214,8 +230,12 @@ MODEL = _object(
             "Whether an MLP follows the pooling, where it was added or left out against the "
             "architecture's habit."
         ),
+        "control": {
+            "description": "Which control it is: its pixels as features, or freshly initialised.",
+            "enum": ["pixels", "untrained"],
+        },
     },
-    optional=("mlp",),
+    optional=("mlp", "control"),
 )
 
 DATASET = _object(

@@ -298,7 +298,7 @@ def test_a_run_folder_in_use_is_left_alone(bench: Bench, tmp_path: Path) -> None
         ("--dataset mnist --transfer --data-root no", "data set 'mnist' is not in no; add"),
         ("--limit 0", "--limit must be at least 1, got 0"),
         ("--device tpu", "unknown device 'tpu'; known: auto, cpu, cuda"),
-        ("--probe svm", "unknown probe protocol 'svm'; known: sgd, simclr, lbfgs"),
+        ("--probe svm", "unknown kind of probe 'svm'; known: logistic, sgd, simclr"),
     ],
 )
 def test_eval_refuses(

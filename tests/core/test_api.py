@@ -48,7 +48,7 @@ def evaluate(model: Any, folder: Path, **options: Any) -> list[Any]:
 
 
 def test_a_module_that_returns_features_is_measured_with_a_probe(tmp_path: Path) -> None:
-    found = evaluate(Colours(), tmp_path, probe=ProbeConfig(epochs=3))
+    found = evaluate(Colours(), tmp_path, probe=ProbeConfig())
     assert [done.cell.condition for done in found][:2] == ["full", "centre@0.8"]
     assert {done.suite for done in found} == {"crop"}
     record = read_record(found[0].record)

@@ -87,7 +87,7 @@ def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
         results=tmp_path,
         limit=20,
         device="cpu",
-        probe=ProbeConfig(epochs=1, max_train=50),
+        probe=ProbeConfig(max_train=50),
     )
     again = build_recipe(yaml.safe_load(recipe_of(read_record(path))), "again")
     differing = differing_keys(recipe, again)  # what was left at the method's defaults is spelled

@@ -220,7 +220,7 @@ def test_other_numbers_of_images_are_not_compared(tmp_path: Path) -> None:
 
 def test_probes_trained_differently_are_remarked(tmp_path: Path) -> None:
     other = simulate.clean(0.6, method="dino")
-    other.model["probe"]["settings"] = {"protocol": "lbfgs"}
+    other.model["probe"]["settings"] = {"kind": "simclr"}
     simulate.save(tmp_path, simulate.clean(0.5), other)
     (remark,) = compare(tmp_path, "byol", "dino").remarks
     assert "probes were trained with different settings" in remark

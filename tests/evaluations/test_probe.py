@@ -14,14 +14,12 @@ from torch.nn import functional as F
 from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes import linear as probe_module
 from robustbench_coss.evaluations.probes.linear import (
     Probe,
     ProbeConfig,
     fit_probe,
     fold,
     get_probe,
-    logistic_regression,
     probe_key,
     probe_path,
 )
@@ -38,19 +36,17 @@ def clusters(
     return centres[labels] + spread * torch.randn(count, dim, generator=g), labels
 
 
-@pytest.mark.parametrize("protocol", ["sgd", "simclr", "lbfgs"])
-def test_linearly_separable_features_reach_100_percent(protocol: str) -> None:
+@pytest.mark.parametrize("kind", ["logistic", "sgd", "simclr"])
+def test_linearly_separable_features_reach_100_percent(kind: str) -> None:
     data = clusters(300, 4, 16, spread=0.05)
-    _, found = fit_probe(ProbeConfig(protocol), data, clusters(80, 4, 16, 0.05, seed=1), 4)
+    _, found = fit_probe(ProbeConfig(kind), data, clusters(80, 4, 16, 0.05, seed=1), 4)
     assert found["train_top1"] == found["validation_top1"] == 1.0
 
 
-@pytest.mark.parametrize("protocol", ["sgd", "lbfgs"])
-def test_probe_does_not_depend_on_the_scale_and_offset_of_standardised_features(
-    protocol: str,
-) -> None:
+@pytest.mark.parametrize("kind", ["logistic", "sgd"])
+def test_probe_does_not_depend_on_the_scale_and_offset_of_standardised_features(kind: str) -> None:
     x, y = clusters(200, 3, 8, spread=1.0)
-    config = ProbeConfig(protocol, l2_values=3)
+    config = ProbeConfig(kind, l2_values=3)
     plain, _ = fit_probe(config, (x, y), (x, y), 3)
     moved, _ = fit_probe(config, (x * 50 + 7, y), (x * 50 + 7, y), 3)
     torch.testing.assert_close(moved(x * 50 + 7), plain(x), rtol=1e-3, atol=1e-3)
@@ -89,92 +85,22 @@ def test_sgd_follows_torch_sgd_with_autograd_and_a_cosine_schedule(nesterov: boo
     torch.testing.assert_close(classifier(x), reference(inputs), rtol=1e-4, atol=1e-5)
 
 
-def gradient_of_the_objective(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, l2: float
-) -> tuple[Tensor, Tensor]:
-    weight, bias = weight.clone().requires_grad_(True), bias.clone().requires_grad_(True)
-    loss = F.cross_entropy(x.double() @ weight.T + bias, y)
-    (loss + l2 / (2 * len(y)) * weight.square().sum()).backward()
-    assert weight.grad is not None
-    assert bias.grad is not None
-    return weight.grad, bias.grad
-
-
-@pytest.mark.parametrize("l2", [1e-1, 1.0, 1e3])
-def test_lbfgs_ends_where_the_regularised_gradient_vanishes(l2: float) -> None:
-    x, y = clusters(150, 3, 8, spread=2.0)
-    start = torch.zeros(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    at_start = gradient_of_the_objective(x, y, *start, l2)
-    weight, bias = logistic_regression(x, y, l2, torch.zeros(8), torch.ones(8), start)
-    at_end = gradient_of_the_objective(x, y, weight, bias, l2)
-    assert max(float(g.abs().max()) for g in at_start) > 1e-2
-    assert max(float(g.abs().max()) for g in at_end) < 2e-5
-
-
-def test_overwhelming_regularisation_leaves_the_class_frequencies_in_the_bias() -> None:
-    # With W = 0 the optimal bias is log(n_k / N) up to a constant: it is not penalised.
-    x = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
-    y = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
-    start = torch.zeros(3, 4, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    weight, bias = logistic_regression(x, y, 1e9, torch.zeros(4), torch.ones(4), start)
-    assert float(weight.abs().max()) < 1e-5
-    torch.testing.assert_close(
-        bias.softmax(dim=0), torch.tensor([0.5, 0.3, 0.2]).double(), rtol=1e-3, atol=1e-4
-    )
-
-
-def test_full_batch_gradient_in_chunks_equals_the_one_in_one_piece(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    x, y = clusters(150, 3, 8, spread=2.0)
-    start = torch.zeros(3, 8, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    whole = logistic_regression(x, y, 1.0, torch.zeros(8), torch.ones(8), start)
-    monkeypatch.setattr(probe_module._chunks, "__kwdefaults__", {"rows": 40})
-    pieces = logistic_regression(x, y, 1.0, torch.zeros(8), torch.ones(8), start)
-    torch.testing.assert_close(pieces[0], whole[0], rtol=1e-4, atol=1e-5)
-
-
-def test_lbfgs_takes_the_regularisation_that_is_best_on_validation() -> None:
-    # 40 samples in 60 dimensions: weak regularisation fits the training set and generalises worse.
-    x, y = clusters(40, 2, 60, spread=4.0)
-    validation = clusters(400, 2, 60, spread=4.0, seed=1)
-    config = ProbeConfig("lbfgs", l2_values=6)
-    _, found = fit_probe(config, (x, y), validation, 2)
-    mean, scale = x.mean(dim=0), x.std(dim=0, correction=0)
-    scores = {}
-    for l2 in np.logspace(-6, 5, 6):
-        start = torch.zeros(2, 60, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-        weight, bias = logistic_regression(x, y, float(l2), mean, scale, start)
-        logits = ((validation[0] - mean) / scale).double() @ weight.T + bias
-        scores[float(l2)] = float((logits.argmax(dim=1) == validation[1]).double().mean())
-    assert len(set(scores.values())) > 1
-    assert found["validation_top1"] == pytest.approx(max(scores.values()), abs=0.006)
-    assert scores[min(scores, key=lambda v: abs(v - found["l2"]))] == pytest.approx(
-        max(scores.values()), abs=0.006
-    )
-
-
-def test_the_stronger_of_two_equally_good_regularisations_is_taken() -> None:
-    data = clusters(300, 3, 16, spread=0.01)
-    _, found = fit_probe(ProbeConfig("lbfgs", l2_values=5), data, data, 3)
-    assert found["validation_top1"] == 1.0
-    assert found["l2"] == pytest.approx(1e5)
-
-
 def test_probe_is_the_same_each_time_and_another_seed_gives_another() -> None:
     data = clusters(600, 3, 8, spread=1.5)
-    config = ProbeConfig(epochs=3)
+    config = ProbeConfig("sgd", epochs=3)
     first, second = (fit_probe(config, data, data, 3)[0].weight for _ in range(2))
     other = fit_probe(dataclasses.replace(config, seed=1), data, data, 3)[0].weight
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_a_feature_that_never_varies_does_not_blow_up_under_standardisation() -> None:
+@pytest.mark.parametrize("kind", ["logistic", "sgd"])
+def test_a_feature_that_never_varies_does_not_blow_up_under_standardisation(kind: str) -> None:
     x, y = clusters(200, 3, 8, spread=0.5)
     dead = torch.full((200, 1), 5.0)
     dead[3] += 5e-7  # one rounding step
-    classifier, found = fit_probe(ProbeConfig(), (torch.cat([x, dead], 1), y), (x[:0], y[:0]), 3)
+    data = (torch.cat([x, dead], 1), y)
+    classifier, found = fit_probe(ProbeConfig(kind), data, data, 3)
     assert found["train_top1"] > 0.95
     assert float(classifier.weight[:, 8].abs().max()) < 1e-3
 
@@ -189,12 +115,12 @@ def test_features_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_a_diverging_probe_is_reported_with_its_remedy() -> None:
     x, y = clusters(60, 3, 4, spread=1.0)
-    with pytest.raises(CossError, match=r"diverged.*--probe sgd"):
+    with pytest.raises(CossError, match=r"diverged.*--probe logistic"):
         fit_probe(ProbeConfig("simclr"), (x * 1e25, y), (x, y), 3)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("protocol", "adam"), ("epochs", 0), ("max_train", 0), ("l2_values", -1)]
+    ("field", "value"), [("kind", "adam"), ("epochs", 0), ("max_train", 0), ("l2_values", -1)]
 )
 def test_impossible_settings_are_refused_with_the_value_given(field: str, value: object) -> None:
     with pytest.raises(CossError, match=str(value)):
@@ -204,11 +130,11 @@ def test_impossible_settings_are_refused_with_the_value_given(field: str, value:
 def test_settings_differ_wherever_the_probe_would() -> None:
     variants = [
         ProbeConfig(),
+        ProbeConfig("sgd"),
         ProbeConfig("simclr"),
-        ProbeConfig("lbfgs"),
-        ProbeConfig("lbfgs", l2_values=45),
-        ProbeConfig(epochs=10),
-        ProbeConfig(batch_size=128),
+        ProbeConfig(l2_values=45),
+        ProbeConfig("sgd", epochs=10),
+        ProbeConfig("sgd", batch_size=128),
         ProbeConfig(max_train=100),
         ProbeConfig(seed=1),
     ]
@@ -250,7 +176,7 @@ def probe_of(model: Checkpoint, results: Path, config: ProbeConfig | None = None
         model,
         TRAIN,
         VALIDATION,
-        config or ProbeConfig(epochs=5),
+        config or ProbeConfig(),
         results=results,
         device=torch.device("cpu"),
         batch_size=50,
@@ -275,7 +201,7 @@ def test_images_without_a_label_do_not_train_the_probe(tmp_path: Path) -> None:
 
 def test_max_train_takes_so_many_images_and_no_more_for_validation(tmp_path: Path) -> None:
     model = checkpoint()
-    probe = probe_of(model, tmp_path, ProbeConfig(epochs=5, max_train=20))
+    probe = probe_of(model, tmp_path, ProbeConfig(max_train=20))
     assert probe.summary["n_train"] == 20
     assert model.encoder.seen == 20 + 20  # type: ignore[attr-defined]
 

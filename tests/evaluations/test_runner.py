@@ -246,7 +246,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
 
 def measure(run: Path, suites: Sequence[str] = ("toy",), **options: Any) -> Record:
     options = {"results": run.parent.parent / "results", "device": "cpu"} | options
-    options.setdefault("probe", ProbeConfig(epochs=5))
+    options.setdefault("probe", ProbeConfig())
     return read_record(evaluate_run(run, suites, **options)[0])
 
 
@@ -273,7 +273,7 @@ def test_a_record_says_what_was_measured_on_what_and_how(run: Path) -> None:
     assert model["parameters"] == 3 * 6 * 2 * 2 + 6
     assert model["training"] == {"epochs": 3}
     assert (model["method"], model["encoder"], model["dataset"]) == ("byol", "online", "toy-data")
-    assert model["probe"]["settings"]["epochs"] == 5
+    assert model["probe"]["settings"]["kind"] == "logistic"
     assert 0 <= model["probe"]["train_top1"] <= 1
     assert record.dataset["n"] == record.dataset["limit"] == 40
     assert (record.dataset["classes"], record.dataset["size"]) == (3, 8)
@@ -403,7 +403,7 @@ def test_a_partial_record_of_another_measurement_is_not_continued(
     elif change == "config":
         monkeypatch.setattr(ToySuite, "settings", {"noise": "other"})
     elif change == "probe":
-        options["probe"] = ProbeConfig(epochs=6)
+        options["probe"] = ProbeConfig(l2_values=6)
     elif change == "versions":
         monkeypatch.setattr(runner, "versions", lambda: {"python": "4.0"})
     else:
@@ -850,3 +850,13 @@ def test_every_suite_of_the_project_measures_a_small_resnet_on_parts(
     assert all(len(column) == 3 for cell in record.cells for column in cell.outcomes.values())
     assert any(metric.headline for metric in record.metrics)
     assert all(np.isfinite(record.per_sample(metric)).all() for metric in record.metrics)
+
+
+def test_force_measures_with_a_probe_that_is_trained_again(run: Path) -> None:
+    results = run.parent.parent / "results"
+    measure(run)
+    (cached,) = (results / "probes").iterdir()
+    whole, written = cached.read_bytes(), cached.stat().st_mtime_ns
+    measure(run, force=True)
+    assert cached.stat().st_mtime_ns != written
+    assert cached.read_bytes() == whole

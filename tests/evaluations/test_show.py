@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about = {"arch": "rf29_resnet18", "size": 32, "width": 1 / 16, "dataset": "parts"}
     save_encoder(folder / "encoder.safetensors", encoder, about)
     train, validation = (open_dataset("parts", role, size=32) for role in ("train", "validation"))
-    config = ProbeConfig(max_train=100, epochs=2)
+    config = ProbeConfig(max_train=100)
     results, cpu = folder.parent / "results", torch.device("cpu")
     get_probe(load_checkpoint(folder), train, validation, config, results=results, device=cpu)
     return folder
@@ -340,7 +340,7 @@ def test_the_probe_of_the_encoder_is_found_with_the_names_of_its_classes(run: Pa
     found = find_classifier(checkpoint, "parts", results=results, data_root=Path("data"))
     assert found is not None
     assert found.classes == open_dataset("parts", "test", size=32).classes
-    assert found.about == "linear probe on parts (sgd, 100 images)"
+    assert found.about == "linear probe on parts (logistic, 100 images)"
     assert find_classifier(checkpoint, "mnist", results=results, data_root=Path("data")) is None
     dim = checkpoint.encoder.dim
     assert find_probe(results, checkpoint.sha256, dim, None) is not None
@@ -357,13 +357,13 @@ def test_of_several_probes_the_one_on_most_images_is_taken_and_damaged_ones_are_
     roles = [
         ArraySet("elsewhere", role, *data, ("a",) * CLASSES, 32) for role in ("train", "validation")
     ]
-    for protocol, count in (("sgd", 20), ("sgd", 40), ("simclr", 60)):
-        config = ProbeConfig(protocol, epochs=1, max_train=count)
+    for kind, count in (("logistic", 20), ("logistic", 40), ("simclr", 60)):
+        config = ProbeConfig(kind, epochs=1, max_train=count)
         get_probe(checkpoint, *roles, config, results=tmp_path, device=torch.device("cpu"))  # type: ignore[misc]
     probe_path(tmp_path, "damaged").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     found = find_classifier(checkpoint, None, results=tmp_path, data_root=tmp_path)
     assert found is not None
-    assert found.about == "linear probe on elsewhere (sgd, 40 images)"
+    assert found.about == "linear probe on elsewhere (logistic, 40 images)"
     assert found.classes[:2] == ("class 0", "class 1")  # that data set is not here
 
 

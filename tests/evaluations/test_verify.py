@@ -84,7 +84,7 @@ def measure(run: Path, results: Path, *suites: str) -> Path:
         suites,
         results=results,
         device="cpu",
-        probe=ProbeConfig(epochs=10),
+        probe=ProbeConfig(),
         options={"adversarial": ADVERSARIAL},
     )
     return submit(str(run), results, results / "b.zip", True)[0]
@@ -300,7 +300,7 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
 ) -> None:
     """Its numbers reproduce; those of a probe trained as stated do not."""
     results = tmp_path / "results"
-    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig(epochs=10))
+    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig())
     (file,) = (results / "probes").iterdir()
     with safetensors.safe_open(file, framework="pt") as opened:
         header = opened.metadata()
@@ -314,9 +314,7 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
     tensors = load_file(file)
     tensors["weight"], tensors["bias"] = solution[:-1].T.contiguous(), solution[-1].contiguous()
     save_file(tensors, file, metadata=header)
-    evaluate_run(
-        run, ["clean"], results=results, device="cpu", probe=ProbeConfig(epochs=10), force=True
-    )
+    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig(), force=True)
     path, _ = submit(str(run), results, tmp_path / "b.zip", True)
     assert verify(path, PLAN).reproduced
     report = verify(path, replace(PLAN, retrain_probe=True))

@@ -1,0 +1,315 @@
+"""Multinomial logistic regression at its optimum, by Newton's method with conjugate gradients.
+
+Numbers in, numbers out: nothing here knows encoders, files or probes.
+
+The objective is mean CE(Z Wᵀ + b) + λ / (2 N) ‖W‖², Z the standardised features; the bias is not
+penalised. It is that of scikit-learn's LogisticRegression with C = 1 / λ. Features that hardly vary
+in some directions make it ill-conditioned, so it is solved along principal components.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustbench_coss.evaluations.probes.design import KEPT_BYTES, Design
+
+TOLERANCE = 1e-6
+"""Estimated distance to the optimum, in nats of mean loss, at which the solver stops."""
+
+ON_THE_WAY = 1e-4
+"""The same where it is only to be seen which penalty does best."""
+
+L2_SMALLEST, L2_LARGEST = 1e-6, 1e5  # Chen et al. 2020, arXiv 2002.05709, appendix B.8.1
+
+NEWTON_STEPS, CG_STEPS = 100, 250
+CG_EASY = 40
+"""Steps of conjugate gradients after which the Hessian is factorised to precondition them."""
+
+LARGEST_HESSIAN = {"cpu": 3_000, "cuda": 6_000}
+"""Rows of a Hessian that is factorised, at most: 290 MB for the larger."""
+
+SKETCH = 8_192
+"""Images that it is made of on the CPU, spread evenly: it only preconditions. A GPU takes all."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the solver stopped.
+
+    Attributes:
+        place: [K, R + 1]: weights on the coordinates of the `Design`, then the bias.
+        loss: mean CE + penalty, in nats.
+        gap: estimate of loss - optimum, half the squared Newton decrement gᵀ H⁻¹ g.
+        steps: Newton steps.
+        passes: over the features.
+    """
+
+    place: Tensor
+    loss: float
+    gap: float
+    steps: int
+    passes: int
+
+
+class _Objective:
+    """Loss, gradient and Hessian at one place after another, on the first rows of a design."""
+
+    def __init__(self, design: Design, labels: Tensor, l2: float) -> None:
+        self.design, self.labels = design, labels.to(design.device)
+        self.count, self.passes = len(labels), 0
+        penalty = l2 / self.count / design.variance  # of ½ weight², by coordinate
+        self.penalty = torch.cat([penalty, penalty.new_zeros(1)])
+
+    def at(self, place: Tensor) -> tuple[float, Tensor]:
+        """Loss and gradient; `hessian` and `factor` are those of this place from now on."""
+        self.passes += 1
+        self._weight, self._bias = self.design.push(place[:, :-1]), place[:, -1]
+        self._shares: list[Tensor] = []
+        keep = self.count * len(place) * 8 <= KEPT_BYTES
+        loss = place.square().mul(self.penalty).sum() / 2
+        by_weight, by_bias = torch.zeros_like(self._weight), torch.zeros_like(self._bias)
+        self.curvature = torch.zeros_like(self._bias)
+        for x, y in self._chunks():
+            logs = torch.log_softmax(torch.addmm(self._bias, x, self._weight.T), dim=1)
+            loss = loss - logs.gather(1, y[:, None]).sum() / self.count
+            shares = logs.exp_()
+            if keep:
+                self._shares.append(shares)
+            self.curvature += (shares * (1 - shares)).sum(dim=0) / self.count
+            error = shares.scatter_add(1, y[:, None], -shares.new_ones(len(y), 1))
+            by_weight.addmm_(error.T, x, alpha=1 / self.count)
+            by_bias += error.sum(dim=0) / self.count
+        gradient = torch.cat([self.design.pull(by_weight), by_bias[:, None]], dim=1)
+        return float(loss), gradient + place * self.penalty
+
+    def hessian(self, direction: Tensor) -> Tensor:
+        """Its product with a direction [K, R + 1]."""
+        self.passes += 1
+        weight, bias = self.design.push(direction[:, :-1]), direction[:, -1]
+        by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for number, (x, _) in enumerate(self._chunks()):
+            shares = self._shares[number] if self._shares else self._softmax(x)
+            change = torch.addmm(bias, x, weight.T).mul_(shares)
+            change -= shares * change.sum(dim=1, keepdim=True)
+            by_weight.addmm_(change.T, x, alpha=1 / self.count)
+            by_bias += change.sum(dim=0) / self.count
+        product = torch.cat([self.design.pull(by_weight), by_bias[:, None]], dim=1)
+        return product + direction * self.penalty
+
+    def factor(self) -> Tensor:
+        """Cholesky factor of the Hessian [K (R + 1)]², of some of the rows where they are many.
+
+        One vector added to the weights of all classes changes no probability; what is added in
+        these directions makes the matrix regular, and `minimise` never moves along them.
+        """
+        classes, rank = len(self._bias), len(self.penalty)
+        every = 1 if self.design.device.type == "cuda" else max(1, self.count // SKETCH)
+        shape = (classes, rank, classes, rank)
+        matrix = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
+        used = 0
+        for x, _ in self._chunks():
+            rows = self.design.pull(x[::every])
+            shares = self._softmax(x[::every])
+            z = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+            used += len(z)
+            for a in range(classes):
+                for b in range(a + 1):
+                    both = shares[:, a] * ((1.0 if a == b else 0.0) - shares[:, b])
+                    matrix[a, :, b] += (z * both[:, None]).T @ z
+        matrix = matrix.div_(used).reshape(classes * rank, classes * rank)
+        matrix.diagonal().add_(self.penalty.repeat(classes) + 1e-9 * self.curvature.mean())
+        common = matrix.view(shape).diagonal(dim1=1, dim2=3)  # [K, K, R + 1]
+        common += self.curvature.mean().clamp_min(1e-12) / classes
+        factor: Tensor = torch.linalg.cholesky(matrix)  # reads the lower triangle
+        return factor
+
+    def _softmax(self, x: Tensor) -> Tensor:
+        return torch.addmm(self._bias, x, self._weight.T).softmax(dim=1)
+
+    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        done = 0
+        for x in self.design.rows(0, self.count):
+            yield x, self.labels[done : done + len(x)]
+            done += len(x)
+
+
+def minimise(
+    design: Design,
+    labels: Tensor,
+    classes: int,
+    l2: float,
+    *,
+    start: Solution | None = None,
+    tolerance: float = TOLERANCE,
+) -> Solution:
+    """Fit the first rows of a design, as many as there are labels.
+
+    Args:
+        labels: [N] int64 in 0 … classes - 1, N at most the number of rows.
+        l2: λ > 0.
+        start: begin at another solution; None begins at zero.
+        tolerance: stop once the estimated gap is no larger.
+    """
+    if start is None:
+        shape = (classes, len(design.variance) + 1)
+        place = torch.zeros(shape, dtype=torch.float64, device=design.device)
+    else:
+        place = start.place
+    objective = _Objective(design, labels, l2)
+    loss, gradient = objective.at(place)
+    solver = _Newton(objective)
+    gap = math.inf
+    for step in range(NEWTON_STEPS):
+        direction = solver.direction(gradient)
+        slope = float((gradient * direction).sum())
+        gap = max(slope / 2, 0.0)
+        if gap <= tolerance:
+            return Solution(place, loss, gap, step, objective.passes)
+        size = 1.0
+        while True:
+            moved = place - size * direction
+            reached, there = objective.at(moved)
+            if reached <= loss - 1e-4 * size * slope:
+                break
+            size /= 2
+            if size < 1e-10:  # no descent is left that float64 can tell
+                return Solution(place, loss, gap, step, objective.passes)
+        place, loss, gradient = moved, reached, there
+    return Solution(place, loss, gap, NEWTON_STEPS, objective.passes)
+
+
+class _Newton:
+    """Newton directions H⁻¹ g by preconditioned conjugate gradients."""
+
+    def __init__(self, objective: _Objective) -> None:
+        self.objective = objective
+        self._factor: Tensor | None = None
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Up to a tenth of g in the norm of the preconditioner, near the optimum closer."""
+        found = torch.zeros_like(gradient)
+        found, left = self._conjugate(found, gradient, gradient, CG_EASY)
+        if left is not None:
+            if gradient.numel() <= LARGEST_HESSIAN[gradient.device.type]:
+                self._factor = self.objective.factor()
+            found, _ = self._conjugate(found, left, gradient, CG_STEPS)
+        return found
+
+    def _conjugate(
+        self, found: Tensor, left: Tensor, gradient: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Go on from a direction and its residual; the residual is None where it is small."""
+        whole = float((gradient * self._precondition(gradient)).sum())
+        enough = whole * min(0.1, math.sqrt(max(whole, 0.0))) ** 2
+        scaled = self._precondition(left)
+        towards, size = scaled, float((left * scaled).sum())
+        for _ in range(steps):
+            if size <= enough:
+                return found, None
+            bent = self.objective.hessian(towards)
+            curved = float((towards * bent).sum())
+            if curved <= 0:  # flat to rounding
+                return found, None
+            found = found + size / curved * towards
+            left = left - size / curved * bent
+            scaled = self._precondition(left)
+            before, size = size, float((left * scaled).sum())
+            towards = scaled + size / before * towards
+        return found, left
+
+    def _precondition(self, gradient: Tensor) -> Tensor:
+        if self._factor is None:
+            # Coordinates have unit variance, so one number tells the curvature of all.
+            scaled = gradient / (
+                self.objective.curvature.mean().clamp_min(1e-12) + self.objective.penalty
+            )
+        else:
+            flat = torch.cholesky_solve(gradient.reshape(-1, 1), self._factor)
+            scaled = flat.reshape(gradient.shape)
+        # What all classes share changes no probability, and the optimum has none of it.
+        return scaled - scaled.mean(dim=0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A classifier with the penalty that did best on validation images.
+
+    Attributes:
+        weight, bias: [K, D] and [K] float64 on the CPU, on features as they come; fitted to
+            training and validation images.
+        l2: λ.
+        validation_top1: share of the validation images that the fit to the training images alone
+            has right.
+        train_loss: mean cross-entropy of that one on the training images.
+        solution: where the last fit stopped.
+        steps: Newton steps of all fits.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    l2: float
+    validation_top1: float
+    train_loss: float
+    solution: Solution
+    steps: int
+
+
+def fit(
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    classes: int,
+    l2_values: int,
+    device: torch.device,
+) -> Fit:
+    """Choose λ by top-1 on the validation images, then fit to these and the training images.
+
+    From strong to weak, each fit starting at the last optimum; of equal ones the strongest is
+    taken. It goes no further once two in a row improve neither the top-1 nor the cross-entropy of
+    the validation images.
+
+    Args:
+        train, validation: features [N, D] on the CPU and labels [N] in 0 … classes - 1.
+        l2_values: how many λ from 1e5 down to 1e-6, spaced logarithmically.
+    """
+    design = Design([train[0], validation[0]], device)
+    count = len(train[1])
+    strongest, weakest = math.log10(L2_LARGEST), math.log10(L2_SMALLEST)
+    exponents = torch.linspace(strongest, weakest, l2_values, dtype=torch.float64).tolist()
+    best: tuple[float, float, Solution] | None = None
+    solution, lowest, idle, steps = None, math.inf, 0, 0
+    for l2 in (10.0**exponent for exponent in exponents):
+        solution = minimise(design, train[1], classes, l2, start=solution, tolerance=ON_THE_WAY)
+        steps += solution.steps
+        top1, loss = _score(design, solution.place, validation[1], count)
+        better = best is None or top1 > best[0]
+        idle = 0 if better or loss < lowest else idle + 1
+        lowest = min(lowest, loss)
+        if better:
+            best = (top1, l2, solution)
+        if idle == 2:
+            break
+    assert best is not None
+    top1, l2, chosen = best
+    train_loss = _score(design, chosen.place, train[1], 0)[1]
+    last = minimise(design, torch.cat([train[1], validation[1]]), classes, l2, start=chosen)
+    weight, bias = design.unfold(last.place[:, :-1], last.place[:, -1])
+    return Fit(weight, bias, l2, top1, train_loss, last, steps + last.steps)
+
+
+def _score(design: Design, place: Tensor, labels: Tensor, start: int) -> tuple[float, float]:
+    """Share right and mean cross-entropy of the rows from `start` on, whose labels are given."""
+    weight, bias = design.push(place[:, :-1]), place[:, -1]
+    right, loss, done = 0, 0.0, 0
+    for x in design.rows(start, start + len(labels)):
+        y = labels[done : done + len(x)].to(design.device)
+        logits = torch.addmm(bias, x, weight.T)
+        right += int((logits.argmax(dim=1) == y).sum())
+        loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        done += len(x)
+    return right / len(labels), loss / len(labels)
