@@ -91,7 +91,7 @@ def evaluate(
     elif isinstance(model, Checkpoint):
         checkpoint = model
     else:
-        checkpoint = load_model(model, size=size)
+        checkpoint = load_model(model, size=size, dataset=dataset)
     return evaluate_stream(
         lambda: checkpoint,
         [suites] if isinstance(suites, str) else suites,

@@ -32,6 +32,9 @@ from robustbench_coss.seeds import permutation
 
 Columns = dict[str, Column]
 
+LOCAL_SUITES = ("occlusion", "redundancy", "rf")
+"""The suites that look at local representations."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -238,6 +241,8 @@ class Opened:
 
     def _prepare(self, name: str) -> Suite:
         suite = self.suite(name)
+        if name in LOCAL_SUITES and self.checkpoint.metadata.get("control") == "pixels":
+            raise CossError(f"pixels have no local representations, which suite {name!r} measures")
         if name not in self._prepared:
             subject = self.subject
             if self._reference is None:

@@ -28,6 +28,7 @@ from robustbench_coss.evaluations.probes.linear import ProbeConfig, convergence,
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import (
+    LOCAL_SUITES,
     Job,
     Measured,
     Opened,
@@ -79,6 +80,12 @@ def suite_names(asked: Sequence[str]) -> list[str]:
         known = in_order({suite: about_suite(suite) for suite in every})
         raise CossError(f"no suite was named; known: all, {', '.join(known)}")
     return list(dict.fromkeys(chosen))
+
+
+def measurable(checkpoint: Checkpoint, suites: Sequence[str]) -> list[str]:
+    """Those of some suites that say something of a model: pixels have no local representations."""
+    pixels = checkpoint.metadata.get("control") == "pixels"
+    return [name for name in suites if not (pixels and name in LOCAL_SUITES)]
 
 
 def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) -> str:
@@ -555,4 +562,5 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "probe": opened.probe_summary,
         # Only where it was forced: without it, the architecture's own choice holds.
         **({} if metadata.get("mlp") is None else {"mlp": metadata["mlp"]}),
+        **({"control": metadata["control"]} if "control" in metadata else {}),
     }

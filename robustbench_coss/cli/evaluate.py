@@ -25,8 +25,9 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Run folders, encoder.safetensors files, checkpoints of other tools, or "
-            "torchvision:NAME[:WEIGHTS] and timm:NAME[:WEIGHTS].",
+            help="Run folders, encoder.safetensors files, checkpoints of other tools, "
+            "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], or the controls control:pixels and "
+            "control:untrained:ARCH[:WIDTH][:SEED].",
         ),
     ],
     suite: Annotated[
@@ -160,6 +161,8 @@ def evaluate(
 
       coss-bench eval runs/co-byol --dataset cifar100 --transfer --device cuda
 
+      coss-bench eval control:pixels control:untrained:rf29_resnet18:0.25 --dataset parts
+
       coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean
 
       coss-bench eval dino.pth --dataset stl10 --set occlusion.stages=stage2
@@ -169,7 +172,12 @@ def evaluate(
     from robustbench_coss.evaluations.probes.linear import ProbeConfig
     from robustbench_coss.evaluations.progress import ConsoleProgress
     from robustbench_coss.evaluations.running.job import make_suite
-    from robustbench_coss.evaluations.running.runner import check_run, evaluate_run, suite_names
+    from robustbench_coss.evaluations.running.runner import (
+        check_run,
+        evaluate_run,
+        measurable,
+        suite_names,
+    )
     from robustbench_coss.machine.environment import resolve_device
     from robustbench_coss.machine.executors import on_ray
     from robustbench_coss.models.load import load_model
@@ -192,10 +200,20 @@ def evaluate(
         results, data_root = results.resolve(), data_root.resolve()
         models = [str(Path(m).resolve()) if Path(m).exists() else m for m in models]
     loads = [
-        partial(load_model, m, format=form, arch=arch, allow_partial=allow_partial, size=size)
+        partial(
+            load_model,
+            m,
+            format=form,
+            arch=arch,
+            allow_partial=allow_partial,
+            size=size,
+            dataset=dataset,
+        )
         for m in models
     ]
     console = Console()
+    everything = suite is None or any("all" in text.split(",") for text in suite)
+    chosen: list[list[str]] = []
     # Every model is looked at before the first is measured: a typo in the last one should not cost
     # the hours spent on those before it.
     for load in loads:
@@ -207,6 +225,15 @@ def evaluate(
             data_root=data_root,
             download=download,
         )
+        wanted = measurable(checkpoint, suites) if everything else suites
+        chosen.append(wanted)
+        if left := [name for name in suites if name not in wanted]:
+            console.print(
+                f"{checkpoint.name}: left out {', '.join(left)}, which look at local "
+                "representations; it has none",
+                highlight=False,
+                soft_wrap=True,
+            )
         if checkpoint.preprocessing:
             line = f"{checkpoint.name}: {checkpoint.preprocessing}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -222,11 +249,11 @@ def evaluate(
             executor = stack.enter_context(on_ray(cluster, share))
         progress = stack.enter_context(ConsoleProgress(Console(stderr=True)))
         try:
-            for model, load in zip(models, loads, strict=True):
+            for model, load, wanted in zip(models, loads, chosen, strict=True):
                 try:
                     paths += evaluate_run(
                         load,
-                        suites,
+                        wanted,
                         dataset=dataset,
                         results=results,
                         limit=limit,

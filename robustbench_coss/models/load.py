@@ -1,4 +1,4 @@
-"""Models from anywhere: this tool's runs, torchvision and timm, other tools' files, any module."""
+"""Models from anywhere: runs, controls, torchvision and timm, other tools' files, any module."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from robustbench_coss.models.checkpoint import (
     find_checkpoint,
     load_checkpoint,
 )
+from robustbench_coss.models.controls import FAMILY, control
 from robustbench_coss.models.libraries import cut_or_opaque, library_model, torchvision_module
 from robustbench_coss.models.other_tools import (
     FORMATS,
@@ -45,17 +46,20 @@ def load_model(
     arch: str | None = None,
     allow_partial: bool = False,
     size: int | None = None,
+    dataset: str | None = None,
 ) -> Checkpoint:
     """A model that can be measured, with its own classifier if it has one.
 
     Args:
         where: run folder or `encoder.safetensors` of this tool, `torchvision:NAME[:WEIGHTS]`,
-            `timm:NAME[:WEIGHTS]`, or a checkpoint file of another tool.
+            `timm:NAME[:WEIGHTS]`, `control:pixels`, `control:untrained:ARCH[:WIDTH][:SEED]`, or a
+            checkpoint file of another tool.
         format: which tool wrote a file; "auto" recognises it by its keys.
         arch: architecture of a file that does not settle it: a registered name, `torchvision:NAME`
             or `timm:NAME`.
         allow_partial: load what matches although some keys do not.
-        size: image side in px; None takes what the model was made for.
+        size: image side in px; None takes what the model was made for, or the data set's default.
+        dataset: what will be measured on, which a control has its size from.
 
     Raises:
         CossError: nothing there, nothing that can be recognised or that fits, or something that
@@ -69,9 +73,11 @@ def load_model(
     if size is not None and size < 1:
         raise CossError(f"the image size must be at least 1 px, got {size}")
     library = str(where).partition(":")[0]
-    if library in LIBRARIES and not Path(where).exists():
+    if library in (*LIBRARIES, FAMILY) and not Path(where).exists():
         if arch is not None or format != "auto":
             raise CossError(f"{where} names its own architecture; leave out --arch and --format")
+        if library == FAMILY:
+            return control(str(where), size=size, dataset=dataset)
         return library_model(str(where), size)
     path = find_checkpoint(Path(where))
     if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():

@@ -1,0 +1,112 @@
+"""Controls: what an encoder has to beat before its numbers say anything of pretraining.
+
+`control:pixels` hands its pixels through; `control:untrained:ARCH[:WIDTH][:SEED]` has the weights
+that a run of `coss-bench pretrain` with this seed begins with, BatchNorm statistics included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from robustbench_coss import registry
+from robustbench_coss.datasets.base import Source
+from robustbench_coss.encoders.base import Encoder, InputSpec
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import sha256_of
+from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
+from robustbench_coss.models.wrap import state_sha256
+from robustbench_coss.seeds import seed_of
+
+FAMILY = "control"
+KNOWN = "control:pixels, control:untrained:ARCH[:WIDTH][:SEED]"
+
+
+class Pixels(Encoder):
+    """Normalised pixels as features [B, 3 · size · size]; it has no local representations."""
+
+    def __init__(self, input: InputSpec) -> None:
+        width = 3 * input.size**2
+        super().__init__(input, local_dim=width, dim=width)
+
+    def local(self, x: Tensor) -> Tensor:
+        return self.normalise(x).flatten(1)[:, :, None, None]
+
+
+def control(spec: str, *, size: int | None, dataset: str | None) -> Checkpoint:
+    """A control by name.
+
+    Args:
+        spec: see the module.
+        size: image side in px; None takes the default of `dataset`.
+        dataset: registered name of what will be measured on.
+
+    Raises:
+        CossError: there is no such control, architecture or data set, a width or seed is none, or
+            neither size nor data set is given.
+    """
+    _, kind, *rest = spec.split(":")
+    if kind not in ("pixels", "untrained") or (kind == "pixels" and rest):
+        raise CossError(f"unknown control {spec!r}; known: {KNOWN}")
+    if size is None:
+        if dataset is None:
+            raise CossError(f"{spec} has no data set of its own; name one with --dataset NAME")
+        source: Source = registry.load("dataset", dataset)
+        size = source.default_size
+    return pixels(size) if kind == "pixels" else _named_untrained(spec, rest, size)
+
+
+def pixels(size: int) -> Checkpoint:
+    """The pixels of images of `size` px as features."""
+    spec = InputSpec(size)
+    described = {"control": "pixels", "size": size, "mean": spec.mean, "std": spec.std}
+    metadata = _metadata("pixels", "pixels", 1.0, size)
+    return Checkpoint(Pixels(spec).eval(), "pixels", None, sha256_of(described), metadata)
+
+
+def untrained(arch: str, *, size: int, width: float = 1.0, seed: int = 0) -> Checkpoint:
+    """A registered architecture as a run with this seed begins.
+
+    Raises:
+        CossError: unknown architecture, or a width or size that it cannot be built with.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "initialisation"))  # as pretraining does
+        encoder = build_encoder(arch, size=size, width=width).eval()
+    name = f"untrained-{arch}" + (f"-x{width:g}" if width != 1 else "")
+    metadata = _metadata("untrained", arch, width, size) | {"training": {"seed": seed}}
+    return Checkpoint(encoder, name, None, state_sha256(encoder), metadata)
+
+
+def _named_untrained(spec: str, rest: Sequence[str], size: int) -> Checkpoint:
+    if not rest or not rest[0] or len(rest) > 3:
+        raise CossError(
+            f"{spec} names no architecture; write control:untrained:ARCH[:WIDTH][:SEED], "
+            "`coss-bench list encoders` gives them"
+        )
+    width, seed = (*rest[1:], *("1", "0")[len(rest) - 1 :])
+    try:
+        factor = float(width)
+        if not 0 < factor < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise CossError(f"the width in {spec} must be a positive number, got {width!r}") from None
+    if not (seed.isascii() and seed.isdigit()):
+        raise CossError(f"the seed in {spec} must be a whole number from 0, got {seed!r}")
+    return untrained(rest[0], size=size, width=factor, seed=int(seed))
+
+
+def _metadata(kind: str, arch: str, width: float, size: int) -> dict[str, object]:
+    return {
+        "control": kind,
+        "arch": arch,
+        "width": width,
+        "size": size,
+        "method": None,
+        "dataset": None,
+        "encoder": None,
+        "source": f"control: {kind}",
+        "training": {},
+    }
