@@ -8,7 +8,7 @@ statistics are the runner's business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -19,6 +19,10 @@ from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
+
+TrainingFeatures = Callable[[int], tuple[Tensor, Tensor]]
+"""Global representations [N, D] float32 and labels [N] of so many labelled training images, on the
+CPU: a fixed random sample, or all if there are no more."""
 
 
 class Subject(nn.Module):
@@ -31,10 +35,18 @@ class Subject(nn.Module):
         encoder: gives the global representation.
         classifier: [B, D] to [B, K]: a linear probe, or the model's own head.
         classes: K; None reads it off a linear classifier.
+        training_features: gives representations of the training images; None where there are none.
     """
 
-    def __init__(self, encoder: Encoder, classifier: nn.Module, classes: int | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        classifier: nn.Module,
+        classes: int | None = None,
+        training_features: TrainingFeatures | None = None,
+    ) -> None:
         super().__init__()
+        self.training_features = training_features
         self.encoder, self.classifier = encoder, classifier
         self.classes = int(classifier.out_features) if classes is None else classes  # type: ignore[arg-type]
         self.eval().requires_grad_(False)

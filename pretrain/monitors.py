@@ -120,7 +120,7 @@ def knn_top1(
 
     keys, labels = features(train, bank)
     wanted, truth = features(validation, queries)
-    answer = nearest_class(wanted, keys.T, labels, len(train.classes))
+    answer = nearest_class(wanted, keys, labels, len(train.classes))
     encoder.train(was_training)
     return float((answer == truth).float().mean())
 

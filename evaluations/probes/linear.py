@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,7 @@ def get_probe(
     device: torch.device,
     batch_size: int = 256,
     progress: Progress | None = None,
+    extracted: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Probe:
     """The probe of an encoder: from the cache, or trained now and cached.
 
@@ -298,6 +299,7 @@ def get_probe(
         checkpoint: the encoder; it is moved to `device`.
         train, validation: roles of one data set.
         batch_size: images per forward pass; does not change the probe.
+        extracted: told the training features [N, D] and labels [N], where they were extracted.
 
     Raises:
         CossError: features are not finite, training diverged, or the cache cannot be written.
@@ -321,6 +323,8 @@ def get_probe(
             device=device,
             progress=progress,
         )
+    if extracted is not None:
+        extracted(*features[train.role])
     progress.show(f"{checkpoint.name} probe: training")
     classifier, found = fit_probe(
         config, features[train.role], features[validation.role], len(train.classes), device

@@ -21,7 +21,13 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.features import batches, labelled, read_batch, to_device
+from robustbench_coss.evaluations.probes.features import (
+    batches,
+    extract,
+    labelled,
+    read_batch,
+    to_device,
+)
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
@@ -31,6 +37,9 @@ from robustbench_coss.records.record import Cell, Column
 from robustbench_coss.seeds import permutation
 
 Columns = dict[str, Column]
+
+KEPT_FEATURES = 2**30
+"""Bytes of the probe's training features that are kept for suites; more are extracted again."""
 
 LOCAL_SUITES = ("occlusion", "redundancy", "rf")
 """The suites that look at local representations."""
@@ -152,6 +161,7 @@ class Opened:
         self._prepared: dict[str, dict[str, Any]] = {}
         self._touched: set[str] = set()
         self._nonfinite: list[Tensor] = []
+        self._features: tuple[Tensor, Tensor] | None = None
         self.probe_summary: dict[str, Any] = {}
 
     def _check_classes(self) -> None:
@@ -214,12 +224,35 @@ class Opened:
                     device=self.device,
                     batch_size=self.job.batch_size,
                     progress=self.progress,
+                    extracted=self._keep,
                 )
                 classifier, self.probe_summary = probe.classifier, probe.summary
-            self._subject = Subject(checkpoint.encoder, classifier, len(self.test.classes))
+            self._subject = Subject(
+                checkpoint.encoder, classifier, len(self.test.classes), self._training_features
+            )
             to_device(self._subject, self.device)
             classifier.register_forward_hook(self._count_nonfinite)
         return self._subject
+
+    def _keep(self, features: Tensor, labels: Tensor) -> None:
+        if features.numel() * 4 <= KEPT_FEATURES:
+            self._features = (features, labels)
+
+    def _training_features(self, count: int) -> tuple[Tensor, Tensor]:
+        order = permutation(len(self.train), "reference batch", len(self.train))
+        every = labelled(self.train, order)
+        if self._features is not None and count >= len(every) == len(self._features[1]):
+            return self._features
+        chosen = every[:count].sort().values
+        self.progress.plan(len(chosen))
+        return extract(
+            self.checkpoint.encoder,
+            self.train,
+            chosen.tolist(),
+            batch_size=self.job.batch_size,
+            device=self.device,
+            progress=self.progress,
+        )
 
     def _try_out(self, encoder: Encoder) -> None:
         images = read_batch(self.test, self.index[:2], self.device).images

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_coss.encoders.knn import NEIGHBOURS, TEMPERATURE, nearest_class
+from robustbench_coss.encoders.knn import AT_ONCE, NEIGHBOURS, TEMPERATURE, nearest_class
+from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
 CHUNK = 256
+ON_DEVICE = 2**30
+"""Bytes of a bank that is kept on the device; a larger one stays on the host, as float16."""
+LARGEST_BANK = 12 * 2**30
+"""Bytes of representations as float32 at most, of which a random sample is taken otherwise: all of
+ImageNet-1K at 2,048 features are 10.5 GB."""
 
 
 class Clean(BaseSuite):
@@ -23,11 +29,15 @@ class Clean(BaseSuite):
 
     Columns: `correct` (top-1), `top5` (label among the five highest logits, or among all where
     there are fewer classes), `knn` (weighted vote of the nearest training images).
+
+    Args:
+        bank: so many training images for kNN, a fixed random sample; None takes all of them.
     """
 
     name = "clean"
-    version = 1
+    version = 2
     axis = Axis("undisturbed image")
+    stated_as: ClassVar = {"bank": "knn_bank"}
     about = SuiteAbout(
         title="Clean images",
         does="Images as they are: top-1 and top-5 of the classifier, and a vote of the nearest "
@@ -35,25 +45,48 @@ class Clean(BaseSuite):
         order=10,
     )
 
-    def __init__(self) -> None:
+    def __init__(self, bank: int | None = None) -> None:
+        if bank is not None and bank < 1:
+            raise CossError(f"the kNN bank must hold at least 1 image, got {bank}")
+        self.bank = bank
+        self._summary: dict[str, Any] = {}
         self._bank: tuple[Tensor, Tensor] | None = None
 
     def config(self) -> dict[str, Any]:
-        return {"knn_k": NEIGHBOURS, "knn_temperature": TEMPERATURE}
+        return {"knn_k": NEIGHBOURS, "knn_temperature": TEMPERATURE, "knn_bank": self.bank}
 
     def conditions(self, subject: Subject) -> list[Condition]:
         return [Condition("clean", "", 0.0)]
 
     @torch.inference_mode()
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
-        """Fill the kNN bank with the labelled images of `reference`."""
-        labelled = reference.labels >= 0
-        if not labelled.any():
+        """Fill the kNN bank with the labelled training images, or those of `reference`."""
+        fits = LARGEST_BANK // (4 * subject.encoder.dim)
+        if subject.training_features is None:
+            known = reference.labels >= 0
+            parts = [subject.encoder(images) for images in torch.split(reference.images, CHUNK)]
+            features, labels = torch.cat(parts)[known], reference.labels[known]
+        else:
+            count = fits if self.bank is None else min(self.bank, fits)
+            features, labels = subject.training_features(count)
+        if len(labels) == 0:
             raise CossError(
                 "kNN needs labelled training images and there are none; choose a labelled data set"
             )
-        features = [_features(subject, images) for images in torch.split(reference.images, CHUNK)]
-        self._bank = (torch.cat(features)[labelled].T.contiguous(), reference.labels[labelled])
+        self._summary = {"knn_bank": len(labels), "effective_rank": effective_rank(features)}
+        device = reference.images.device
+        if features.numel() * 4 <= ON_DEVICE:
+            bank = F.normalize(features.to(device), dim=1)
+        else:
+            bank = torch.empty(features.shape, dtype=torch.float16)
+            for start in range(0, len(features), AT_ONCE):
+                rows = slice(start, start + AT_ONCE)
+                bank[rows] = F.normalize(features[rows], dim=1).half()
+        self._bank = (bank, labels.to(device))
+
+    def summary(self) -> dict[str, Any]:
+        """`knn_bank`, its images, and the `effective_rank` of their representations."""
+        return self._summary
 
     @torch.inference_mode()
     def measure(
@@ -78,9 +111,3 @@ class Clean(BaseSuite):
             Metric("clean_top5", "Clean top-5", "top5", ("clean",), headline=False),
             Metric("clean_knn", "kNN top-1", "knn", ("clean",)),
         ]
-
-
-def _features(subject: Subject, images: Tensor) -> Tensor:
-    """[B, D] global representations of unit length."""
-    features: Tensor = subject.encoder(images)
-    return F.normalize(features, dim=1)

@@ -32,6 +32,7 @@ _OPTIONS = {
         "steps": "steps",
         "restarts": "restarts",
     },
+    "clean": {"knn_bank": "bank"},
     "crop": {"areas": "areas"},
 }
 
@@ -113,7 +114,7 @@ def _suite_words(record: Record) -> list[str]:
         return [word for option, value in given if value for word in (option, str(value))]
     words = []
     for key, option in _OPTIONS.get(record.suite, {}).items():
-        if key in config:
+        if config.get(key) is not None:
             words += ["--set", f"{record.suite}.{option}={_yaml(config[key])}"]
     return words
 

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as transforms
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject
+from robustbench_coss.evaluations.suites import clean
 from robustbench_coss.evaluations.suites.clean import Clean
 from robustbench_coss.evaluations.suites.crop import Crop, crop_and_resize, crop_corners, crop_side
 from robustbench_coss.testing import pictures, tiny_subject
@@ -94,6 +95,46 @@ def test_knn_leaves_unlabelled_images_out_of_the_bank(subject: Subject) -> None:
     assert torch.equal(a, b)
     with pytest.raises(CossError, match="labelled"):
         Clean().prepare(subject, Batch(bank.images, labels * 0 - 1, bank.index), 32)
+
+
+@pytest.mark.parametrize(("asked", "taken"), [(None, 50), (10, 10), (70, 50)])
+def test_the_bank_is_all_training_images_unless_fewer_are_asked_for(
+    subject: Subject, asked: int | None, taken: int
+) -> None:
+    images = pictures(50, first=9000)
+    with torch.no_grad():
+        features = subject.encoder(images.images)
+
+    def training(count: int) -> tuple[Tensor, Tensor]:
+        return features[:count], images.labels[:count]
+
+    suite, by_hand = Clean(bank=asked), Clean()
+    with_features = Subject(subject.encoder, subject.classifier, None, training)
+    suite.prepare(with_features, pictures(5), 32)
+    alone = Batch(images.images[:taken], images.labels[:taken], images.index[:taken])
+    by_hand.prepare(subject, alone, 32)
+    batch = pictures(30)
+    a, b = (s.measure(subject, batch, CLEAN, 0)["knn"] for s in (suite, by_hand))
+    assert torch.equal(a, b)
+    assert suite.summary()["knn_bank"] == taken
+    assert 1 <= suite.summary()["effective_rank"] <= subject.encoder.dim
+
+
+def test_a_bank_too_large_for_the_device_answers_from_the_host(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = Clean(), Clean()
+    small.prepare(subject, pictures(60, first=9000), 32)
+    monkeypatch.setattr(clean, "ON_DEVICE", 0)
+    large.prepare(subject, pictures(60, first=9000), 32)
+    batch = pictures(60)
+    a, b = (s.measure(subject, batch, CLEAN, 0)["knn"] for s in (small, large))
+    assert float((a == b).double().mean()) > 0.95
+
+
+def test_an_empty_bank_is_refused() -> None:
+    with pytest.raises(CossError, match="at least 1 image, got 0"):
+        Clean(bank=0)
 
 
 def test_top5_is_whether_the_label_is_among_the_five_largest_logits(subject: Subject) -> None:
