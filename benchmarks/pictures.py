@@ -41,7 +41,7 @@ def main() -> None:
     images = open_dataset(options.dataset, "train", size=options.size, root=options.data_root)
     if isinstance(images, ArraySet):
         parser.error(f"{options.dataset} is held in memory: nothing is decoded")
-    samples = Samples(images, Recipe(), options.views, options.local_views)
+    samples = Samples(images, Recipe(), options.views, options.local_crops)
     order = permutation(len(images), 0, "pictures")
     rates, megapixels, taken = [], [], 0
     for repeat in range(options.repeats):
@@ -60,7 +60,7 @@ def main() -> None:
         "dataset": options.dataset,
         "size": images.size,
         "views": options.views,
-        "local_views": options.local_views,
+        "local_crops": options.local_crops,
         "pictures": options.pictures,
         "repeats": options.repeats,
         "megapixels": statistics.fmean(megapixels),

@@ -122,7 +122,7 @@ def stepper(
     views = [
         view.contiguous(memory_format=torch.channels_last)
         for view in make_views(
-            pixels.to(device), index, 0, 0, method.views, recipe.views, method.local_views
+            pixels.to(device), index, 0, 0, method.views, recipe.views, method.local_crops
         )
     ]
     trained = [p for p in method.parameters() if p.requires_grad]

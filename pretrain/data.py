@@ -63,12 +63,12 @@ class Samples(Dataset[TrainingBatch]):
     """Fetches whole batches. Crops of images that differ in size are cut here, in the worker.
 
     Args:
-        views, local_views: numbers of global and local views that are cut.
+        views, local_crops: numbers of global and local views that are cut.
     """
 
-    def __init__(self, images: ImageSet, recipe: Recipe, views: int, local_views: int = 0) -> None:
+    def __init__(self, images: ImageSet, recipe: Recipe, views: int, local_crops: int = 0) -> None:
         self.images, self.recipe = images, recipe
-        self.views, self.small_views = plan_views(images.size, views, local_views, recipe.views)
+        self.views, self.small_views = plan_views(images.size, views, local_crops, recipe.views)
 
     def __getitems__(self, keys: Sequence[Key]) -> TrainingBatch | CossError:
         """A batch, or what kept it from being read: see `Batches`."""
@@ -182,13 +182,13 @@ def training_loader(
     images: ImageSet,
     recipe: Recipe,
     views: int,
-    local_views: int = 0,
+    local_crops: int = 0,
     device: torch.device = CPU,
 ) -> Batches:
     """Loader of this rank's micro-batches; the last incomplete batch of an epoch is dropped.
 
     Args:
-        views, local_views: numbers of global and local views that the method wants.
+        views, local_crops: numbers of global and local views that the method wants.
         device: where training happens.
 
     Raises:
@@ -219,7 +219,7 @@ def training_loader(
     if isinstance(images, ArraySet):
         images, workers = place(images, device), 0
     return Batches(
-        Samples(images, recipe, views, local_views),
+        Samples(images, recipe, views, local_crops),
         batch_size=micro,
         sampler=EpochOrder(chosen, whole, recipe.seed, micro),
         num_workers=workers,

@@ -37,8 +37,9 @@ class OptimizerOptions(BaseModel):
     """Largest norm of the gradient of all parameters together; None for no clipping."""
 
 
-VERSION = 1
-"""Of the keys of a recipe and what they mean; a recipe of another version is refused."""
+VERSION = 2
+"""Of the keys of a recipe and what they mean. 1 is read, too: it said `local_views` for
+`views.local_crops`. Any other version is refused."""
 
 
 class Recipe(BaseModel):
@@ -117,6 +118,8 @@ def build_recipe(values: dict[str, Any], where: str) -> Recipe:
         CossError: it is of another version, or has wrong keys or values (all of them are named).
     """
     version = values.get("version", VERSION)
+    if version == 1:
+        values, version = _from_version_1(values), VERSION
     if version != VERSION:
         raise CossError(
             f"{where}: recipe of version {version!r}, this tool reads version {VERSION}; "
@@ -130,6 +133,14 @@ def build_recipe(values: dict[str, Any], where: str) -> Recipe:
         if isinstance(value, float) and not math.isfinite(value):
             raise CossError(f"{where}: {key} must be a finite number, got {value}")
     return recipe
+
+
+def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
+    views = values.get("views")
+    if isinstance(views, dict) and "local_views" in views:
+        renamed = {"local_crops": views["local_views"], **views}  # an option that was given wins
+        values = values | {"views": {k: v for k, v in renamed.items() if k != "local_views"}}
+    return values | {"version": VERSION}
 
 
 RECIPES = files("robustbench_coss.pretrain").joinpath("recipes")

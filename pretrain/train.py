@@ -263,9 +263,9 @@ def pretrain(
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))
         encoder = build_encoder(recipe.arch, size=train.size, width=recipe.width, mlp=recipe.mlp)
         method = method_type(encoder, recipe, len(train.classes))
-        loader = training_loader(train, recipe, method.views, method.local_views, target)
+        loader = training_loader(train, recipe, method.views, method.local_crops, target)
         local_side = recipe.views.local_side(train.size)
-        refuse_empty_maps(encoder, {train.size, local_side if method.local_views else train.size})
+        refuse_empty_maps(encoder, {train.size, local_side if method.local_crops else train.size})
         if last is not None:
             _check_resumable(last, method, train)
         if not resume and rank() == 0:
@@ -361,16 +361,11 @@ def _export(path: Path, method: Method, train: ImageSet, steps: int, device: tor
             "dataset_fingerprint": train.fingerprint,
             "parameters": parameters(trained),
             "training": {
-                "seed": recipe.seed,
-                "epochs": recipe.epochs,
-                "batch_size": recipe.batch_size,
-                **({"accumulate": recipe.accumulate} if recipe.accumulate > 1 else {}),
+                # Whole, with the options that were left to the method's defaults.
+                "recipe": recipe.model_dump(mode="json")
+                | {"options": method.options.model_dump(mode="json")},
                 "images": len(subset(len(train), recipe.limit)),
                 "steps": steps,
-                "precision": recipe.precision,
-                "optimizer": recipe.optimizer.model_dump(mode="json"),
-                "views": recipe.views.model_dump(mode="json"),
-                "options": method.options.model_dump(mode="json"),
             },
             "monitors": last_metrics(path.parent / METRICS_NAME),
             "device": device_name(device),

@@ -56,7 +56,7 @@ class ViewOptions(BaseModel):
     blur: tuple[Chance, Chance] = (1.0, 0.1)
     blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
     solarize: tuple[Chance, Chance] = (0.0, 0.2)
-    local_views: int = Field(6, ge=0)
+    local_crops: int = Field(6, ge=0)
     local_min_crop: float = Field(0.05, gt=0, le=1)
     local_max_crop: float = Field(0.14, gt=0, le=1)
     local_size: int | None = Field(None, ge=8)

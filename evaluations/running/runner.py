@@ -50,6 +50,7 @@ from robustbench_coss.records.record import (
     record_path,
     write_record,
 )
+from robustbench_coss.records.training import with_recipe
 
 SHARD = 2_000
 """Images of a unit that is handed to another process, about: rounded up to whole batches."""
@@ -549,7 +550,8 @@ def describe_model(opened: Opened) -> dict[str, Any]:
     """What a record says of the model; `Record.model`."""
     checkpoint = opened.checkpoint
     metadata = checkpoint.metadata
-    return {
+    training = metadata.get("training") or {}
+    described = {
         "name": checkpoint.name,
         "checkpoint_sha256": checkpoint.sha256,
         "method": metadata.get("method"),
@@ -558,9 +560,11 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "parameters": parameters(checkpoint.encoder),
         "encoder": metadata.get("encoder"),
         "dataset": metadata.get("dataset"),
-        "training": metadata.get("training", {}),
+        "training": training,
         "probe": opened.probe_summary,
-        # Only where it was forced: without it, the architecture's own choice holds.
-        **({} if metadata.get("mlp") is None else {"mlp": metadata["mlp"]}),
-        **({"control": metadata["control"]} if "control" in metadata else {}),
     }
+    if "control" in metadata:
+        described["control"] = metadata["control"]
+    if "recipe" not in training and metadata.get("mlp") is not None:  # a recipe says it itself
+        described["mlp"] = metadata["mlp"]
+    return with_recipe(described, int(metadata["size"]))

@@ -7,7 +7,6 @@ again, too.
 
 from __future__ import annotations
 
-import inspect
 import math
 import tempfile
 import zlib
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_coss import registry
 from robustbench_coss.analysis.configurations import check_record
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, probe_path, read_probe
@@ -42,8 +40,10 @@ from robustbench_coss.files import canonical_json, slug, write_atomically
 from robustbench_coss.machine.environment import check_writable, device_name, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint, load_checkpoint
 from robustbench_coss.models.load import load_model
-from robustbench_coss.records.record import Cell, Record, from_json, migrate
+from robustbench_coss.records.migrate import migrate
+from robustbench_coss.records.record import SCHEMA, Cell, Record, from_json
 from robustbench_coss.records.schema import check_schema
+from robustbench_coss.records.training import recipe_in
 from robustbench_coss.seeds import permutation
 
 FACTS_APART = 0.05  # of the largest number beside it: how far numbers of `extra` may be apart
@@ -283,19 +283,16 @@ def _without_head(load: Callable[[], Checkpoint]) -> Checkpoint:
 
 
 def _options(content: Mapping[str, Any], corruption_root: Path | None) -> dict[str, Any]:
-    """The keyword arguments of a suite that give a record's settings."""
-    factory = registry.load("suite", content["suite"])
-    config = content["suite_config"]
-    if config.get("backend") == "ready-made":
+    """The options that a record was made with, but for what is of the machine it was made on."""
+    content = migrate(content, SCHEMA)
+    if content["suite_config"].get("backend") == "ready-made":
         if corruption_root is None:
             raise CossError(
                 "the record of suite 'corruption' is of ready-made pictures; pass their folder by "
                 "--corruption-root"
             )
         return {"root": corruption_root}
-    options = inspect.signature(factory).parameters
-    keys = {option: factory.stated_as.get(option, option) for option in options}
-    return {option: config[key] for option, key in keys.items() if key in config}
+    return {k: v for k, v in content["options"].items() if k not in ("root", "workers")}
 
 
 def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
@@ -319,7 +316,7 @@ def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
     if any(column["n"] != data["n"] for column in columns):  # before anything is decompressed
         raise CossError(f"{name} has columns of other lengths than {data['n']}")
     try:
-        record = from_json(migrate(content))
+        record = from_json(migrate(content, SCHEMA))
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise CossError(f"{name} is damaged ({type(error).__name__}: {error})") from error
     check_record(name, record)
@@ -381,10 +378,12 @@ def _check_facts(
         else f"device or versions are others: recorded on {recorded}; measured again on {device}"
     )
     for name, record in records.items():
-        # Before it was recorded, `mlp` followed from the checkpoint alone.
-        unsaid = {"name"} if "mlp" in record.model else {"name", "mlp"}
-        facts = (found.keys() | record.model.keys()) - unsaid
-        wrong = sorted(k for k in facts if found.get(k) != record.model.get(k))
+        mine = found
+        if stated := recipe_in(record.model):  # early records do not hold all of it
+            same = {key: value for key, value in recipe_in(found).items() if key in stated}
+            mine = found | {"training": found["training"] | {"recipe": same}}
+        facts = (mine.keys() | record.model.keys()) - {"name"}
+        wrong = sorted(k for k in facts if mine.get(k) != record.model.get(k))
         if wrong:
             text = f"{name}: {', '.join(wrong)} of the model are not those of encoder and probe"
             report.facts.append(Finding(False, text))

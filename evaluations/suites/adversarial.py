@@ -119,7 +119,6 @@ class Adversarial(BaseSuite):
         },
     )
     linked = True
-    stated_as: ClassVar = {"eps": "linf_eps_255", "eps_l2": "l2_eps_at_32_px"}
     trains_for: ClassVar = (TRANSFER,)
 
     def __init__(

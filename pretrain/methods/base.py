@@ -83,7 +83,7 @@ class Method(pl.LightningModule):
         self.encoder = encoder
         self.classes = classes
         self.options = parse_options(type(self), recipe.options)
-        self.local_views = recipe.views.local_views if self.multi_crop else 0
+        self.local_crops = recipe.views.local_crops if self.multi_crop else 0
         self.layer = next(reversed(encoder.stages()))
         self.momentum_pairs: list[tuple[nn.Module, nn.Module]] = []
         self.embedding_std = torch.zeros(())
@@ -149,7 +149,7 @@ class Method(pl.LightningModule):
             self.current_epoch,
             self.views,
             self.recipe.views,
-            self.local_views,
+            self.local_crops,
             batch.small,
         )
         views = [view.contiguous(memory_format=torch.channels_last) for view in views]

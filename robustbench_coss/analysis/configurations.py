@@ -17,6 +17,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.records.about import SuiteAbout, about_of, in_order
 from robustbench_coss.records.record import Record, find_records
+from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.intervals import Estimate
 
 _METHODS = {
@@ -158,17 +159,20 @@ def along(measurements: Iterable[SeedGroup], *settings: str) -> dict[str, list[S
     families: dict[str, list[SeedGroup]] = defaultdict(list)
     shared: dict[str, dict[str, Any]] = {}
     for m in measurements:
-        flat = [_lookup(m.model, key) for key in settings]
+        flat = [_lookup(_settings(m.model), key) for key in settings]
         if any(value is _MISSING for value in flat):
             continue
-        model = _setting_aside(m.model, settings)
+        model = _setting_aside(_settings(m.model), settings)
         key = _configuration_key(model)
         families[key].append(m)
         shared[key] = model
     varied = {
         key: family
         for key, family in families.items()
-        if all(len({canonical_json(_lookup(m.model, s)) for m in family}) > 1 for s in settings)
+        if all(
+            len({canonical_json(_lookup(_settings(m.model), s)) for m in family}) > 1
+            for s in settings
+        )
     }
     labels = configuration_labels(shared[key] for key in varied)
     return {labels[key]: varied[key] for key in sorted(varied, key=lambda key: labels[key])}
@@ -193,8 +197,11 @@ def without_local_term(m: SeedGroup, measurements: Iterable[SeedGroup]) -> SeedG
 
 
 def setting(m: SeedGroup, key: str) -> Any:
-    """The value at a dotted key of a measurement's model metadata; None if there is none."""
-    value = _lookup(m.model, key)
+    """The value at a dotted key of a measurement's model metadata; None if there is none.
+
+    `training` is one mapping of all that sets a training apart ("training.options.w_s").
+    """
+    value = _lookup(_settings(m.model), key)
     return None if value is _MISSING else value
 
 
@@ -227,6 +234,11 @@ def _short_label(model: dict[str, Any]) -> str:
 _MISSING = object()
 
 
+def _settings(model: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with all that sets a training apart in one mapping."""
+    return model | {"training": training_of(model)}
+
+
 def _lookup(model: dict[str, Any], key: str) -> Any:
     """The value at a dotted key, or _MISSING: None is a value that a setting may have."""
     value: Any = model
@@ -252,7 +264,7 @@ _PROBE_SETTINGS = ("dataset", "settings", "n_train")
 
 def _without_identity(model: dict[str, Any]) -> dict[str, Any]:
     """Metadata that seeds of one configuration share: no name, seeds, hashes or findings."""
-    kept = {key: value for key, value in model.items() if key != "name"}
+    kept = {key: value for key, value in _settings(model).items() if key != "name"}
     if isinstance(probe := kept.get("probe"), dict):
         kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
     stripped: dict[str, Any] = _strip(kept)
@@ -266,7 +278,7 @@ def _strip(value: Any) -> Any:
 
 
 def _seed(model: dict[str, Any]) -> Any:
-    return (model.get("training") or {}).get("seed")
+    return training_of(model).get("seed")
 
 
 def _configuration_key(model: dict[str, Any]) -> str:

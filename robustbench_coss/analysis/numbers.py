@@ -26,6 +26,7 @@ from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.about import in_order
 from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.intervals import estimate
 
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
@@ -90,7 +91,6 @@ def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
 def _line_of(m: SeedGroup, metric: Metric, runs: list[list[Any]], share: bool) -> dict[str, Any]:
     """A line of the long table from one list of per-image columns per seed."""
     result = estimate(runs, m.test_set.slug, m.configuration, m.suite, metric.name, share=share)
-    training = m.model.get("training") or {}
     return {
         "test_set": m.test_set.label,
         "model": m.configuration,
@@ -99,7 +99,7 @@ def _line_of(m: SeedGroup, metric: Metric, runs: list[list[Any]], share: bool) -
         "width": m.model.get("width"),
         "parameters": m.model.get("parameters"),
         "pretrained_on": m.model.get("dataset"),
-        "epochs": training.get("epochs"),
+        "epochs": training_of(m.model).get("epochs"),
         "suite": m.suite,
         "protocol": m.protocol,
         "protocol_note": m.protocol_note,

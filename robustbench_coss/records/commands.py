@@ -1,7 +1,4 @@
-"""The recipe and the commands that repeat a measurement, spelled from its records alone.
-
-What a record does not hold (`UNSAID`) is left to the defaults.
-"""
+"""The recipe and the commands that repeat a measurement, spelled from its records alone."""
 
 from __future__ import annotations
 
@@ -13,28 +10,12 @@ import yaml
 
 from robustbench_coss.files import canonical_json
 from robustbench_coss.records.record import Record
+from robustbench_coss.records.training import recipe_in
 
 RECIPE = "recipe.yaml"
-UNSAID = (
-    "Records do not hold the number of threads and processes. Early ones do not hold either "
-    "whether an MLP was added to the architecture or left out (mlp), and into how many parts a "
-    "batch was split (accumulate); the run folder's own recipe.yaml does."
-)
 MODEL = "MODEL"  # stands for weights that this tool did not train
 
-# Keys of the project's own suites' settings -> the option of `eval --set SUITE.OPTION=VALUE`.
-_OPTIONS = {
-    "occlusion": {"stages": "stages", "ratios": "ratios", "sigmas": "sigmas"},
-    "adversarial": {
-        "attacks": "attacks",
-        "linf_eps_255": "eps",
-        "l2_eps_at_32_px": "eps_l2",
-        "steps": "steps",
-        "restarts": "restarts",
-    },
-    "clean": {"knn_bank": "bank"},
-    "crop": {"areas": "areas"},
-}
+_FIRST = ("version", "method", "arch", "dataset", "width", "mlp", "size", "epochs", "batch_size")
 
 
 def recipe_of(record: Record) -> str:
@@ -42,23 +23,12 @@ def recipe_of(record: Record) -> str:
 
     "" for a model that this tool did not train.
     """
-    model, training = record.model, record.model.get("training") or {}
-    if not {"epochs", "batch_size", "optimizer", "views", "options"} <= training.keys():
+    recipe = recipe_in(record.model)
+    recipe.pop("seed", None)
+    if not recipe:
         return ""
-    values = {
-        "method": model["method"],
-        "arch": model["arch"],
-        "dataset": model["dataset"],
-        "width": model["width"],
-        "size": record.dataset["size"],
-        "epochs": training["epochs"],
-        "batch_size": training["batch_size"],
-        "limit": training.get("images"),
-        "precision": training.get("precision", "32"),
-        **{key: training[key] for key in ("optimizer", "views", "options")},
-        **({"accumulate": training["accumulate"]} if "accumulate" in training else {}),
-        **({"mlp": model["mlp"]} if "mlp" in model else {}),
-    }
+    order = [key for key in _FIRST if key in recipe] + sorted(recipe.keys() - set(_FIRST))
+    values = {key: recipe[key] for key in order}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 
@@ -69,11 +39,11 @@ def commands_of(records: Sequence[Record]) -> list[str]:
         records: of one run on one data set; suites measured alike share a command.
     """
     model = records[0].model
-    trained = bool(recipe_of(records[0]))
-    run = f"runs/{model['name']}" if trained else MODEL
+    recipe = recipe_in(model)
+    run = f"runs/{model['name']}" if recipe else MODEL
     commands = []
-    if trained:
-        seed = str(model["training"].get("seed", 0))
+    if recipe:
+        seed = str(recipe.get("seed", 0))
         commands.append(_line(["pretrain", "--recipe", RECIPE, "--seed", seed, "--out", run]))
     alike: dict[str, list[Record]] = {}
     for record in records:
@@ -100,22 +70,8 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
         if probe.get("max_train") is not None:
             words += ["--probe-train", str(probe["max_train"])]
     for record in records:
-        words += _suite_words(record)
-    return words
-
-
-def _suite_words(record: Record) -> list[str]:
-    """The options that give a suite the settings of a record."""
-    config = record.suite_config
-    if record.suite == "corruption":
-        if config.get("backend") == "ready-made":
-            return ["--corruption-root", "FOLDER"]
-        given = ((f"--{key}", config.get(key)) for key in ("backend", "constants"))
-        return [word for option, value in given if value for word in (option, str(value))]
-    words = []
-    for key, option in _OPTIONS.get(record.suite, {}).items():
-        if config.get(key) is not None:
-            words += ["--set", f"{record.suite}.{option}={_yaml(config[key])}"]
+        for option, value in sorted(record.options.items()):
+            words += ["--set", f"{record.suite}.{option}={_yaml(value)}"]
     return words
 
 

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
+from robustbench_coss.records.migrate import migrate
 
 SCHEMA = 3
-# Older ones, read as well: 1 had no `Cell.problem` and no `extra`, 2 no `about`, no
-# `options`, no `Cell.stage` and no `Cell.kind`.
-MIGRATED = (1, 2)
+MIGRATED = (1, 2)  # older schemas, read as well
 Column = NDArray[Any]
 
 
@@ -244,29 +243,6 @@ def to_json(record: Record) -> dict[str, Any]:
     return content
 
 
-def migrate(content: dict[str, Any]) -> dict[str, Any]:
-    """Content of a record of an older schema in the form of this one; what is new is empty."""
-    if content["schema"] == 1:
-        content = content | {"extra": content.get("extra", {})}
-        content["cells"] = [{"problem": "", **cell} for cell in content["cells"]]
-    if content["schema"] in MIGRATED:
-        content = {"about": {}, "options": {}, **content}
-        content["cells"] = [cell | _of_name(content["suite"], cell) for cell in content["cells"]]
-    return content | {"schema": SCHEMA}
-
-
-def _of_name(suite: str, cell: dict[str, Any]) -> dict[str, str]:
-    """Stage and kind of a condition as its name and group say them: before schema 3 nothing did."""
-    group: str = cell["group"]
-    name, at, last = cell["condition"].rpartition("@")
-    if suite == "rf" and group:
-        return {"stage": last, "kind": name}
-    if suite == "occlusion":
-        stage, _, kind = group.rpartition(" ")
-        return {"stage": stage, "kind": kind}
-    return {"stage": "", "kind": name if at and group else group}
-
-
 def from_json(content: dict[str, Any]) -> Record:
     """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on malformed content."""
     content = dict(content)
@@ -319,7 +295,7 @@ def read_record(path: Path) -> Record:
                 f"record {path} has schema {schema}, this version reads {SCHEMA}; "
                 "measure it again with `coss-bench eval … --force`"
             )
-        return from_json(migrate(content))
+        return from_json(migrate(content, SCHEMA))
     except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise CossError(
             f"record {path} is damaged ({type(error).__name__}: {error}); "

@@ -171,8 +171,9 @@ MODEL = _object(
         "encoder": _or_null(_text("Which of two networks it is: online or teacher.")),
         "dataset": _or_null(_text("Data set it was pretrained on; null if not known.")),
         "training": {
-            "description": "Settings of the pretraining as the checkpoint states them: seed, "
-            "epochs, steps, batch size (images), optimiser, views, options of the method.",
+            "description": "The pretraining: `recipe`, whole (docs/pretraining.md has its keys), "
+            "images and steps. Empty for a model of another tool; before schema 3 the parts of the "
+            "recipe stood here one by one.",
             "type": "object",
         },
         "probe": {
@@ -270,7 +271,7 @@ RECORD = _object(
         "dataset": DATASET,
         "seed": {
             "description": "Seed of the evaluation's draws; the training seed is in "
-            "`model.training.seed`.",
+            "`model.training.recipe.seed`.",
             "type": "integer",
         },
         "versions": {

@@ -181,7 +181,7 @@ def test_settings_reach_the_exported_encoder(bench: Bench, tmp_path: Path) -> No
         *("--set", "optimizer.lr=1e-2", "--set", "options.hidden=32", "--out", out),
     )
     assert outcome.code == 0, outcome.err
-    training = load_checkpoint(out).metadata["training"]
+    training = load_checkpoint(out).metadata["training"]["recipe"]
     assert training["seed"] == 5  # the recipe's
     assert training["batch_size"] == 64  # the option's, over the recipe's
     assert training["optimizer"]["lr"] == 0.01

@@ -15,7 +15,6 @@ from helpers import ROOT, simulate
 from robustbench_coss.cli import app
 from robustbench_coss.cli.evaluate import _suite_options
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
-from robustbench_coss.evaluations.running.job import make_suite
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.pretrain.recipe import build_recipe, differing_keys
 from robustbench_coss.pretrain.train import pretrain
@@ -39,14 +38,9 @@ def trained(recipe: dict[str, Any], seed: int) -> Record:
     record.model |= {"method": made.method, "arch": made.arch, "width": made.width}
     record.model["dataset"] = made.dataset
     record.model["training"] = {
-        "seed": made.seed,
-        "epochs": made.epochs,
-        "batch_size": made.batch_size,
+        "recipe": made.model_dump(mode="json"),
         "images": made.limit,
-        "precision": made.precision,
-        "optimizer": made.optimizer.model_dump(mode="json"),
-        "views": made.views.model_dump(mode="json"),
-        "options": made.options,
+        "steps": 10,
     }
     return record
 
@@ -89,7 +83,10 @@ def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
         device="cpu",
         probe=ProbeConfig(max_train=50),
     )
-    again = build_recipe(yaml.safe_load(recipe_of(read_record(path))), "again")
+    record = read_record(path)
+    stored = record.model["training"]["recipe"]
+    assert stored == build_recipe(stored, "stored").model_dump(mode="json")  # whole, as it is read
+    again = build_recipe(yaml.safe_load(recipe_of(record)), "again")
     differing = differing_keys(recipe, again)  # what was left at the method's defaults is spelled
     assert all(key.startswith("options.") for key in differing)
     assert (again.mlp, again.accumulate) == (recipe.mlp, recipe.accumulate)
@@ -107,18 +104,19 @@ def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
         ("redundancy", {}),
         ("clean", {}),
         ("rf", {}),
+        ("of-another-package", {"turns": [90, 180], "label": "it's; *", "deep": {"a": None}}),
     ],
 )
-def test_options_of_a_suite_give_the_settings_of_the_record(
+def test_options_of_a_suite_are_printed_as_they_were_given(
     suite: str, options: dict[str, Any]
 ) -> None:
     record = simulate.clean(0.5)
-    record.suite, record.suite_config = suite, make_suite(suite, options).config()
+    record.suite, record.options = suite, options
     name, given = parsed(commands_of([record])[-1])
     assert (name, given["suite"]) == ("eval", [suite])
     corruption = {key: given[key] for key in ("backend", "constants")}
     found = _suite_options(given["settings"] or [], [suite], corruption)
-    assert make_suite(suite, found.get(suite, {})).config() == record.suite_config
+    assert found.get(suite, {}) == options
 
 
 def test_suites_measured_alike_share_a_command_and_others_do_not() -> None:

@@ -213,17 +213,6 @@ def test_a_record_of_the_first_schema_is_read_as_one_without_problems(tmp_path: 
     assert {cell.problem for cell in migrated.cells} == {""}
 
 
-def test_a_record_of_the_second_schema_has_neither_wording_nor_options(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    write_record(path, simulate.clean(0.5))
-    content = json.loads(path.read_text()) | {"schema": 2}
-    del content["about"], content["options"]
-    path.write_text(json.dumps(content))
-    migrated = read_record(path)
-    assert (migrated.about, migrated.options) == ({}, {})
-    assert migrated.digest() == simulate.clean(0.5).digest()
-
-
 def test_a_record_of_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_record(path, simulate.clean(0.5))

@@ -42,14 +42,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     for method, options in (("byol", {"ema": 0.9}), ("co-byol", {"ema": 0.9, "w_s": 0.3})):
         for seed in range(3):
-            training = {
-                "epochs": 3,
-                "batch_size": 8,
-                "optimizer": {"name": "sgd", "lr": 0.1},
-                "views": {"min_crop": 0.5},
-                "options": options,
-                "seed": seed,
-            }
+            recipe = {"method": method, "epochs": 3, "batch_size": 8, "seed": seed}
+            training = {"recipe": recipe | {"views": {"min_crop": 0.5}, "options": options}}
             share = (0.6 if method == "byol" else 0.9) + 0.01 * seed
             simulate.save(
                 folder, simulate.clean(share, method=method, seed=seed, training=training)

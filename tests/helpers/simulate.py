@@ -60,7 +60,9 @@ def record(
             "parameters": 700_000,
             "encoder": "online",
             "dataset": "parts",
-            "training": {"seed": seed, "epochs": 20, "batch_size": 128} | (training or {}),
+            "training": training
+            if training and "recipe" in training
+            else {"seed": seed, "epochs": 20, "batch_size": 128} | (training or {}),
             "probe": {
                 "key": sha256_of([name, "probe"]),
                 "checkpoint_sha256": sha256_of([name, method, seed]),

@@ -270,7 +270,7 @@ def test_multi_crop_byol_without_crops_equals_byol_and_crops_predict_both_target
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_learns_from_its_views_and_counts_its_crops(name: str) -> None:
     method = build(registry.load("method", name))
-    crops = views(seed=2, count=method.local_views, side=16)
+    crops = views(seed=2, count=method.local_crops, side=16)
     outputs = encoded(method, views()[: method.views] + crops)
     assert len(outputs.small_pooled) == (6 if method.multi_crop else 0)
     loss = method.losses(outputs)["loss"]

@@ -114,7 +114,7 @@ def test_a_multi_crop_recipe_differs_in_crops_alone(base: str, setting: str) -> 
     changed = differing_keys(recipe, shipped(f"{base}/{setting}"))
     assert set(changed) <= {"method", "views.min_crop"}
     views = recipe.views
-    crops = (views.min_crop, views.local_views, views.local_min_crop, views.local_max_crop)
+    crops = (views.min_crop, views.local_crops, views.local_min_crop, views.local_max_crop)
     assert crops == (0.14, 6, 0.05, 0.14)
 
 
@@ -204,11 +204,19 @@ def test_the_recipe_of_the_published_study_is_unchanged() -> None:
 
 def test_a_recipe_of_another_version_is_refused_in_one_line() -> None:
     with pytest.raises(CossError) as error:
-        build_recipe({"version": 2, "unheard_of": 1}, "mine.yaml")
+        build_recipe({"version": 3, "unheard_of": 1}, "mine.yaml")
     message = str(error.value)
-    assert message.startswith("mine.yaml: recipe of version 2, this tool reads version 1")
+    assert message.startswith("mine.yaml: recipe of version 3, this tool reads version 2")
     assert "\n" not in message
-    assert build_recipe({}, "old run").version == 1
+    assert build_recipe({}, "mine.yaml").version == 2
+
+
+def test_a_recipe_of_version_1_called_local_crops_local_views() -> None:
+    old = {"version": 1, "method": "byol-mc", "views": {"local_views": 3, "flip": 0.0}}
+    new = {"method": "byol-mc", "views": {"local_crops": 3, "flip": 0.0}}
+    assert build_recipe(old, "old.yaml") == build_recipe(new, "new.yaml")
+    with pytest.raises(CossError, match=r"views\.local_views.*did you mean .*local_crops"):
+        build_recipe({**old, "version": 2}, "old.yaml")
 
 
 @pytest.mark.parametrize(

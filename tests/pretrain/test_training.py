@@ -242,7 +242,7 @@ def test_collapse_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_bf16_trains_on_a_cpu_too(tmp_path: Path) -> None:
     exported = pretrain(tiny(precision="bf16", epochs=1), tmp_path / "run", device="cpu")
     half, full = load_checkpoint(exported), pretrain(tiny(epochs=1), tmp_path / "full")
-    assert half.metadata["training"]["precision"] == "bf16"
+    assert half.metadata["training"]["recipe"]["precision"] == "bf16"
     for weight, other in zip(
         half.encoder.parameters(), load_checkpoint(full).encoder.parameters(), strict=True
     ):

@@ -63,9 +63,9 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def batches(root: Path, local_views: int = 2, **changes: Any) -> list[TrainingBatch]:
+def batches(root: Path, local_crops: int = 2, **changes: Any) -> list[TrainingBatch]:
     images = open_dataset("imagefolder", "train", size=32, root=root)
-    return list(training_loader(images, recipe(**changes), 2, local_views))
+    return list(training_loader(images, recipe(**changes), 2, local_crops))
 
 
 def assert_equal(one: list[TrainingBatch], two: list[TrainingBatch]) -> None:
@@ -78,13 +78,13 @@ def assert_equal(one: list[TrainingBatch], two: list[TrainingBatch]) -> None:
 
 
 def test_batches_of_pictures_hold_the_crops_of_all_views(folders: Path) -> None:
-    first, *rest = batches(folders, local_views=3)
+    first, *rest = batches(folders, local_crops=3)
     assert len(rest) == 18 // 4 - 1
     assert first.images.shape == (4, 2, 3, 32, 32)
     assert first.small is not None
     assert first.small.shape == (4, 3, 3, 16, 16)
     assert first.images.dtype == first.small.dtype == torch.uint8
-    (without, *_) = batches(folders, local_views=0)
+    (without, *_) = batches(folders, local_crops=0)
     assert without.small is None
     assert torch.equal(without.images, first.images)
 

@@ -486,7 +486,7 @@ def test_views_are_what_torchvision_makes_of_the_same_draws(side: int) -> None:
 # ---- multi-crop ----
 
 
-def test_local_views_follow_the_global_ones_and_leave_them_as_they_are() -> None:
+def test_local_crops_follow_the_global_ones_and_leave_them_as_they_are() -> None:
     x = (pictures(5, size=96) * 255).to(torch.uint8)
     alone = make_views(x, range(5), 0, 0, 2, OPTIONS)
     together = make_views(x, range(5), 0, 0, 2, OPTIONS, local_count=3)
@@ -496,7 +496,7 @@ def test_local_views_follow_the_global_ones_and_leave_them_as_they_are() -> None
 
 
 @pytest.mark.parametrize(("side", "small"), [(32, 16), (64, 24), (96, 40), (224, 96)])
-def test_local_views_have_dinos_proportion(side: int, small: int) -> None:
+def test_local_crops_have_dinos_proportion(side: int, small: int) -> None:
     # 96 / 224 of the side in multiples of 8: 13.7 (at least 16), 27.4, 41.1 and 96.
     assert OPTIONS.local_side(side) == small
     assert ViewOptions(local_size=48).local_side(side) == 48

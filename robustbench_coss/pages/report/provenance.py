@@ -10,8 +10,9 @@ from typing import Any
 from robustbench_coss.analysis.configurations import SeedGroup, method_name
 from robustbench_coss.figures.receptive_fields import read_fields
 from robustbench_coss.pages.report.words import counted, flat, listed, several
-from robustbench_coss.records.commands import MODEL, RECIPE, UNSAID, commands_of, recipe_of
+from robustbench_coss.records.commands import MODEL, RECIPE, commands_of, recipe_of
 from robustbench_coss.records.record import Record
+from robustbench_coss.records.training import recipe_in, training_of
 from robustbench_coss.tables.cells import MISSING, Block, TableCell, block, percent_text
 
 
@@ -82,10 +83,8 @@ def model_part(label: str, mine: Sequence[SeedGroup]) -> ModelPart:
 def model_facts(mine: Sequence[SeedGroup]) -> list[tuple[str, str]]:
     """(name, value) of what is known of a configuration; what is not known is left out."""
     model = mine[0].model
-    training = model.get("training") or {}
-    seeds = list(
-        dict.fromkeys((r.model.get("training") or {}).get("seed") for m in mine for r in m.records)
-    )
+    training = training_of(model)
+    seeds = list(dict.fromkeys(training_of(r.model).get("seed") for m in mine for r in m.records))
     width = model.get("width")
     arch = str(model["arch"]) if model.get("arch") else ""
     if arch and width is not None and float(width) != 1:
@@ -126,7 +125,7 @@ def _runs(runs: Sequence[Sequence[Record]]) -> Block:
         value = probe.get(key)
         return TableCell(percent_text(value) if isinstance(value, (int, float)) else MISSING)
 
-    seeds = [(model.get("training") or {}).get("seed") for model in models]
+    seeds = [training_of(model).get("seed") for model in models]
     return block(
         [
             ("Run", [TableCell(str(model["name"])) for model in models]),
@@ -154,7 +153,7 @@ def _of_run(records: Sequence[Record]) -> str:
 
 def _nameless(record: Record) -> Record:
     """A record without what runs of one configuration may differ in."""
-    training = (record.model.get("training") or {}) | {"seed": 0}
+    training = {"recipe": recipe_in(record.model) and recipe_in(record.model) | {"seed": 0}}
     return replace(record, model={**record.model, "name": "run", "training": training})
 
 
@@ -175,13 +174,14 @@ def _commands(runs: Sequence[Sequence[Record]]) -> tuple[str, list[str]]:
 def _remarks(records: Sequence[Record], commands: str) -> list[str]:
     remarks = []
     if f"--recipe {RECIPE}" in commands:
-        remarks.append(f"{RECIPE} is the recipe below. {UNSAID}")
+        remarks.append(f"{RECIPE} is the recipe below.")
     words = commands.split()
     if MODEL in words:
         remarks.append(
             f"{MODEL} is the checkpoint of the SHA-256 above; how it was trained is not recorded."
         )
-    if "FOLDER" in words:
-        found = several(r.suite_config.get("pictures") for r in records if r.suite == "corruption")
-        remarks.append(f"FOLDER holds the ready-made pictures of the fingerprint {found}.")
+    pictures = [r.suite_config["pictures"] for r in records if "pictures" in r.suite_config]
+    if pictures:
+        found = several(pictures)
+        remarks.append(f"corruption.root holds the ready-made pictures of the fingerprint {found}.")
     return remarks

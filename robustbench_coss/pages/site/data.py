@@ -22,6 +22,7 @@ from robustbench_coss.files import sha256_of, slug
 from robustbench_coss.pages.site.plots import STROKES, Drawn, Panel, View, drawn, views
 from robustbench_coss.records.commands import commands_of, recipe_of
 from robustbench_coss.records.record import Cell, Metric, Record, record_path
+from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.intervals import Estimate, estimate
 from robustbench_coss.tables.cells import Block, TableCell, number_text
 from robustbench_coss.tables.leaderboard import headline_columns, layout
@@ -400,7 +401,7 @@ def _run_order(run: Run) -> tuple[int, str, str]:
 
 def _run(sha256: str, records: Sequence[Record]) -> Run:
     model = records[0].model
-    seed = (model.get("training") or {}).get("seed")
+    seed = training_of(model).get("seed")
     paths = [
         record_path(PurePosixPath(), model["name"], sha256, r.dataset["name"], r.suite)  # type: ignore[arg-type]
         for r in records

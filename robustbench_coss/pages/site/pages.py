@@ -20,7 +20,7 @@ from robustbench_coss.pages.html import render
 from robustbench_coss.pages.site import plots
 from robustbench_coss.pages.site.data import Board, Site, load_site
 from robustbench_coss.pages.site.plots import STROKES, Point, View
-from robustbench_coss.records.commands import MODEL, RECIPE, UNSAID
+from robustbench_coss.records.commands import MODEL, RECIPE
 
 MARKER = "coss-bench-site.json"  # says that a folder is a site, and which files are part of it
 INDEX = "index.html"
@@ -67,7 +67,6 @@ def render_site(site: Site) -> dict[str, str]:
             page=page,
             recipe_name=RECIPE,
             unknown=MODEL,
-            unsaid=UNSAID,
             **shared,
         )
     return pages
