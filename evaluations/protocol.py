@@ -101,8 +101,6 @@ class Suite(Protocol):
         version: raised whenever outcomes would change; older records are then measured again.
         axis: how the conditions are drawn.
         about: title, captions, place among suites, look of panels.
-        stated_as: keys of `config` that state an option of another name, by the option; the
-            other options go by their own.
         trains_for: kinds of conditions whose outcomes depend on a network that `prepare` trains,
             and so on the machine; `coss-bench verify` holds them less strictly.
         linked: whether a condition needs the outcomes of earlier ones of its group
@@ -113,7 +111,6 @@ class Suite(Protocol):
     version: int
     axis: Axis
     about: ClassVar[SuiteAbout]
-    stated_as: ClassVar[Mapping[str, str]]
     trains_for: ClassVar[Sequence[str]]
     linked: bool
 
@@ -180,7 +177,6 @@ class BaseSuite:
     version = 1
     axis = Axis("condition")
     about: ClassVar[SuiteAbout] = SuiteAbout()
-    stated_as: ClassVar[Mapping[str, str]] = {}
     trains_for: ClassVar[Sequence[str]] = ()
     linked = False
 

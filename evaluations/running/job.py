@@ -33,7 +33,8 @@ from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.models.checkpoint import Checkpoint
-from robustbench_coss.records.record import Cell, Column
+from robustbench_coss.records.columns import Column
+from robustbench_coss.records.record import Cell
 from robustbench_coss.seeds import permutation
 
 Columns = dict[str, Column]

@@ -19,7 +19,6 @@ from robustbench_coss.files import canonical_json, sha256_of, slug
 from robustbench_coss.models.checkpoint import FILE_NAME, find_checkpoint, load_checkpoint
 from robustbench_coss.models.load import LIBRARIES, load_model
 from robustbench_coss.records.record import Record, find_records
-from robustbench_coss.records.schema import check_schema
 
 RECIPE = "recipe.yaml"
 
@@ -61,7 +60,6 @@ def submit(
         entry = f"records/{path.parent.name}/{path.name}"
         with explain_os_errors("read", path):
             files[entry] = path.read_bytes()
-        check_schema(str(path), json.loads(files[entry]))
         check_record(path, record)
         files |= _probe(record, results, run)
         environment[entry] = {"versions": record.versions, "device": record.device}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -41,8 +40,7 @@ from robustbench_coss.machine.environment import check_writable, device_name, ve
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint, load_checkpoint
 from robustbench_coss.models.load import load_model
 from robustbench_coss.records.migrate import migrate
-from robustbench_coss.records.record import SCHEMA, Cell, Record, from_json
-from robustbench_coss.records.schema import check_schema
+from robustbench_coss.records.record import SCHEMA, Cell, Record, check_form, from_json
 from robustbench_coss.records.training import recipe_in
 from robustbench_coss.seeds import permutation
 
@@ -171,7 +169,7 @@ def verify(
 
 
 def _check_content(bundle: Bundle, name: str, content: Any) -> None:
-    check_schema(f"{bundle.path}: {name}", content)
+    check_form(content, f"{bundle.path}: {name}")
     model, data, probe = content["model"], content["dataset"], content["model"]["probe"]
     if model["checkpoint_sha256"] != bundle.manifest["checkpoint_sha256"]:
         raise CossError(f"{bundle.path}: {name} is of another checkpoint than the manifest states")
@@ -311,14 +309,7 @@ def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
                 f"{name} was measured on other images: {what} is {data[what]} there and {value} "
                 f"of {data['name']!r} in {opened.job.data_root}"
             )
-    columns = [content["index"], content["label"]]
-    columns += [c for cell in content["cells"] for c in cell["outcomes"].values()]
-    if any(column["n"] != data["n"] for column in columns):  # before anything is decompressed
-        raise CossError(f"{name} has columns of other lengths than {data['n']}")
-    try:
-        record = from_json(migrate(content, SCHEMA))
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
-        raise CossError(f"{name} is damaged ({type(error).__name__}: {error})") from error
+    record = from_json(content, name, count=data["n"])
     check_record(name, record)
     if not np.array_equal(record.index, opened.index) or not np.array_equal(
         record.label, opened.labels.numpy()

@@ -20,7 +20,7 @@ from robustbench_coss.analysis.configurations import SeedGroup, load_measurement
 from robustbench_coss.analysis.numbers import failed_checks, problems
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
-from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.records.record import Better, Metric, Record
 from robustbench_coss.statistics.intervals import CONFIDENCE
 from robustbench_coss.statistics.paired_tests import difference, holm
 from robustbench_coss.tables.cells import (
@@ -213,7 +213,7 @@ def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> I
     has) and those that are a metric already."""
     axis = x.records[0].axis
     theirs = {c.condition for c in y.records[0].cells if axis.column in c.outcomes}
-    better = next((k.better for k in x.records[0].metrics if k.column == axis.column), "")
+    better: Better = next((k.better for k in x.records[0].metrics if k.column == axis.column), "")
     for cell in x.records[0].cells:
         name = cell.condition
         there = cell.group and name in theirs and axis.column in cell.outcomes

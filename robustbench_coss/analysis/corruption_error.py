@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError
-from robustbench_coss.records.record import Column, Record
+from robustbench_coss.records.columns import Column
+from robustbench_coss.records.record import Record
 
 # Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities, as ImageNet-C/test.py
 # of github.com/hendrycks/robustness has them. Its keys are the 15 standard corruptions.

@@ -3,160 +3,184 @@
 A record holds the outcome of every sample under every condition and all that is needed to
 trust and repeat it. Tables, figures and comparisons read records and nothing else.
 
-A record is one JSON file. Outcome columns are arrays, stored as zlib-compressed,
-base64-encoded bytes (booleans as packed bits), so a file stays small, readable and diffable.
+A record is one JSON file. The models here say its form: code that makes a record and every reader
+are held to them, and `docs/record-schema.json` is made from them. What fields say of each other is
+`analysis.configurations.check_record`'s.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.functional_serializers import PlainSerializer
 
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
+from robustbench_coss.records.columns import COUNT, UNREAD, Column
+from robustbench_coss.records.fields import (
+    CONFIG,
+    Digest,
+    Name,
+    Number,
+    Positive,
+    Text,
+    Whole,
+    YesNo,
+    all_there,
+    shaped,
+)
+from robustbench_coss.records.metadata import DataSet, Model
 from robustbench_coss.records.migrate import migrate
 
-SCHEMA = 3
+SCHEMA: Literal[3] = 3
 MIGRATED = (1, 2)  # older schemas, read as well
-Column = NDArray[Any]
+Better = Literal["higher", "lower", ""]
+LONGEST_VALUE = 60  # characters of a wrong value that an error shows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Metric:
-    """A number that a suite reports: the mean of one outcome column over conditions and samples.
+    """A number that a suite reports: the mean of one outcome column over conditions and samples."""
 
-    Attributes:
-        name: key, unique within the suite ("corruption_top1").
-        label: heading for tables and axes ("Corruption top-1").
-        column: the outcome column that is averaged.
-        conditions: names of the conditions averaged over; each weighs the same.
-        better: "higher", "lower" or "" where neither is better.
-        percent: whether the value is a share, shown in %.
-        headline: whether the leaderboard shows it by default.
-    """
+    _all_there = model_validator(mode="before")(all_there)
 
-    name: str
-    label: str
-    column: str
-    conditions: tuple[str, ...]
-    better: str = "higher"
-    percent: bool = True
-    headline: bool = True
+    name: Name
+    """Key, unique in the suite (corruption_top1)."""
+    label: Name
+    """Heading for tables and axes (Corruption top-1)."""
+    column: Name
+    """The column of outcomes that is averaged."""
+    conditions: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of the conditions averaged over; each weighs the same."""
+    better: Better = "higher"
+    """Which values are better; empty where neither are."""
+    percent: YesNo = True
+    """Whether the value is a share in [0, 1], shown in %."""
+    headline: YesNo = True
+    """Whether the leaderboard shows it by default."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=CONFIG)
 class Axis:
-    """How a suite's conditions are drawn: one panel per group, `level` along x.
+    """How a suite's conditions are drawn: one panel per group, `level` along x."""
 
-    Attributes:
-        label: x label with unit ("severity", "epsilon (/255)").
-        column: outcome column along y.
-        column_label: y label ("top-1 (%)").
-        percent: whether y is a share, shown in %.
-    """
+    _all_there = model_validator(mode="before")(all_there)
 
-    label: str
-    column: str = "correct"
-    column_label: str = "top-1 (%)"
-    percent: bool = True
+    label: Name
+    """What x is, with its unit ("severity", "epsilon (/255)")."""
+    column: Name = "correct"
+    """Column of outcomes along y."""
+    column_label: Name = "top-1 (%)"
+    """What y is, with its unit."""
+    percent: YesNo = True
+    """Whether y is a share in [0, 1], shown in %."""
 
 
-@dataclass
+@dataclass(config=CONFIG)
 class Cell:
-    """Outcomes under one condition.
+    """Outcomes of all samples under one condition."""
 
-    Attributes:
-        condition: the name, unique in the record ("gaussian_noise@3").
-        group: panel it belongs to ("noise"). The empty group is the reference condition (the
-            undisturbed image), shown at its level in every panel.
-        level: position on the suite's axis (severity, mask ratio, epsilon in 1/255, crop area …).
-        outcomes: column name to [n] array (bool, integer or float), sample order as `Record.index`.
-        wall_time_s: seconds the measurement took.
-        problem: what makes these outcomes doubtful ("3 of 500 outputs are NaN or infinite"), or "".
-        stage: the encoder's stage that the condition is about, where that is not the last.
-        kind: what is done, at several levels ("gaussian_noise"): the group, where there is only
-            one kind in it.
-    """
+    _all_there = model_validator(mode="before")(all_there)
 
-    condition: str
-    group: str
-    level: float
-    outcomes: dict[str, Column]
-    wall_time_s: float = 0.0
-    problem: str = ""
-    stage: str = ""
-    kind: str = ""
+    condition: Name
+    """Name of the condition, unique in the record (gaussian_noise@3)."""
+    group: Text
+    """Panel of the figure it belongs to (noise); empty for the reference, the undisturbed image,
+    which every panel shows at its level."""
+    level: Number
+    """Position on the suite's axis, in the unit that `axis.label` names: severity 1 to 5, masked
+    share, epsilon in 1/255 (L2: norm of pixels in [0, 1]), crop area as a share."""
+    outcomes: Annotated[dict[str, Column], Field(min_length=1)]
+    """Columns of outcomes by name, in the order of `index`: `correct` is whether the top-1 class is
+    the label."""
+    wall_time_s: Annotated[Number, Field(ge=0), PlainSerializer(lambda s: round(s, 3))] = 0.0
+    """How long the measurement took, in seconds; 0 for derived cells."""
+    problem: Text = ""
+    """What makes the outcomes doubtful (outputs that are NaN or infinite); empty if nothing."""
+    stage: Text = ""
+    """Stage of the encoder that the condition is about, where that is not the last."""
+    kind: Text = ""
+    """What is done, at several levels (gaussian_noise); the group, where there is only one kind in
+    it."""
 
     def __post_init__(self) -> None:
         self.kind = self.kind or self.group
 
 
-@dataclass
+@dataclass(config=CONFIG)
 class Check:
-    """A sanity check of a measurement; a failed one marks the record in every table."""
+    """A sanity check of the measurement; a failed one marks the numbers in every table."""
 
-    name: str
-    passed: bool
-    detail: str
+    _all_there = model_validator(mode="before")(all_there)
+
+    name: Name
+    """What should hold."""
+    passed: YesNo
+    """Whether it does."""
+    detail: Text
+    """The numbers behind it."""
 
 
-@dataclass
+@dataclass(config=CONFIG)
 class Record:
-    """One measurement of one model on one data set by one suite.
-
-    Attributes:
-        suite, suite_version, suite_config: what was measured and with which settings.
-        model: name, checkpoint_sha256, method, arch, width, parameters, encoder (online/teacher),
-            training settings, probe settings and hash.
-        dataset: name, role, fingerprint, size, classes, n (samples measured), limit.
-        seed: of the evaluation's draws.
-        versions: of Python and the packages that the numbers depend on.
-        device: in words.
-        index: [n] int32 data set indices of the samples.
-        label: [n] int32 true labels.
-        cells: outcomes, in the order measured.
-        metrics, axis: how the suite wants to be summarised and drawn.
-        checks: sanity checks.
-        extra: JSON-able facts about the model that are no outcome of single images.
-        about: the suite's own wording at the time, JSON-able: title, captions, order, labels …;
-            empty in records of older schemas and of suites without any.
-        options: keyword arguments that the user gave the suite, JSON-able.
-        key: digest of everything that determines the outcomes; an equal key means up to date.
-        created: ISO 8601 UTC time of completion.
-        complete: false while conditions are still missing.
+    """One measurement of one model on one data set by one suite of robustbench-coss: the outcome of
+    every sample under every condition, and all that is needed to trust and repeat it.
     """
 
-    suite: str
-    suite_version: int
-    suite_config: dict[str, Any]
-    model: dict[str, Any]
-    dataset: dict[str, Any]
-    seed: int
-    versions: dict[str, str]
-    device: str
-    index: Column
-    label: Column
-    key: str
-    metrics: list[Metric]
-    axis: Axis
-    cells: list[Cell] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    created: str = ""
-    complete: bool = False
-    schema: int = SCHEMA
+    _all_there = model_validator(mode="before")(all_there)
 
-    def column(self, condition: str, name: str) -> Column:
+    suite: Name
+    """Name of the suite."""
+    suite_version: Positive
+    """Version of the suite; raised whenever outcomes change."""
+    suite_config: dict[str, Any]
+    """Settings of the suite that determine the outcomes."""
+    model: Annotated[dict[str, Any], shaped(Model)]
+    """The model that was measured."""
+    dataset: Annotated[dict[str, Any], shaped(DataSet)]
+    """The images that were measured."""
+    seed: Whole
+    """Seed of the evaluation's draws; the training seed is in `model.training.recipe.seed`."""
+    versions: dict[str, Text]
+    """Versions of Python and of the packages that outcomes depend on."""
+    device: Text
+    """What was computed on, in words; several separated by semicolons."""
+    index: Column
+    """Data set index of each sample, int32."""
+    label: Column
+    """True label of each sample, int32, from 0."""
+    key: Digest
+    """Digest of everything that determines the outcomes; an equal key means up to date."""
+    metrics: list[Metric]
+    """How the suite wants to be summarised."""
+    axis: Axis
+    """How the suite wants to be drawn."""
+    cells: list[Cell] = Field(default_factory=list)
+    """Outcomes, in the order measured; derived ones last."""
+    checks: list[Check] = Field(default_factory=list)
+    """Sanity checks."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Facts about the model that are no outcome of single images."""
+    about: dict[str, Any] = Field(default_factory=dict)
+    """The suite's own wording at the time: title, captions, order, labels."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The options that the user gave the suite, by name; of a folder only the name."""
+    created: Text = ""
+    """UTC time of completion, ISO 8601; empty while it is not complete."""
+    complete: YesNo = False
+    """False while conditions are missing."""
+    schema: Literal[3] = SCHEMA
+    """Version of this form."""
+
+    def column(self, condition: str, name: str) -> NDArray[Any]:
         """Outcome column of a condition. Raises KeyError when there is none."""
         for cell in self.cells:
             if cell.condition == condition:
@@ -177,95 +201,66 @@ class Record:
         return sha256_of(content)
 
 
+@cache
+def adapter() -> TypeAdapter[Record]:
+    """What validates and serialises records."""
+    return TypeAdapter(Record)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """A record as JSON-able values."""
+    content: dict[str, Any] = adapter().dump_python(record)
+    return content
+
+
+def from_json(content: Any, name: str, count: int | None = None) -> Record:
+    """The record with the content of a file, of this schema or an older one.
+
+    Args:
+        content: as JSON has it.
+        name: of the file, for messages.
+        count: refuse columns of another length, before any is inflated.
+
+    Raises:
+        CossError: it does not have the form of a record; the first field that differs is named.
+    """
+    try:
+        return _validated(content, {COUNT: count})
+    except ValueError as error:
+        raise CossError(f"{name} is no record: {error}") from error
+
+
+def check_form(content: Any, name: str) -> None:
+    """Hold the content of a file to the form of a record, but for its columns; as `from_json`."""
+    try:
+        _validated(content, {COUNT: UNREAD})
+    except ValueError as error:
+        raise CossError(f"{name} is no record: {error}") from error
+
+
+def _validated(content: Any, context: dict[str, Any]) -> Record:
+    """A record. Raises ValueError with the first field that is wrong."""
+    try:
+        if isinstance(content, dict) and content.get("schema") in MIGRATED:
+            content = migrate(content, SCHEMA)
+        return adapter().validate_python(content, context=context)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
+        value = repr(first["input"])
+        got = f", got {value}" if len(value) <= LONGEST_VALUE else ""
+        what = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where.lstrip('.') or 'the file'}: {what}{got}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # too odd to be brought to today's form
+        raise ValueError(f"{type(error).__name__}: {error}"[:LONGEST_VALUE]) from error
+
+
 def record_path(
     results: Path, model: str, checkpoint_sha256: str, dataset: str, suite: str
 ) -> Path:
     """Where a record lies: `results/records/<model>-<hash>/<dataset>/<suite>.json`."""
     folder = f"{slug(model)}-{checkpoint_sha256[:8]}"
     return results / "records" / folder / slug(dataset) / f"{slug(suite)}.json"
-
-
-def _encode(column: Column) -> dict[str, Any]:
-    array = np.asarray(column)
-    kind = array.dtype.name
-    raw = (
-        np.packbits(array).tobytes()
-        if kind == "bool"
-        else array.astype("<" + array.dtype.str[1:]).tobytes()
-    )
-    return {
-        "dtype": kind,
-        "n": int(array.size),
-        "data": base64.b64encode(zlib.compress(raw, 9)).decode(),
-    }
-
-
-_DTYPES = {"bool", "int8", "int16", "int32", "int64", "float16", "float32", "float64"}
-
-
-def _decode(stored: dict[str, Any]) -> Column:
-    kind, n = stored["dtype"], int(stored["n"])
-    if kind not in _DTYPES:
-        raise ValueError(f"dtype {kind!r}")
-    width = 1 if kind == "bool" else np.dtype(kind).itemsize * 8
-    expected = (n * width + 7) // 8
-    # Bounded: a forged file cannot make us inflate more than it declares.
-    inflater = zlib.decompressobj()
-    raw = inflater.decompress(base64.b64decode(stored["data"], validate=True), expected + 1)
-    if len(raw) != expected:
-        raise ValueError(f"{len(raw)} bytes where {expected} were declared")
-    if kind == "bool":
-        return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).astype(bool)
-    return np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
-
-
-def to_json(record: Record) -> dict[str, Any]:
-    """A record as JSON-able values."""
-    content = {k: v for k, v in vars(record).items() if k not in {"index", "label", "cells"}}
-    content["metrics"] = [asdict(m) | {"conditions": list(m.conditions)} for m in record.metrics]
-    content["axis"] = asdict(record.axis)
-    content["checks"] = [asdict(c) for c in record.checks]
-    content["index"] = _encode(record.index)
-    content["label"] = _encode(record.label)
-    content["cells"] = [
-        {
-            "condition": c.condition,
-            "group": c.group,
-            "level": c.level,
-            "wall_time_s": round(c.wall_time_s, 3),
-            "problem": c.problem,
-            "stage": c.stage,
-            "kind": c.kind,
-            "outcomes": {name: _encode(column) for name, column in c.outcomes.items()},
-        }
-        for c in record.cells
-    ]
-    return content
-
-
-def from_json(content: dict[str, Any]) -> Record:
-    """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on malformed content."""
-    content = dict(content)
-    content["metrics"] = [
-        Metric(**m | {"conditions": tuple(m["conditions"])}) for m in content["metrics"]
-    ]
-    content["axis"] = Axis(**content["axis"])
-    content["checks"] = [Check(**c) for c in content["checks"]]
-    content["index"], content["label"] = _decode(content["index"]), _decode(content["label"])
-    content["cells"] = [
-        Cell(
-            c["condition"],
-            c["group"],
-            c["level"],
-            {name: _decode(column) for name, column in c["outcomes"].items()},
-            c["wall_time_s"],
-            c["problem"],
-            c["stage"],
-            c["kind"],
-        )
-        for c in content["cells"]
-    ]
-    return Record(**content)
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -289,17 +284,16 @@ def read_record(path: Path) -> Record:
         raw = path.read_bytes()
     try:
         content = json.loads(raw.decode("utf-8"))
-        schema = content["schema"]
-        if schema not in (*MIGRATED, SCHEMA):
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if isinstance(schema, int) and schema not in (*MIGRATED, SCHEMA):
             raise CossError(
                 f"record {path} has schema {schema}, this version reads {SCHEMA}; "
                 "measure it again with `coss-bench eval … --force`"
             )
-        return from_json(migrate(content, SCHEMA))
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        return _validated(content, {})
+    except (ValueError, RecursionError) as error:
         raise CossError(
-            f"record {path} is damaged ({type(error).__name__}: {error}); "
-            "delete it and run `coss-bench eval` again"
+            f"record {path} is damaged ({error}); delete it and run `coss-bench eval` again"
         ) from error
 
 

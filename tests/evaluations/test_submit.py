@@ -25,7 +25,7 @@ from robustbench_coss.evaluations.submissions.bundle import (
 from robustbench_coss.evaluations.submissions.submit import submit
 from robustbench_coss.files import sha256_of, write_atomically
 from robustbench_coss.models.checkpoint import build_encoder, save_encoder
-from robustbench_coss.records.record import Record, read_record, record_path
+from robustbench_coss.records.record import Record, record_path
 
 SHA = "0" * 64
 HEAD: dict[str, Any] = {"checkpoint_sha256": SHA}
@@ -364,7 +364,8 @@ def test_a_record_that_was_damaged_is_not_bundled(tmp_path: Path) -> None:
     record = clean(0.5)
     record.model["parameters"] = -1
     measured(tmp_path, record)
-    with pytest.raises(CossError, match=r"clean\.json is no record: model\.parameters: -1 is less"):
+    damaged = r"clean\.json is damaged \(model\.parameters: .* equal to 0, got -1"
+    with pytest.raises(CossError, match=damaged):
         submit("byol-s0", tmp_path, tmp_path / "b.zip")
     path = record_path(tmp_path, "byol-s0", record.model["checkpoint_sha256"], "parts", "clean")
-    assert read_record(path).model["parameters"] == -1
+    assert '"parameters": -1' in path.read_text()

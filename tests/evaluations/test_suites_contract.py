@@ -73,7 +73,6 @@ FAULTS: dict[str, tuple[str, Any]] = {
     "one condition has the empty group": ("conditions", _conditions(TURNED)),
     "config.. is not JSON-able": ("config", lambda self: {"levels": (1, 2)}),
     "about is no SuiteAbout": ("about", {"title": "Mirrored"}),
-    "is not in config.. as sides": ("stated_as", {"side": "sides"}),
     "change with batches": ("measure", _measure(lambda b, c, s: {"y": torch.rand(len(b.index))})),
     r"\(\) for 8 images": ("measure", _measure(lambda b, c, s: {"y": torch.tensor(1.0)})),
     "torch.int64": ("measure", _measure(lambda b, c, s: {"y": b.labels})),

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from robustbench_coss.files import sha256_of
+from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import (
     Axis,
     Cell,
     Check,
-    Column,
     Metric,
     Record,
     record_path,
