@@ -30,8 +30,10 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import Source
 from robustbench_coss.evaluations.probes.features import batches, to_device
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
-from robustbench_coss.evaluations.running.job import Job, Opened, Unit
+from robustbench_coss.evaluations.running.job import Opened
+from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.evaluations.running.units import Unit
 from robustbench_coss.machine.environment import device_name
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
 
@@ -89,16 +91,15 @@ def throughput(model: Checkpoint, dataset: str, args: argparse.Namespace) -> dic
     """Seconds of the bare loop and of the runner over all test images, and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         probe = ProbeConfig(max_train=2_000)  # not timed
-        job = Job(
-            lambda: model,
-            dataset,
-            Path(folder),
-            args.limit,
-            args.batch,
+        request = Evaluation(
+            dataset=dataset,
+            results=folder,
+            limit=args.limit,
+            batch_size=args.batch,
             device=args.device,
             probe=probe,
         )
-        opened = Opened(job)
+        opened = Opened(lambda: model, request)
         subject, device = opened.subject, opened.device
         condition = opened.suite("clean").conditions(subject)[0]
         unit = Unit("clean", (condition,), 0, len(opened.index))
@@ -144,14 +145,14 @@ def hold(count: int, args: argparse.Namespace) -> None:
     registry.load = with_stripes
     with tempfile.TemporaryDirectory() as folder:
         model = untrained(args.arch, args.width, args.size, head=True)
-        evaluate_run(
-            lambda: model,
+        request = Evaluation(
             ["clean"],
             dataset="stripes",
-            results=Path(folder),
+            results=folder,
             batch_size=args.batch,
             device=args.device,
         )
+        evaluate_run(lambda: model, request)
     # Not getrusage: what it calls the peak is at least what the parent held when it forked.
     status = Path("/proc/self/status").read_text()  # Linux
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)

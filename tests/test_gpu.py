@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.pretrain.dry_run import make_plan
 from robustbench_coss.pretrain.monitors import Watch
 from robustbench_coss.pretrain.recipe import build_recipe
 from robustbench_coss.pretrain.train import pretrain
 from robustbench_coss.pretrain.views import ViewOptions, make_views
-from robustbench_coss.records.record import read_record
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,15 +55,10 @@ def test_a_run_trained_on_the_gpu_is_measured_alike_on_gpu_and_cpu(
     pretrain(recipe, tmp_path / "run", device="cuda")
     outcomes = []
     for device in ("cuda", "cpu"):
-        (path,) = evaluate_run(
-            tmp_path / "run",
-            ["crop"],
-            results=tmp_path / device,
-            limit=200,
-            device=device,
-            probe=ProbeConfig(max_train=500),
-        )
-        record = read_record(path)
+        probe = ProbeConfig(max_train=500)
+        results = tmp_path / device
+        asked = Evaluation("crop", results=results, limit=200, device=device, probe=probe)
+        (record,) = evaluate_run(tmp_path / "run", asked).values()
         outcomes.append(np.stack([cell.outcomes["correct"] for cell in record.cells]))
     # Rounding differs between the devices, in the probe's training too: 2 % of verdicts may.
     assert (outcomes[0] != outcomes[1]).mean() < 0.02
@@ -134,15 +129,10 @@ def test_a_suite_measures_alike_on_gpu_and_cpu(suite: str, tmp_path: Path) -> No
     one_step(tmp_path)
     cells = []
     for device in ("cuda", "cpu"):
-        (path,) = evaluate_run(
-            tmp_path / "run",
-            [suite],
-            results=tmp_path / device,
-            limit=32,
-            device=device,
-            probe=ProbeConfig(max_train=200),
-        )
-        cells.append(read_record(path).cells)
+        probe = ProbeConfig(max_train=200)
+        asked = Evaluation(suite, results=tmp_path / device, limit=32, device=device, probe=probe)
+        (record,) = evaluate_run(tmp_path / "run", asked).values()
+        cells.append(record.cells)
     assert [cell.condition for cell in cells[0]] == [cell.condition for cell in cells[1]]
     differing = [
         (one.outcomes[name] != other.outcomes[name]).mean()

@@ -1,21 +1,18 @@
-"""The measuring itself: a model, its classifier, test images and suites, opened in one process.
-
-The unit of work is one suite's block of conditions on one shard of the test images. What a unit
-gives depends on nothing but itself, so units may run in any order, anywhere, and more than once.
-"""
+"""The measuring itself: a model, its classifier, test images and suites, opened in one process."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet, open_dataset
@@ -28,84 +25,20 @@ from robustbench_coss.evaluations.probes.features import (
     read_batch,
     to_device,
 )
-from robustbench_coss.evaluations.probes.linear import ProbeConfig, get_probe, probe_key
+from robustbench_coss.evaluations.probes.linear import get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
+from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
+from robustbench_coss.evaluations.running.units import Columns, Measured, Unit
 from robustbench_coss.machine.environment import device_name, resolve_device
-from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.columns import Column
-from robustbench_coss.records.record import Cell
 from robustbench_coss.seeds import permutation
-
-Columns = dict[str, Column]
 
 KEPT_FEATURES = 2**30
 """Bytes of the probe's training features that are kept for suites; more are extracted again."""
 
 LOCAL_SUITES = ("occlusion", "redundancy", "rf")
 """The suites that look at local representations."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that says how one model is measured; picklable if `load` is.
-
-    Attributes:
-        load: gives the model; called once in each process that measures it.
-        dataset: registered name.
-        results: folder of the probes, the same on every node.
-        limit: measure so many test images; None for all.
-        options: keyword arguments of suites, by the suite's name.
-        threads: of torch on the CPU; None leaves them as they are.
-        others: see `evaluate_run`.
-    """
-
-    load: Callable[[], Checkpoint]
-    dataset: str
-    results: Path
-    limit: int | None = None
-    batch_size: int = 256
-    device: str = "auto"
-    seed: int = 0
-    data_root: Path = Path("data")
-    download: bool = False
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One suite under some conditions on the test images `start` … `stop` of the job's order.
-
-    Attributes:
-        known: for a linked suite, outcomes of these images under earlier conditions of the group.
-    """
-
-    suite: str
-    conditions: tuple[Condition, ...]
-    start: int
-    stop: int
-    known: Mapping[str, Columns] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a unit found under one condition: columns of `stop - start` outcomes.
-
-    Attributes:
-        seconds: the measurement took.
-        nonfinite: outputs of the model with a NaN or infinite logit, attack steps included.
-        device: it was measured on, in words.
-        summary: what the suite says of the model as a whole.
-    """
-
-    condition: Condition
-    columns: Columns
-    seconds: float
-    nonfinite: int
-    device: str
-    summary: dict[str, Any]
 
 
 def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
@@ -127,10 +60,16 @@ def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
 
 
 class Opened:
-    """A job in this process: data at once, model on the device and suites when first needed.
+    """A model and how it is measured, in this process: data at once, model on the device and suites
+    when first needed.
+
+    Args:
+        load: gives the model.
+        threads: of torch on the CPU; None leaves them as they are.
 
     Attributes:
-        checkpoint: the model as loaded.
+        checkpoint: the model, without its own head if a probe takes its place.
+        dataset: name of the data set.
         test, train, validation: roles of the data set.
         index: data set indices of the images to measure, in order.
         labels: [n] int64 labels of these.
@@ -140,19 +79,33 @@ class Opened:
             that are none of its classes, or the model's own head is for another number of classes.
     """
 
-    def __init__(self, job: Job, progress: Progress | None = None) -> None:
-        self.job, self.progress = job, progress or Progress()
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        self.device = resolve_device(job.device)
-        self.checkpoint = job.load()
-        size = int(self.checkpoint.metadata["size"])
+    def __init__(
+        self,
+        load: Load,
+        request: Evaluation,
+        progress: Progress | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.request, self.progress = request, progress or Progress()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = resolve_device(request.device)
+        self.checkpoint = load()
+        if request.transfer:
+            self.checkpoint = replace(self.checkpoint, head=None, classes=None)
+        self.dataset = choose_dataset(self.checkpoint, request.dataset, request.transfer)
         self.train, self.validation, self.test = (
-            open_dataset(job.dataset, role, size=size, root=job.data_root, download=job.download)
+            open_dataset(
+                self.dataset,
+                role,
+                size=int(self.checkpoint.metadata["size"]),
+                root=Path(request.data_root),
+                download=request.download,
+            )
             for role in ("train", "validation", "test")
         )
         order = labelled(self.test, permutation(len(self.test), "test order", len(self.test)))
-        order = order[: job.limit]
+        order = order[: request.limit]
         self.index: list[int] = order.tolist()
         self.labels: Tensor = self.test.labels[order]
         self._check_classes()
@@ -163,6 +116,7 @@ class Opened:
         self._touched: set[str] = set()
         self._nonfinite: list[Tensor] = []
         self._features: tuple[Tensor, Tensor] | None = None
+        self._counting: RemovableHandle | None = None
         self.probe_summary: dict[str, Any] = {}
 
     def _check_classes(self) -> None:
@@ -186,16 +140,16 @@ class Opened:
         """Digest of what determines the classifier: the model's own head, or a probe."""
         if self.checkpoint.head is not None:
             return f"own head of {self.checkpoint.sha256}"
-        return probe_key(self.checkpoint.sha256, self.train, self.validation, self.job.probe)
+        return probe_key(self.checkpoint.sha256, self.train, self.validation, self.request.probe)
 
     def suite(self, name: str) -> Suite:
-        """A suite with the job's options, told of the test images.
+        """A suite with its options, told of the test images.
 
         Raises:
             CossError: as `make_suite`, or the settings do not fit the images.
         """
         if name not in self._suites:
-            suite = make_suite(name, self.job.options.get(name, {}))
+            suite = make_suite(name, self.request.options.get(name, {}))
             suite.configure(self.test)
             self._suites[name] = suite
         return self._suites[name]
@@ -220,10 +174,10 @@ class Opened:
                     checkpoint,
                     self.train,
                     self.validation,
-                    self.job.probe,
-                    results=self.job.results,
+                    self.request.probe,
+                    results=Path(self.request.results),
                     device=self.device,
-                    batch_size=self.job.batch_size,
+                    batch_size=self.request.batch_size,
                     progress=self.progress,
                     extracted=self._keep,
                 )
@@ -232,7 +186,7 @@ class Opened:
                 checkpoint.encoder, classifier, len(self.test.classes), self._training_features
             )
             to_device(self._subject, self.device)
-            classifier.register_forward_hook(self._count_nonfinite)
+            self._counting = classifier.register_forward_hook(self._count_nonfinite)
         return self._subject
 
     def _keep(self, features: Tensor, labels: Tensor) -> None:
@@ -250,7 +204,7 @@ class Opened:
             self.checkpoint.encoder,
             self.train,
             chosen.tolist(),
-            batch_size=self.job.batch_size,
+            batch_size=self.request.batch_size,
             device=self.device,
             progress=self.progress,
         )
@@ -305,7 +259,7 @@ class Opened:
         except torch.OutOfMemoryError as error:
             raise CossError(
                 f"the GPU ran out of memory in suite {unit.suite!r} at batch size "
-                f"{self.job.batch_size}; run again with a smaller --batch-size, finished "
+                f"{self.request.batch_size}; run again with a smaller --batch-size, finished "
                 "conditions are kept"
             ) from error
 
@@ -317,11 +271,11 @@ class Opened:
         nonfinite, done = 0, 0
         columns: dict[str, list[Column]] = {}
         index = self.index[unit.start : unit.stop]
-        for batch in batches(self.test, index, self.job.batch_size, self.device):
+        for batch in batches(self.test, index, self.request.batch_size, self.device):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))
-            outcomes = suite.measure(self.subject, batch, condition, self.job.seed)
+            outcomes = suite.measure(self.subject, batch, condition, self.request.seed)
             _collect(columns, outcomes, size, suite, condition)
             nonfinite += sum(int(count) for count in self._nonfinite)
             self._nonfinite.clear()
@@ -348,7 +302,9 @@ class Opened:
         }
 
     def close(self) -> None:
-        """Release what suites have opened."""
+        """Release what suites have opened, and leave the model as it came."""
+        if self._counting is not None:
+            self._counting.remove()
         for name in self._touched:
             self._suites[name].close()
 
@@ -390,48 +346,22 @@ def _reference_batch(train: ImageSet, device: torch.device) -> Batch:
 _open: dict[str, Opened] = {}
 
 
-def train_probe(job: Job) -> None:
-    """Have a job's classifier ready in its results folder; a task for another process."""
-    _opened(job).subject  # noqa: B018  (made when first asked for)
+def train_probe(load: Load, request: Evaluation) -> None:
+    """Have the classifier ready in the results folder; a task for another process."""
+    _opened(load, request).subject  # noqa: B018  (made when first asked for)
 
 
-def measure_unit(job: Job, unit: Unit) -> list[Measured]:
-    """Outcomes of a unit; a task for another process, which keeps the job open for the next one."""
-    return list(_opened(job).measure(unit))
+def measure_unit(load: Load, request: Evaluation, unit: Unit) -> list[Measured]:
+    """Outcomes of a unit; a task for another process, which keeps the model for the next one."""
+    return list(_opened(load, request).measure(unit))
 
 
-def _opened(job: Job) -> Opened:
-    # By what it says: a job that has travelled is never the same object.
-    key = repr(job)
+def _opened(load: Load, request: Evaluation) -> Opened:
+    # By what they say: what has travelled is never the same object.
+    key = repr((load, request))
     if key not in _open:
         for opened in _open.values():
             opened.close()
         _open.clear()
-        _open[key] = Opened(job)
+        _open[key] = Opened(load, request, threads=1)
     return _open[key]
-
-
-def units(
-    suite: Suite, todo: Sequence[Condition], done: Sequence[Cell], count: int, shard: int
-) -> list[Unit]:
-    """A suite's open conditions on `count` images as units of up to `shard` images.
-
-    A unit is one condition, or for a linked suite the open ones of a group. `shard` has to be a
-    multiple of the batch size: batches are then the same ones however the images are divided, and
-    so are the outcomes, to the last bit.
-    """
-    blocks: list[tuple[Condition, ...]] = [(condition,) for condition in todo]
-    if suite.linked:
-        groups = dict.fromkeys(condition.group for condition in todo)
-        blocks = [tuple(c for c in todo if c.group == group) for group in groups]
-    made = []
-    for block in blocks:
-        earlier = [cell for cell in done if suite.linked and cell.group == block[0].group]
-        for start in range(0, count, shard):
-            stop = min(start + shard, count)
-            known = {
-                cell.condition: {k: column[start:stop] for k, column in cell.outcomes.items()}
-                for cell in earlier
-            }
-            made.append(Unit(suite.name, block, start, stop, known))
-    return made

@@ -46,7 +46,8 @@ class Measure:
                 cells = [min(cells, key=lambda cell: cell.level)]
             if cells:
                 names = tuple(cell.condition for cell in cells)
-                return Metric(group, label, self.column, names, percent=self.percent)
+                name = group or "reference"
+                return Metric(name, label, self.column, names, percent=self.percent)
         return None
 
 

@@ -1,4 +1,4 @@
-"""What `--set KEY=VALUE` says."""
+"""What `--set KEY=VALUE` says, for recipes and for suites."""
 
 from __future__ import annotations
 
@@ -22,3 +22,29 @@ def parse_setting(text: str, example: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
+
+
+def suite_options(
+    settings: list[str], suites: list[str], corruption: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Keyword arguments of suites by name, from `--set` and the options for corruptions.
+
+    Raises:
+        CossError: an option is for a suite that is not measured.
+    """
+    given = [("corruption", key, value) for key, value in corruption.items() if value is not None]
+    for text in settings:
+        key, value = parse_setting(text, "occlusion.stages=[stage2]")
+        name, _, option = key.partition(".")
+        if not option:
+            raise CossError(f"--set takes SUITE.KEY=VALUE; got {text!r}")
+        given.append((name, option, value))
+    options: dict[str, dict[str, Any]] = {}
+    for name, option, value in given:
+        if name not in suites:
+            raise CossError(
+                f"an option of suite {name!r} ({option}) is given, but only "
+                f"{', '.join(suites)} will be measured; leave it out or add --suite {name}"
+            )
+        options.setdefault(name, {})[option] = value
+    return options

@@ -56,7 +56,7 @@ def show(
     from robustbench_coss.datasets.base import open_dataset
     from robustbench_coss.errors import CossError
     from robustbench_coss.evaluations.probes.features import to_device
-    from robustbench_coss.evaluations.running.runner import choose_dataset
+    from robustbench_coss.evaluations.running.request import choose_dataset
     from robustbench_coss.evaluations.show import find_classifier, look, read_image
     from robustbench_coss.figures.one_image import draw_sheet, shorten
     from robustbench_coss.files import slug, write_atomically

@@ -61,19 +61,19 @@ def verify(
     from rich.console import Console
 
     from robustbench_coss.evaluations.progress import ConsoleProgress
+    from robustbench_coss.evaluations.running.request import Evaluation
     from robustbench_coss.evaluations.submissions.verify import Plan
     from robustbench_coss.evaluations.submissions.verify import verify as check
 
-    plan = Plan(
-        secrets.randbelow(1 << 31) if seed is None else seed,
-        cells,
-        retrain_probe,
-        device,
-        batch_size,
-        data_root,
-        download,
-        corruption_root,
+    here = Evaluation(
+        batch_size=batch_size,
+        device=device,
+        data_root=data_root,
+        download=download,
+        options={"corruption": {"root": corruption_root}},
     )
+    drawn_with = secrets.randbelow(1 << 31) if seed is None else seed
+    plan = Plan(drawn_with, cells, retrain_probe, here)
     with ConsoleProgress(Console(stderr=True)) as progress:
         report = check(bundle, plan, encoder, progress)
     findings = report.findings()

@@ -43,8 +43,11 @@ def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def evaluate(model: Any, folder: Path, **options: Any) -> list[Any]:
-    options = {"dataset": "parts", "results": folder, "device": "cpu", "limit": 30} | options
-    return list(robustbench_coss.evaluate(model, "crop", **options))
+    """What is given of `crop` on 30 images; options of `evaluate`, and `dataset` and `probe`."""
+    asked = {k: options.pop(k) for k in ("dataset", "probe") if k in options}
+    asked = {"dataset": "parts", "results": folder, "device": "cpu", "limit": 30} | asked
+    request = robustbench_coss.Evaluation("crop", **asked)
+    return list(robustbench_coss.evaluate(model, request, **options))
 
 
 def test_a_module_that_returns_features_is_measured_with_a_probe(tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_equal_weights_are_recognised_and_others_measured_anew(tmp_path: Path) -
 
 
 def test_a_module_alone_does_not_say_what_to_measure_it_on(tmp_path: Path) -> None:
-    with pytest.raises(CossError, match="pass dataset=NAME"):
+    with pytest.raises(CossError, match=r"pass Evaluation\(dataset=NAME\)"):
         evaluate(Colours(), tmp_path, dataset=None)
 
 

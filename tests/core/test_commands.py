@@ -13,13 +13,14 @@ import yaml
 from helpers import ROOT, simulate
 
 from robustbench_coss.cli import app
-from robustbench_coss.cli.evaluate import _suite_options
+from robustbench_coss.cli.settings import suite_options
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.pretrain.recipe import build_recipe, differing_keys
 from robustbench_coss.pretrain.train import pretrain
 from robustbench_coss.records.commands import MODEL, RECIPE, commands_of, recipe_of
-from robustbench_coss.records.record import Record, find_records, read_record
+from robustbench_coss.records.record import Record, find_records
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -75,15 +76,9 @@ def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
     values = {"width": 0.125, "size": 32, "epochs": 1, "limit": 64, "batch_size": 32, **switches}
     recipe = build_recipe(values | {"options": {"hidden": 16, "dim": 8}}, "test")
     pretrain(recipe, tmp_path / "run", device="cpu")
-    (path,) = evaluate_run(
-        tmp_path / "run",
-        ["clean"],
-        results=tmp_path,
-        limit=20,
-        device="cpu",
-        probe=ProbeConfig(max_train=50),
-    )
-    record = read_record(path)
+    probe = ProbeConfig(max_train=50)
+    asked = Evaluation(["clean"], results=tmp_path, limit=20, device="cpu", probe=probe)
+    (record,) = evaluate_run(tmp_path / "run", asked).values()
     stored = record.model["training"]["recipe"]
     assert stored == build_recipe(stored, "stored").model_dump(mode="json")  # whole, as it is read
     again = build_recipe(yaml.safe_load(recipe_of(record)), "again")
@@ -115,7 +110,7 @@ def test_options_of_a_suite_are_printed_as_they_were_given(
     name, given = parsed(commands_of([record])[-1])
     assert (name, given["suite"]) == ("eval", [suite])
     corruption = {key: given[key] for key in ("backend", "constants")}
-    found = _suite_options(given["settings"] or [], [suite], corruption)
+    found = suite_options(given["settings"] or [], [suite], corruption)
     assert found.get(suite, {}) == options
 
 

@@ -97,13 +97,14 @@ def test_what_older_records_do_not_say_is_empty() -> None:
         "suite_config": {"turns": [90]},
         "model": {"training": {}},
         "dataset": {"size": 32},
-        "cells": [{"condition": "a"}],
+        "cells": [{"condition": "a@2", "group": "g"}],
     }
     new = migrate(first, SCHEMA)
     assert (new["schema"], new["extra"], new["about"], new["options"]) == (SCHEMA, {}, {}, {})
-    assert new["cells"] == [{"condition": "a", "problem": ""}]
+    told = {"condition": "a@2", "group": "g"}
+    assert new["cells"] == [told | {"problem": "", "stage": "", "kind": "a"}]
     assert first["schema"] == 1
-    assert first["cells"] == [{"condition": "a"}]
+    assert first["cells"] == [told]
 
 
 @pytest.mark.parametrize(

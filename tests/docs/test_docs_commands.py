@@ -32,7 +32,7 @@ from helpers.corruption_errors import with_errors
 from helpers.simulate import save
 from PIL import Image
 
-from robustbench_coss import evaluate, registry
+from robustbench_coss import Evaluation, evaluate, registry
 from robustbench_coss.analysis.corruption_error import ALEXNET
 from robustbench_coss.datasets.parts import draw_scenes, render
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
@@ -208,16 +208,16 @@ def prepared(small_bank: None, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def measured(prepared: Path) -> Path:
     """The same with records."""
+    request = Evaluation(
+        ["clean", "corruption", "crop", "redundancy"],
+        results=prepared / "results",
+        limit=4,
+        batch_size=4,
+        device="cpu",
+        probe=ProbeConfig(max_train=32),
+    )
     for run in ("byol", "co-byol", "byol-s0", "co-byol-s0"):
-        for _ in evaluate(
-            prepared / "runs" / run,
-            ["clean", "corruption", "crop", "redundancy"],
-            results=prepared / "results",
-            limit=4,
-            batch_size=4,
-            device="cpu",
-            probe=ProbeConfig(max_train=32),
-        ):
+        for _ in evaluate(prepared / "runs" / run, request):
             pass
     return prepared
 

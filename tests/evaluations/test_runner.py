@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,13 +29,16 @@ from robustbench_coss.evaluations.probes.features import batches
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.progress import ConsoleProgress
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
-from robustbench_coss.evaluations.running import job, runner
+from robustbench_coss.evaluations.running import draft, job, runner
+from robustbench_coss.evaluations.running.draft import partial_path
+from robustbench_coss.evaluations.running.request import Evaluation, Once
 from robustbench_coss.evaluations.running.runner import (
+    check_run,
     evaluate_run,
     evaluate_stream,
-    partial_path,
     suite_names,
 )
+from robustbench_coss.evaluations.running.units import Unit
 from robustbench_coss.machine.executors import attempt
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
 from robustbench_coss.records.about import SuiteAbout, about_of
@@ -245,9 +249,13 @@ def make_run(folder: Path, **changes: Any) -> Path:
 
 
 def measure(run: Path, suites: Sequence[str] = ("toy",), **options: Any) -> Record:
+    beside = {key: options.pop(key, None) for key in ("progress", "executor")}
     options = {"results": run.parent.parent / "results", "device": "cpu"} | options
     options.setdefault("probe", ProbeConfig())
-    return read_record(evaluate_run(run, suites, **options)[0])
+    ((path, record), *_) = evaluate_run(run, Evaluation(suites, **options), **beside).items()
+    on_disk = read_record(path)
+    assert on_disk.digest() == record.digest()
+    return on_disk
 
 
 def interrupted(
@@ -405,7 +413,7 @@ def test_a_partial_record_of_another_measurement_is_not_continued(
     elif change == "probe":
         options["probe"] = ProbeConfig(l2_values=6)
     elif change == "versions":
-        monkeypatch.setattr(runner, "versions", lambda: {"python": "4.0"})
+        monkeypatch.setattr(draft, "versions", lambda: {"python": "4.0"})
     else:
         (partial,) = (run.parent.parent / "results").rglob("*.partial.json")
         partial.write_text(partial.read_text()[:200])
@@ -526,8 +534,9 @@ def with_head(run: Path, head: nn.Module, classes: int) -> Any:
 
 def test_outputs_that_are_not_finite_mark_the_cell_and_count_as_wrong(run: Path) -> None:
     model = with_head(run, NanHead(), 3)
-    (path,) = evaluate_run(model, ["crop"], results=run / "r", device="cpu", batch_size=20)
-    cells = read_record(path).cells
+    asked = Evaluation("crop", results=run / "r", device="cpu", batch_size=20)
+    (record,) = evaluate_run(model, asked).values()
+    cells = record.cells
     assert len(cells) == 13
     assert {cell.problem for cell in cells[1:]} == {"6 outputs of the model were NaN or infinite"}
     for cell in cells:
@@ -538,9 +547,9 @@ def test_outputs_that_are_not_finite_mark_the_cell_and_count_as_wrong(run: Path)
 
 def test_a_model_with_a_head_of_its_own_is_measured_with_it_and_no_probe(run: Path) -> None:
     head = nn.Linear(6, 3)
-    (path,) = evaluate_run(with_head(run, head, 3), ["toy"], results=run / "r", device="cpu")
+    asked = Evaluation("toy", results=run / "r", device="cpu")
+    (record,) = evaluate_run(with_head(run, head, 3), asked).values()
     assert not (run / "r" / "probes").exists() or not any((run / "r" / "probes").iterdir())
-    record = read_record(path)
     assert record.model["probe"] == {"own_head": True}
     test = TOY_DATA.open("test", 8, Path(), False)
     index = torch.from_numpy(record.index).long()
@@ -553,9 +562,9 @@ def test_a_model_with_a_head_of_its_own_is_measured_with_it_and_no_probe(run: Pa
 def test_a_head_for_another_number_of_classes_is_refused_with_both_numbers(run: Path) -> None:
     model = with_head(run, nn.Linear(6, 1000), 1000)
     with pytest.raises(CossError, match=r"into 1000 classes and data set 'toy-data' has 3"):
-        evaluate_run(model, ["toy"], results=run / "r")
-    (path,) = evaluate_run(model, ["toy"], results=run / "r", transfer=True)
-    assert read_record(path).model["probe"]["n_train"] == 90
+        evaluate_run(model, Evaluation("toy", results=run / "r"))
+    (record,) = evaluate_run(model, Evaluation("toy", results=run / "r", transfer=True)).values()
+    assert record.model["probe"]["n_train"] == 90
 
 
 def test_a_label_beyond_the_classes_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,7 +588,7 @@ class Picky(ToyEncoder):
 def test_a_model_that_refuses_the_image_size_is_told_in_one_line(run: Path) -> None:
     model = partial(replace, load_checkpoint(run), encoder=Picky())
     with pytest.raises(CossError, match=r"does not take images of 8 px \(Input height.*--size$"):
-        evaluate_run(model, ["toy"], results=run / "r", device="cpu")
+        evaluate_run(model, Evaluation("toy", results=run / "r", device="cpu"))
 
 
 def test_a_linked_suite_is_told_its_earlier_outcomes_for_the_same_images(
@@ -647,9 +656,9 @@ def test_a_suite_that_cannot_measure_the_model_stops_no_other(run: Path) -> None
 
 def test_cells_come_as_they_are_measured_and_again_from_the_disk(run: Path) -> None:
     def cells() -> Iterator[str]:
-        options: dict[str, Any] = {"results": run / "r", "device": "cpu"}
-        for done in evaluate_stream(run, ["linked"], **options):
+        for done in evaluate_stream(run, Evaluation("linked", results=run / "r", device="cpu")):
             assert done.suite == "linked"
+            assert done.cell in done.so_far.cells
             yield done.cell.condition
 
     stream = cells()
@@ -663,12 +672,13 @@ def test_cells_come_as_they_are_measured_and_again_from_the_disk(run: Path) -> N
 
 
 def test_two_processes_do_not_measure_one_record(run: Path) -> None:
-    stream = evaluate_stream(run, ["toy"], results=run / "r", device="cpu")
+    asked = Evaluation("toy", results=run / "r", device="cpu")
+    stream = evaluate_stream(run, asked)
     next(stream)
     with pytest.raises(CossError, match=r"another process is measuring .*toy\.json; wait for it"):
-        evaluate_run(run, ["toy"], results=run / "r", device="cpu")
+        evaluate_run(run, asked)
     stream.close()
-    evaluate_run(run, ["toy"], results=run / "r", device="cpu")
+    evaluate_run(run, asked)
 
 
 def test_units_in_any_order_and_any_number_leave_the_same_record(
@@ -686,13 +696,37 @@ def test_units_in_any_order_and_any_number_leave_the_same_record(
     try:
         options: dict[str, Any] = {"batch_size": 5, "results": run / "r"}
         spread = [measure(run, [s], executor=backwards, **options) for s in ("toy", "linked")]
-        units = [item for item in asked if isinstance(item, job.Unit)]
+        units = [item for item in asked if isinstance(item, Unit)]
         assert {unit.stop - unit.start for unit in units} == {10}  # whole batches
         assert len(units) == 3 * 6 + 6  # the conditions of a linked group stay together
         here = [measure(run, [s], batch_size=5) for s in ("toy", "linked")]
         assert [r.digest() for r in spread] == [r.digest() for r in here]
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_model_is_loaded_once(run: Path) -> None:
+    loaded: list[Path] = []
+
+    def load(path: Path) -> Any:
+        loaded.append(path)
+        return load_checkpoint(path)
+
+    once = Once(partial(load, run))
+    asked = Evaluation("toy", results=run / "r", device="cpu")
+    check_run(once, asked)
+    evaluate_run(once, asked)
+    assert loaded == [run]
+    again = pickle.loads(pickle.dumps(Once(partial(load_checkpoint, run))))
+    assert again().sha256 == load_checkpoint(run).sha256
+    assert repr(again) == repr(Once(partial(load_checkpoint, run)))
+
+
+def test_a_request_is_frozen_and_normalised() -> None:
+    request = Evaluation("clean", results="r")
+    assert (request.suites, request.results) == (("clean",), Path("r"))
+    with pytest.raises(FrozenInstanceError):
+        request.seed = 1  # type: ignore[misc]
 
 
 def test_an_option_that_a_suite_does_not_have_is_refused_with_those_it_has() -> None:

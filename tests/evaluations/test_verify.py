@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.protocol import Subject
 from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.evaluations.submissions import again
 from robustbench_coss.evaluations.submissions import verify as verification
 from robustbench_coss.evaluations.submissions.agreement import (
     ALPHA,
@@ -34,8 +37,9 @@ from robustbench_coss.evaluations.submissions.agreement import (
     try_pairs,
 )
 from robustbench_coss.evaluations.submissions.bundle import MANIFEST, open_bundle, write_bundle
+from robustbench_coss.evaluations.submissions.report import Finding, Report
 from robustbench_coss.evaluations.submissions.submit import submit
-from robustbench_coss.evaluations.submissions.verify import Finding, Plan, Report, verify
+from robustbench_coss.evaluations.submissions.verify import Plan, verify
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
 from robustbench_coss.records.record import Record, from_json, write_record
 from robustbench_coss.seeds import permutation
@@ -47,7 +51,8 @@ ADVERSARIAL = {
     "eps_l2": [0.1, 0.2],
     "steps": 3,
 }
-PLAN = Plan(seed=0, device="cpu")
+HERE = Evaluation(device="cpu")
+PLAN = Plan(seed=0, here=HERE)
 Files = dict[str, bytes]
 
 
@@ -79,14 +84,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, few_pictures: None) -> Path:
 
 def measure(run: Path, results: Path, *suites: str) -> Path:
     """The bundle of a run measured with suites."""
-    evaluate_run(
-        run,
+    request = Evaluation(
         suites,
         results=results,
         device="cpu",
         probe=ProbeConfig(),
-        options={"adversarial": ADVERSARIAL},
+        options={"adversarial": ADVERSARIAL} if "adversarial" in suites else {},
     )
+    evaluate_run(run, request)
     return submit(str(run), results, results / "b.zip", True)[0]
 
 
@@ -117,7 +122,7 @@ def with_record(
 
     def edit(files: Files, head: dict[str, Any]) -> None:
         name = f"records/parts/{suite}.json"
-        record = from_json(open_bundle(bundle).json(name))
+        record = from_json(open_bundle(bundle).json(name), name)
         file = out.with_suffix(".json")
         write_record(file, change(record) or record)
         files[name] = file.read_bytes()
@@ -146,10 +151,10 @@ def test_a_condition_is_drawn_with_those_of_its_group_that_it_builds_on(attacked
     suite = make_suite("adversarial", ADVERSARIAL)
     encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
     conditions = suite.conditions(Subject(encoder, torch.nn.Linear(encoder.dim, 10)))
-    record = from_json(open_bundle(attacked).json("records/parts/adversarial.json"))
+    record = from_json(open_bundle(attacked).json("records/parts/adversarial.json"), "a.json")
     sizes = set()
     for seed in range(30):
-        drawn = verification._drawn(suite, conditions, Plan(seed=seed, cells=1), record)
+        drawn = again._drawn(suite, conditions, again.Sample(seed, cells=1), record)
         (group,) = {c.group for c in drawn}
         assert drawn == [c for c in conditions if c.group == group][: len(drawn)]
         sizes.add(len(drawn))
@@ -163,7 +168,7 @@ def test_every_condition_can_be_drawn_and_a_new_probe_gives_the_same(attacked: P
     anew = [cell.title for cell in report.cells if cell.title.endswith("(probe trained anew)")]
     assert 2 * len(anew) == len(report.cells)
     measured = sum(
-        sum(not c.condition.startswith("worst") for c in from_json(content).cells)
+        sum(not c.condition.startswith("worst") for c in from_json(content, "r.json").cells)
         for name in open_bundle(attacked).names
         if name.startswith("records/")
         for content in [open_bundle(attacked).json(name)]
@@ -172,12 +177,12 @@ def test_every_condition_can_be_drawn_and_a_new_probe_gives_the_same(attacked: P
 
 
 def test_other_batches_which_round_differently_reproduce_as_well(bundle: Path) -> None:
-    assert verify(bundle, replace(PLAN, batch_size=37)).reproduced
+    assert verify(bundle, replace(PLAN, here=replace(HERE, batch_size=37))).reproduced
 
 
 def test_the_seed_draws_the_conditions(bundle: Path) -> None:
     def drawn(seed: int) -> list[str]:
-        found = verify(bundle, Plan(seed=seed, cells=2, device="cpu")).cells
+        found = verify(bundle, Plan(seed=seed, cells=2, here=HERE)).cells
         return [cell.title for cell in found if cell.title.startswith("crop")]
 
     assert drawn(1) == drawn(1)
@@ -300,7 +305,9 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
 ) -> None:
     """Its numbers reproduce; those of a probe trained as stated do not."""
     results = tmp_path / "results"
-    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig())
+    probe = ProbeConfig()
+    request = Evaluation(["clean"], results=results, device="cpu", probe=probe)
+    evaluate_run(run, request)
     (file,) = (results / "probes").iterdir()
     with safetensors.safe_open(file, framework="pt") as opened:
         header = opened.metadata()
@@ -314,7 +321,8 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
     tensors = load_file(file)
     tensors["weight"], tensors["bias"] = solution[:-1].T.contiguous(), solution[-1].contiguous()
     save_file(tensors, file, metadata=header)
-    evaluate_run(run, ["clean"], results=results, device="cpu", probe=ProbeConfig(), force=True)
+    shutil.rmtree(results / "records")
+    evaluate_run(run, request)
     path, _ = submit(str(run), results, tmp_path / "b.zip", True)
     assert verify(path, PLAN).reproduced
     report = verify(path, replace(PLAN, retrain_probe=True))
@@ -346,15 +354,32 @@ def test_the_settings_in_a_record_give_the_suite_that_wrote_them(
     made = make_suite(suite, options)
     made.configure(test)
     config = json.loads(json.dumps(made.config()))
-    again = make_suite(suite, verification._options({"suite": suite, "suite_config": config}, None))
-    again.configure(test)
-    assert json.loads(json.dumps(again.config())) == config
+    content = {
+        "schema": 2,
+        "suite": suite,
+        "suite_config": config,
+        "model": {},
+        "dataset": {"size": 32},
+        "cells": [],
+    }
+    second = make_suite(suite, verification._options(content, HERE))
+    second.configure(test)
+    assert json.loads(json.dumps(second.config())) == config
 
 
 def test_ready_made_pictures_have_to_be_named() -> None:
-    content = {"suite": "corruption", "suite_config": {"backend": "ready-made", "pictures": "ab"}}
+    config = {"backend": "ready-made", "pictures": "ab"}
+    content = {"suite": "corruption", "suite_config": config, "schema": 3, "options": {}}
     with pytest.raises(CossError, match="pass their folder by --corruption-root"):
-        verification._options(content, None)
+        verification._options(content, HERE)
+    there = replace(HERE, options={"corruption": {"root": Path("pictures")}})
+    assert verification._options(content, there) == {"root": Path("pictures")}
+
+
+def test_a_record_says_nothing_of_where_and_how_fast_the_machine_here_works() -> None:
+    options = {"backend": "fast", "root": "/etc", "workers": 10_000}
+    content = {"suite": "corruption", "suite_config": {}, "schema": 3, "options": options}
+    assert verification._options(content, HERE) == {"backend": "fast"}
 
 
 def test_a_file_edited_in_the_bundle_is_found_by_its_hash(bundle: Path, tmp_path: Path) -> None:

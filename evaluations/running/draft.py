@@ -1,0 +1,308 @@
+"""The record of one suite while it is filled: begun, continued, added to, finished."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from robustbench_coss.encoders.base import parameters
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.evaluations.probes.linear import convergence
+from robustbench_coss.evaluations.protocol import Condition, Suite
+from robustbench_coss.evaluations.running.job import Opened
+from robustbench_coss.evaluations.running.units import Measured, Unit, units
+from robustbench_coss.files import sha256_of
+from robustbench_coss.machine.environment import versions
+from robustbench_coss.records.record import (
+    SCHEMA,
+    Cell,
+    Record,
+    read_record,
+    record_path,
+    write_record,
+)
+from robustbench_coss.records.training import with_recipe
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A condition that is measured and on disk.
+
+    Attributes:
+        suite: its name.
+        cell: the outcomes.
+        record: path of the record, once that is complete.
+        so_far: the record's content by now.
+    """
+
+    suite: str
+    cell: Cell
+    record: Path
+    so_far: Record
+
+
+class Draft:
+    """The record of one suite while it is filled."""
+
+    def __init__(self, suite: Suite, path: Path, key: str) -> None:
+        self.suite, self.path, self.key = suite, path, key
+        self.record: Record
+        self.conditions: list[Condition] = []
+        self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
+        self.up_to_date = False
+        with suppress(CossError):  # missing or damaged: either way it has to be measured
+            found = read_record(path)
+            if found.complete and found.key == key:
+                self.record, self.up_to_date = found, True
+
+    def on_disk(self) -> Iterator[Finished]:
+        """The cells of a record that is up to date."""
+        yield from (self._finished(cell) for cell in self.record.cells)
+
+    def _finished(self, cell: Cell) -> Finished:
+        return Finished(self.suite.name, cell, self.path, self.record)
+
+    def start(self, opened: Opened) -> None:
+        """Begin a record, with the cells of a partial one where they still hold.
+
+        Raises:
+            CossError: the suite lists a condition twice.
+        """
+        suite, test = self.suite, opened.test
+        self.conditions = suite.conditions(opened.subject)
+        if len({c.name for c in self.conditions}) != len(self.conditions):
+            raise CossError(
+                f"suite {suite.name!r} lists a condition twice; report it to its author"
+            )
+        self.record = Record(
+            suite=suite.name,
+            suite_version=suite.version,
+            suite_config=suite.config(),
+            model=describe_model(opened),
+            dataset={
+                "name": opened.dataset,
+                "role": "test",
+                "fingerprint": test.fingerprint,
+                "size": test.size,
+                "classes": len(test.classes),
+                "n": len(opened.index),
+                "limit": opened.request.limit,
+            },
+            seed=opened.request.seed,
+            versions=versions(),
+            device="",  # known once something was measured
+            index=np.asarray(opened.index, dtype=np.int32),
+            label=opened.labels.numpy().astype(np.int32),
+            key=self.key,
+            metrics=suite.metrics(self.conditions),
+            axis=suite.axis,
+            about=suite.about.stored(),
+            options=_plain(
+                f"the options of suite {suite.name!r}", opened.request.options.get(suite.name, {})
+            ),
+        )
+        self._take_over()
+
+    def _take_over(self) -> None:
+        try:
+            found = read_record(partial_path(self.path))
+        except CossError:  # none, or damaged: start from the first condition
+            return
+        # One record states one set of versions, so cells made with others are measured again.
+        if found.key != self.key or found.versions != self.record.versions:
+            return
+        known = {c.name for c in self.conditions}
+        self.record.cells = [cell for cell in found.cells if cell.condition in known]
+        self.record.extra, self.record.device = found.extra, found.device
+
+    @property
+    def _todo(self) -> list[Condition]:
+        done = {cell.condition for cell in self.record.cells}
+        return [c for c in self.conditions if c.name not in done]
+
+    @property
+    def open_images(self) -> int:
+        """Image passes that are left."""
+        return len(self._todo) * len(self.record.index)
+
+    def units(self, shard: int) -> list[Unit]:
+        """What is left to measure, on up to `shard` images at a time."""
+        return units(self.suite, self._todo, self.record.cells, len(self.record.index), shard)
+
+    def add(self, unit: Unit, found: Measured) -> Iterator[Finished]:
+        """Take in a condition on a shard; gives its cell, now on disk, if it was the last shard,
+        and then those derived if it was the last cell.
+        """
+        parts = self._parts[found.condition.name]
+        parts[unit.start] = found
+        if sum(len(next(iter(p.columns.values()))) for p in parts.values()) < len(
+            self.record.index
+        ):
+            return
+        pieces = [parts[start] for start in sorted(parts)]
+        nonfinite = sum(piece.nonfinite for piece in pieces)
+        cell = Cell(
+            found.condition.name,
+            found.condition.group,
+            found.condition.level,
+            {k: np.concatenate([p.columns[k] for p in pieces]) for k in found.columns},
+            sum(piece.seconds for piece in pieces),
+            f"{nonfinite:,} outputs of the model were NaN or infinite" if nonfinite else "",
+            found.condition.stage,
+            found.condition.kind,
+        )
+        del self._parts[found.condition.name]
+        place = {c.name: i for i, c in enumerate(self.conditions)}
+        self.record.cells = sorted([*self.record.cells, cell], key=lambda c: place[c.condition])
+        self.record.extra = found.summary
+        devices = dict.fromkeys(self.record.device.split("; ")) if self.record.device else {}
+        self.record.device = "; ".join(devices | dict.fromkeys(p.device for p in pieces))
+        write_record(partial_path(self.path), self.record)
+        yield self._finished(cell)
+        yield from self.finish()
+
+    def finish(self) -> Iterator[Finished]:
+        """Once no condition is left: derive, check and keep the record; gives derived cells."""
+        if self._todo:
+            return
+        record = self.record
+        derived = self.suite.derived(record.cells)
+        record.cells = [*record.cells, *derived]
+        record.checks = self.suite.checks(record.cells)
+        unconverged = convergence(record.model["probe"])
+        if unconverged is not None:
+            record.checks = [*record.checks, unconverged]
+        record.complete = True
+        record.created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_record(self.path, record)
+        partial_path(self.path).unlink(missing_ok=True)
+        yield from (self._finished(cell) for cell in derived)
+
+
+def _plain(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON has them. Of a path only the name: where a folder lies is not the measurement.
+
+    Raises:
+        CossError: JSON has no form for one of them.
+    """
+
+    def spelled(value: Any) -> str:
+        if isinstance(value, Path):
+            return value.name
+        raise TypeError(f"{type(value).__name__} {value!r}")
+
+    try:
+        return dict(json.loads(json.dumps(dict(values), default=spelled, allow_nan=False)))
+    except (TypeError, ValueError) as error:
+        raise CossError(f"{what} cannot be written as JSON ({error})") from error
+
+
+def draft(opened: Opened, suite: Suite) -> Draft:
+    """The record of a suite, not begun, or as it is on disk if that is up to date."""
+    checkpoint, request = opened.checkpoint, opened.request
+    key = record_key(
+        checkpoint.sha256,
+        opened.classifier_key,
+        {"fingerprint": opened.test.fingerprint, "size": opened.test.size, "n": len(opened.index)},
+        (suite.name, suite.version, suite.config()),
+        request.seed,
+    )
+    results = Path(request.results)
+    path = record_path(results, checkpoint.name, checkpoint.sha256, opened.dataset, suite.name)
+    return Draft(suite, path, key)
+
+
+def record_key(
+    checkpoint_sha256: str,
+    classifier_key: str,
+    dataset: Mapping[str, Any],
+    suite: tuple[str, int, Mapping[str, Any]],
+    seed: int,
+    schema: int = SCHEMA,
+) -> str:
+    """Digest of everything that determines the outcomes in a record.
+
+    Args:
+        classifier_key: as `Opened.classifier_key`.
+        dataset: with fingerprint, size and n.
+        suite: name, version and settings.
+        schema: of the record. Keys of 3 are those of 2: what it added determines no outcome.
+    """
+    name, version, config = suite
+    return sha256_of(
+        {
+            "schema": min(schema, 2),
+            "checkpoint": checkpoint_sha256,
+            "probe": classifier_key,
+            "dataset": dataset["fingerprint"],
+            "size": dataset["size"],
+            "n": dataset["n"],
+            "suite": name,
+            "version": version,
+            "config": dict(config),
+            "seed": seed,
+        }
+    )
+
+
+def partial_path(path: Path) -> Path:
+    """Where the conditions measured so far lie while a record is unfinished."""
+    return path.with_name(f"{path.stem}.partial.json")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes off a record while it is measured.
+
+    Raises:
+        CossError: one is at it.
+    """
+    file = path.with_name(f".{path.stem}.lock")
+    lock = FileLock(file, blocking=False)
+    with explain_os_errors("write", path):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise CossError(
+                f"another process is measuring {path}; wait for it, or stop it"
+            ) from error
+    try:
+        yield
+    finally:
+        # Removed while it is held: who waits for a file that is gone starts over with a new one.
+        with suppress(OSError):
+            file.unlink()
+        lock.release()
+
+
+def describe_model(opened: Opened) -> dict[str, Any]:
+    """What a record says of the model; `Record.model`."""
+    checkpoint = opened.checkpoint
+    metadata = checkpoint.metadata
+    training = metadata.get("training") or {}
+    described = {
+        "name": checkpoint.name,
+        "checkpoint_sha256": checkpoint.sha256,
+        "method": metadata.get("method"),
+        "arch": metadata["arch"],
+        "width": metadata["width"],
+        "parameters": parameters(checkpoint.encoder),
+        "encoder": metadata.get("encoder"),
+        "dataset": metadata.get("dataset"),
+        "training": training,
+        "probe": opened.probe_summary,
+    }
+    if "control" in metadata:
+        described["control"] = metadata["control"]
+    if "recipe" not in training and metadata.get("mlp") is not None:  # a recipe says it itself
+        described["mlp"] = metadata["mlp"]
+    return with_recipe(described, int(metadata["size"]))

@@ -1,0 +1,113 @@
+"""The request "measure this so": one frozen object that the command line and Python make alike.
+
+It is passed whole to the runner, to workers and to verification. What is measured comes beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robustbench_coss import registry
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.models.checkpoint import Checkpoint
+
+Load = Callable[[], Checkpoint]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How models are measured. Picklable, so workers get it as it is.
+
+    Attributes:
+        suites: registered names, or several in one string separated by commas; "all" for every one.
+        dataset: registered name; None for the data set that the encoder was pretrained on. Another
+            one is refused unless `transfer`.
+        transfer: train a probe on `dataset` and measure there, also in place of a classifier.
+        results: folder of records and probes.
+        limit: measure so many test images: the first ones of a fixed random order, so that the
+            images of a smaller limit are among those of a larger one. None measures all.
+        batch_size: images measured at once; does not change outcomes beyond rounding.
+        device: "auto", "cpu" or "cuda".
+        seed: of the suites' draws.
+        data_root: folder of the data sets.
+        download: fetch a missing data set if it can be fetched.
+        force: measure again what is up to date, with a probe trained anew. A partial record of the
+            same key is continued all the same, so that an interrupted forced evaluation is not lost
+            either.
+        probe: how the linear classifier is trained.
+        options: keyword arguments of suites, by the suite's name.
+
+    Raises:
+        CossError: a count is below one.
+    """
+
+    suites: Sequence[str] = ("all",)
+    dataset: str | None = None
+    transfer: bool = False
+    results: Path | str = Path("results")
+    limit: int | None = None
+    batch_size: int = 256
+    device: str = "auto"
+    seed: int = 0
+    data_root: Path | str = Path("data")
+    download: bool = False
+    force: bool = False
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        suites = [self.suites] if isinstance(self.suites, str) else self.suites
+        object.__setattr__(self, "suites", tuple(suites))
+        for name in ("results", "data_root"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        for name in ("limit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise CossError(f"{name} must be at least 1, got {value}")
+
+
+class Once:
+    """Loads a model when first called, and once more in each process that it travels to."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.found: Checkpoint | None = None
+
+    def __call__(self) -> Checkpoint:
+        if self.found is None:
+            self.found = self.load()
+        return self.found
+
+    def __repr__(self) -> str:
+        return f"Once({self.load!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Once, (self.load,)
+
+
+def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) -> str:
+    """The data set to measure on: the one the model was trained on, or another on purpose.
+
+    Raises:
+        CossError: another one is asked for without `transfer`, it is not registered, or none is
+            known.
+    """
+    trained_on = checkpoint.metadata.get("dataset")
+    if dataset is None:
+        if trained_on is None:
+            raise CossError(
+                f"{checkpoint.name} does not say what it was trained on; "
+                "name a data set with --dataset NAME"
+            )
+        return str(trained_on)
+    registry.load("dataset", dataset)  # a misspelt name is not a wish to transfer
+    if trained_on is not None and dataset != trained_on and not transfer:
+        raise CossError(
+            f"{checkpoint.name} was pretrained on {trained_on!r}, not {dataset!r}; add --transfer "
+            f"to train a probe on {dataset!r} and measure there"
+        )
+    return dataset

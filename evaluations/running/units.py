@@ -1,0 +1,77 @@
+"""The unit of work: one suite's block of conditions on one shard of the test images.
+
+What a unit gives depends on nothing but itself, so units may run in any order, anywhere, and more
+than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustbench_coss.evaluations.protocol import Condition, Suite
+from robustbench_coss.records.columns import Column
+from robustbench_coss.records.record import Cell
+
+Columns = dict[str, Column]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One suite under some conditions on the test images `start` … `stop` of the fixed order.
+
+    Attributes:
+        known: for a linked suite, outcomes of these images under earlier conditions of the group.
+    """
+
+    suite: str
+    conditions: tuple[Condition, ...]
+    start: int
+    stop: int
+    known: Mapping[str, Columns] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a unit found under one condition: columns of `stop - start` outcomes.
+
+    Attributes:
+        seconds: the measurement took.
+        nonfinite: outputs of the model with a NaN or infinite logit, attack steps included.
+        device: it was measured on, in words.
+        summary: what the suite says of the model as a whole.
+    """
+
+    condition: Condition
+    columns: Columns
+    seconds: float
+    nonfinite: int
+    device: str
+    summary: dict[str, Any]
+
+
+def units(
+    suite: Suite, todo: Sequence[Condition], done: Sequence[Cell], count: int, shard: int
+) -> list[Unit]:
+    """A suite's open conditions on `count` images as units of up to `shard` images.
+
+    A unit is one condition, or for a linked suite the open ones of a group. `shard` has to be a
+    multiple of the batch size: batches are then the same ones however the images are divided, and
+    so are the outcomes, to the last bit.
+    """
+    blocks: list[tuple[Condition, ...]] = [(condition,) for condition in todo]
+    if suite.linked:
+        groups = dict.fromkeys(condition.group for condition in todo)
+        blocks = [tuple(c for c in todo if c.group == group) for group in groups]
+    made = []
+    for block in blocks:
+        earlier = [cell for cell in done if suite.linked and cell.group == block[0].group]
+        for start in range(0, count, shard):
+            stop = min(start + shard, count)
+            known = {
+                cell.condition: {k: column[start:stop] for k, column in cell.outcomes.items()}
+                for cell in earlier
+            }
+            made.append(Unit(suite.name, block, start, stop, known))
+    return made

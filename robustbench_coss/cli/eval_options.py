@@ -1,0 +1,129 @@
+"""The arguments and options of `coss-bench eval`, as typer reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CLASSIFIER, MODEL = "Linear probe", "Models of other tools"
+CORRUPTION, CLUSTER = "Corruptions", "Cluster"
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="Run folders, encoder.safetensors files, checkpoints of other tools, "
+        "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], or the controls control:pixels and "
+        "control:untrained:ARCH[:WIDTH][:SEED].",
+    ),
+]
+Suites = Annotated[
+    list[str] | None,
+    typer.Option(help="Suites: repeat, or separate by commas; default: all."),
+]
+ResultsFolder = Annotated[
+    Path, typer.Option(help="Folder for records and probes.", metavar="FOLDER")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(help="Measure so many test images, a fixed random subset; default: all."),
+]
+DataSetName = Annotated[
+    str | None,
+    typer.Option(help="Data set to measure on; default: the one trained on."),
+]
+Transfer = Annotated[
+    bool, typer.Option("--transfer", help="Allow a data set other than the pretraining one.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="An option of a suite, e.g. adversarial.attacks=[pgd-linf,square].",
+        metavar="SUITE.KEY=VALUE",
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Images measured at once.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Seed = Annotated[int, typer.Option(help="Seed of the suites' draws.")]
+DataRoot = Annotated[Path, typer.Option(help="Folder of the data sets.")]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Measure again what is up to date.")]
+ProbeKind = Annotated[
+    str,
+    typer.Option(help="Kind of linear probe: logistic, sgd or simclr.", rich_help_panel=CLASSIFIER),
+]
+ProbeTrain = Annotated[
+    int | None,
+    typer.Option(
+        help="Train the probe on so many images, a random subset; default: all.",
+        rich_help_panel=CLASSIFIER,
+    ),
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="Which tool wrote a checkpoint; auto recognises it by its keys.",
+        rich_help_panel=MODEL,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(help="Architecture of a checkpoint that does not say it.", rich_help_panel=MODEL),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Image size in px; default: what the model was made for.", rich_help_panel=MODEL
+    ),
+]
+AllowPartial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial",
+        help="Load a checkpoint although some of its keys do not match.",
+        rich_help_panel=MODEL,
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="What corrupts images: fast (torch, on --device), reference (imagecorruptions, "
+        "on the CPU) or auto, which is fast.",
+        rich_help_panel=CORRUPTION,
+    ),
+]
+Constants = Annotated[
+    str | None,
+    typer.Option(
+        help="Strength of corruptions: imagenet-c or cifar-c; default: cifar-c up to 64 px.",
+        rich_help_panel=CORRUPTION,
+    ),
+]
+CorruptionRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Ready-made corrupted images: a folder of ImageNet-C, Tiny-ImageNet-C or CIFAR-10-C.",
+        metavar="FOLDER",
+        rich_help_panel=CORRUPTION,
+    ),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure on a Ray cluster: HOST:PORT, or auto for the one on this machine.",
+        metavar="ADDRESS",
+        rich_help_panel=CLUSTER,
+    ),
+]
+GpusPerTask = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a GPU that a task of --cluster takes; default: a whole one.",
+        rich_help_panel=CLUSTER,
+    ),
+]

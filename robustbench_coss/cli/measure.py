@@ -1,0 +1,190 @@
+"""Measuring models one after the other for `coss-bench eval`, and saying what was found."""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.progress import ConsoleProgress
+from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.running.request import Evaluation, Once
+from robustbench_coss.evaluations.running.runner import (
+    check_run,
+    evaluate_run,
+    suite_names,
+    suites_for,
+)
+from robustbench_coss.machine.environment import resolve_device
+from robustbench_coss.machine.executors import on_ray
+from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.records.record import Record
+
+
+def measure_all(
+    models: Sequence[str],
+    read: Callable[[str], Checkpoint],
+    request: Evaluation,
+    cluster: str | None,
+    gpus_per_task: float | None,
+) -> None:
+    """Measure models, print their headline numbers and the next command.
+
+    Every model is looked at before the first is measured: a typo in the last one should not cost
+    the hours spent on those before it.
+
+    Args:
+        read: loads a model; picklable where there is a cluster.
+        cluster: address of a Ray cluster, or "auto"; None measures in this process.
+        gpus_per_task: share of a GPU that a task takes there.
+
+    Raises:
+        CossError: what is asked for cannot be done, a model could not be measured, or outcomes are
+            doubtful. The other models are measured all the same.
+    """
+    if gpus_per_task is not None and cluster is None:
+        raise CossError("--gpus-per-task is for --cluster; here, the device is the model's alone")
+    suites = suite_names(request.suites)
+    for name in suites:
+        make_suite(name, request.options.get(name, {})).close()
+    resolve_device(request.device)
+    shown = request.results
+    if cluster is not None:  # workers have a working folder of their own
+        results, data_root = (Path(p).resolve() for p in (request.results, request.data_root))
+        request = replace(request, results=results, data_root=data_root)
+        models = [str(Path(m).resolve()) if Path(m).exists() else m for m in models]
+    console = Console()
+    todo = deque((model, Once(partial(read, model))) for model in models)
+    for _, load in todo:
+        checkpoint = check_run(load, request)
+        wanted = suites_for(checkpoint, request.suites)
+        if left := [name for name in suites if name not in wanted]:
+            line = (
+                f"{checkpoint.name}: left out {', '.join(left)}, which look at local "
+                "representations; it has none"
+            )
+            console.print(line, highlight=False, soft_wrap=True)
+        if checkpoint.preprocessing:
+            line = f"{checkpoint.name}: {checkpoint.preprocessing}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    records, failures = _measure(todo, request, cluster, gpus_per_task)
+    if records:
+        _print_headlines(records, console)
+        option = "" if shown == Path("results") else f" --results {request.results}"
+        console.print(f"next: coss-bench leaderboard{option}", highlight=False, soft_wrap=True)
+    if failures:
+        named = len(models) > 1
+        raise CossError("; ".join(f"{m}: {e}" if named else str(e) for m, e in failures.items()))
+    _refuse_problems(records.values())
+
+
+def _measure(
+    todo: deque[tuple[str, Once]],
+    request: Evaluation,
+    cluster: str | None,
+    gpus_per_task: float | None,
+) -> tuple[dict[Path, Record], dict[str, CossError]]:
+    """Records by path, and what was wrong with models that could not be measured."""
+    records: dict[Path, Record] = {}
+    failures: dict[str, CossError] = {}
+    with ExitStack() as stack:
+        stack.enter_context(_ending_on_sigterm())
+        executor = None
+        if cluster is not None:
+            share = {"cpu": 0.0, "cuda": 1.0}.get(request.device)
+            share = share if gpus_per_task is None else gpus_per_task
+            executor = stack.enter_context(on_ray(cluster, share))
+        progress = stack.enter_context(ConsoleProgress(Console(stderr=True)))
+        try:
+            while todo:  # each is let go of when it is done
+                model, load = todo.popleft()
+                try:
+                    records |= evaluate_run(load, request, progress, executor)
+                except CossError as error:  # of this model; the others are measured all the same
+                    failures[model] = error
+        except KeyboardInterrupt:
+            typer.echo("interrupted; run the same command again to continue", err=True)
+            raise typer.Exit(130) from None
+    return records, failures
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """While active, SIGTERM ends this process as an error does: worker processes end with it."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+        typer.echo("stopped; run the same command again to continue", err=True)
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse_problems(records: Iterable[Record]) -> None:
+    """Name the cells whose outcomes are doubtful.
+
+    Raises:
+        CossError: there are any.
+    """
+    found = []
+    for record in records:
+        found += [
+            f"{record.model['name']} {record.suite} {cell.condition}: {cell.problem}"
+            for cell in record.cells
+            if cell.problem
+        ]
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise CossError(
+            f"{len(found)} conditions are marked in their records: {'; '.join(found[:3])}{more}; "
+            "images without a finite answer count as wrong"
+        )
+
+
+def _print_headlines(records: Mapping[Path, Record], console: Console) -> None:
+    """Print the headline numbers of records, model by model."""
+    previous = None
+    for path, record in records.items():
+        data = record.dataset
+        model = (record.model["name"], record.model["checkpoint_sha256"], data["name"])
+        if model != previous:
+            previous = model
+            chance = 100 / data["classes"]
+            console.print(
+                f"[bold]{escape(str(model[0]))}[/] on {escape(data['name'])}: {data['n']:,} test "
+                f"images, {data['classes']} classes, chance {chance:.1f} %",
+                highlight=False,
+            )
+            console.print(
+                f"  records: {path.parent}", highlight=False, soft_wrap=True, markup=False
+            )
+        numbers = []
+        for metric in record.metrics:
+            if metric.headline:
+                value = float(record.per_sample(metric).mean())
+                shown = f"{100 * value:.1f} %" if metric.percent else f"{value:.3g}"
+                numbers.append(f"{metric.label} {shown}")
+        console.print(
+            f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}",
+            highlight=False,
+            markup=False,
+        )
+        for check in record.checks:
+            if not check.passed:
+                console.print(
+                    f"  [bold yellow]check failed:[/] {escape(check.name)}: {escape(check.detail)}",
+                    highlight=False,
+                )
