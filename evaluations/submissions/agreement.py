@@ -63,7 +63,7 @@ class Pair:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % interval of the recorded mean, as tables have it for a single run."""
-        found = estimate([[self.recorded]], "reproduction", share=self.recorded.dtype == bool)
+        found = estimate([[self.recorded]], share=self.recorded.dtype == bool)
         return found.low, found.high
 
     @property

@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
-from robustbench_coss.analysis.numbers import failed_checks, problems
+from robustbench_coss.analysis.numbers import (
+    failed_checks,
+    is_share,
+    number,
+    problems,
+    values_of,
+)
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Better, Metric, Record
@@ -28,10 +33,11 @@ from robustbench_coss.tables.cells import (
 )
 
 TESTS = {
-    "mcnemar": "One run each, one condition, right or wrong: McNemar's exact test, Agresti and "
-    "Min's interval; both cover the draw of the test images, not the training seed.",
-    "permutation": "One run each, averages of conditions and numbers: permutation of signs image "
-    "by image, bootstrap interval; both cover the draw of the test images, not the training seed.",
+    "mcnemar": "One run each, right or wrong (or seeds that do not vary): McNemar's exact test, "
+    "Agresti and Min's interval; both cover the draw of the test images, not the training seed.",
+    "permutation": "One run each, averages of conditions and numbers (or seeds that do not vary): "
+    "permutation of signs image by image, bootstrap interval; both cover the draw of the test "
+    "images, not the training seed.",
     "t": "Several seeds: Student's t from the variance between seeds and between images; it "
     "covers both.",
 }
@@ -111,7 +117,7 @@ def differences(
     for x, y in pairs:
         metrics, left_out = _shared_metrics(x, y, cells)
         refused += left_out
-        lines += [_line(x, y, metric, one.label, other.label) for metric in metrics]
+        lines += [_line(x, y, metric) for metric in metrics]
     return lines, refused, pairs
 
 
@@ -221,19 +227,17 @@ def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> I
             yield Metric(name, name, axis.column, (name,), better, axis.percent)
 
 
-def _line(x: SeedGroup, y: SeedGroup, metric: Metric, a: str, b: str) -> dict[str, Any]:
+def _line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
     mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
-    # Named alike in either order, so that B against A mirrors A against B.
-    names = (x.test_set.slug, x.suite, metric.name, *sorted((a, b)))
-    found = difference(mine, theirs, *names, share=metric.percent)
+    found = difference(mine, theirs, share=is_share(x.records[0], metric.column))
     return {
         "test_set": x.test_set.label,
         "suite": x.suite,
         "protocol": x.protocol,
         "metric": metric.name,
         "heading": metric.label + (f" ({x.protocol})" if x.protocol else ""),
-        "a": float(np.mean(mine)),
-        "b": float(np.mean(theirs)),
+        "a": number(x.records, metric.conditions, metric.column).value,
+        "b": number(y.records, metric.conditions, metric.column).value,
         "difference": found.value,
         "low": found.low,
         "high": found.high,
@@ -247,13 +251,6 @@ def _line(x: SeedGroup, y: SeedGroup, metric: Metric, a: str, b: str) -> dict[st
         "doubts_a": doubts_of(x.records),
         "doubts_b": doubts_of(y.records),
     }
-
-
-def values_of(record: Record, metric: Metric) -> NDArray[Any]:
-    """[n] the metric of each image; booleans stay what they are."""
-    if len(metric.conditions) == 1:
-        return record.column(metric.conditions[0], metric.column)
-    return record.per_sample(metric)
 
 
 def doubts_of(records: Sequence[Record]) -> str:

@@ -16,8 +16,9 @@ from robustbench_coss.analysis.configurations import (
     setting,
     without_local_term,
 )
+from robustbench_coss.analysis.numbers import number
 from robustbench_coss.records.record import Axis, Metric, Record
-from robustbench_coss.statistics.intervals import Estimate, estimate
+from robustbench_coss.statistics.intervals import Estimate
 from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
 
 
@@ -57,12 +58,8 @@ def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> p
         if not any(group for group, _ in points):
             continue
         for (group, level), conditions in points.items():
-            runs = [[r.column(c, y.column) for c in conditions] for r in m.records]
-            own = y.column == m.records[0].axis.column
-            names = (m.test_set.slug, m.configuration, m.suite, group, level)
-            result = estimate(runs, *names, *([] if own else [y.column]), share=y.percent)
             about = {"group": group, "level": level, "conditions": len(conditions)}
-            lines.append(_data_line(m, about, result))
+            lines.append(_data_line(m, about, number(m.records, conditions, y.column)))
     return pd.DataFrame(lines)
 
 
@@ -92,9 +89,8 @@ def share_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
                 [np.mean([r.column(c, column) for c in names], axis=0) for names in at.values()]
                 for r in m.records
             ]
-            names = (m.test_set.slug, m.configuration, m.suite, group)
             about = {"group": f"95 % kept: {group}", "level": KEPT, "conditions": len(at)}
-            lines.append(_data_line(m, about, share_for_95_percent(list(at), runs, *names)))
+            lines.append(_data_line(m, about, share_for_95_percent(list(at), runs)))
     return pd.DataFrame(lines)
 
 
@@ -123,9 +119,7 @@ def _data_line(m: SeedGroup, about: dict[str, Any], result: Estimate) -> dict[st
 
 def metric_estimate(m: SeedGroup, metric: Metric) -> Estimate:
     """A metric with its interval, as the leaderboard has it."""
-    runs = [[r.column(c, metric.column) for c in metric.conditions] for r in m.records]
-    names = (m.test_set.slug, m.configuration, m.suite, metric.name)
-    return estimate(runs, *names, share=metric.percent)
+    return number(m.records, metric.conditions, metric.column)
 
 
 def metrics_apart(record: Record) -> list[Metric]:

@@ -1,4 +1,7 @@
-"""Every number of a set of records in long form: a line per configuration and metric."""
+"""Numbers of measurements: one function gives a value its interval, for every table and figure.
+
+`number` is that function; `load_table` lists all metrics of a set of records in long form.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from robustbench_coss.analysis.configurations import (
@@ -25,11 +29,53 @@ from robustbench_coss.analysis.corruption_error import (
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.about import in_order
+from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Metric, Record
 from robustbench_coss.records.training import training_of
-from robustbench_coss.statistics.intervals import estimate
+from robustbench_coss.statistics.intervals import Estimate, estimate
 
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
+
+
+def number(records: Sequence[Record], conditions: Sequence[str], column: str) -> Estimate:
+    """The mean of an outcome column over conditions, images and seeds, with its 95 % interval.
+
+    The only way from outcomes to a number that is shown. It depends on the outcomes alone: not on
+    the order of the conditions, on labels, or on what else is shown (see `intervals.estimate`).
+
+    Args:
+        records: one per seed of one configuration, as in `SeedGroup.records`.
+
+    Raises:
+        KeyError: a record lacks the column under a condition.
+    """
+    runs = [columns_of(record, conditions, column) for record in records]
+    return estimate(runs, share=is_share(records[0], column))
+
+
+def columns_of(record: Record, conditions: Sequence[str], column: str) -> list[Column]:
+    """An outcome column under each of some conditions, in the record's order. Raises KeyError."""
+    place = {cell.condition: i for i, cell in enumerate(record.cells)}
+    return [record.column(name, column) for name in sorted(set(conditions), key=place.__getitem__)]
+
+
+def values_of(record: Record, metric: Metric) -> Column:
+    """[n] the metric of each image; right or wrong stays boolean, averages are float64."""
+    columns = columns_of(record, metric.conditions, metric.column)
+    if len(columns) == 1:
+        return columns[0]
+    return np.asarray(np.mean(np.stack(columns).astype(np.float64), axis=0))
+
+
+def is_share(record: Record, column: str) -> bool:
+    """Whether an outcome column's mean is a share: as the axis or a metric states, or where they
+    do not speak of it, if its values are right or wrong."""
+    if record.axis.column == column:
+        return record.axis.percent
+    stated = [metric.percent for metric in record.metrics if metric.column == column]
+    if stated:
+        return any(stated)
+    return all(c.outcomes[column].dtype == bool for c in record.cells if column in c.outcomes)
 
 
 def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
@@ -84,13 +130,11 @@ def _clean_metric(table: pd.DataFrame) -> str | None:
 
 
 def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
-    runs = [[r.column(name, metric.column) for name in metric.conditions] for r in m.records]
-    return _line_of(m, metric, runs, share=metric.percent)
+    return _line_of(m, metric, number(m.records, metric.conditions, metric.column))
 
 
-def _line_of(m: SeedGroup, metric: Metric, runs: list[list[Any]], share: bool) -> dict[str, Any]:
-    """A line of the long table from one list of per-image columns per seed."""
-    result = estimate(runs, m.test_set.slug, m.configuration, m.suite, metric.name, share=share)
+def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
+    """A line of the long table."""
     return {
         "test_set": m.test_set.label,
         "model": m.configuration,
@@ -161,7 +205,7 @@ def _corruption_error_lines(measurements: list[SeedGroup], baseline: str) -> lis
         ):
             # The corruptions say what it is about; nothing is averaged over them here.
             metric = Metric(name, label, "correct", tuple(ALEXNET), "lower")
-            lines.append(_line_of(m, metric, columns, share=False) | {"baseline": by.name})
+            lines.append(_line_of(m, metric, estimate(columns)) | {"baseline": by.name})
     if not lines:
         reasons = [f"{where}: {reason}" for where, reason in refused]
         raise CossError(f"no mCE with baseline {baseline!r}; {'; '.join(reasons) or NOTHING}")

@@ -8,12 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from robustbench_coss.analysis.comparison import mismatch, values_of
+from robustbench_coss.analysis.comparison import mismatch
 from robustbench_coss.analysis.configurations import SeedGroup, along, setting, without_local_term
+from robustbench_coss.analysis.numbers import values_of
 from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
 from robustbench_coss.records.record import Metric, Record
 from robustbench_coss.statistics.contrasts import FEWEST, contrast, rank_correlation
-from robustbench_coss.statistics.paired_tests import Difference, difference
+from robustbench_coss.statistics.paired_tests import Difference, by_images, difference
 
 MIN_CROP = "training.views.min_crop"
 
@@ -232,20 +233,14 @@ def answer_sum(terms: Sequence[Term]) -> Difference:
     """
     columns = [[values_of(r, t.metric) for r in t.records] for t in terms]
     weights, percent = [t.weight for t in terms], terms[0].metric.percent
-    test_set = terms[0].source.measurement.test_set.slug
-    names = ("claims", test_set, terms[0].metric.label, *sorted(t.label for t in terms))
     if weights == [1, -1]:
-        return difference(columns[0], columns[1], *names, share=percent)
+        return difference(columns[0], columns[1], share=percent)
+    # No sum of shares can be further from 0 than this.
+    most = float(sum(w for w in weights if w > 0)) if percent else None
     if any(len(runs) > 1 for runs in columns):
-        found = contrast([np.stack(runs).astype(np.float64) for runs in columns], weights)
-    else:
-        rows = [w * runs[0].astype(np.float64) for w, runs in zip(weights, columns, strict=True)]
-        found = difference([np.sum(rows, axis=0)], [np.zeros(len(rows[0]))], *names)
-    if not percent:
-        return found
-    most = sum(w for w in weights if w > 0)  # no sum of shares can be further from 0
-    low, high = (float(np.clip(end, -most, most)) for end in (found.low, found.high))
-    return replace(found, low=low, high=high)
+        return contrast([np.stack(runs).astype(np.float64) for runs in columns], weights, most)
+    rows = [w * runs[0].astype(np.float64) for w, runs in zip(weights, columns, strict=True)]
+    return by_images(np.sum(rows, axis=0), most)
 
 
 # ---- over models ----
@@ -306,11 +301,4 @@ def answer_correlation(measure: Measure, both: Sequence[tuple[SeedGroup, SeedGro
         for m, _ in both
     ]
     kept = [kept_share(measure, m) for _, m in both]
-    return rank_correlation(
-        redundancy,
-        [np.nan if share is None else share for share in kept],
-        "claims",
-        both[0][0].test_set.slug,
-        measure.suite,
-        *sorted(m.configuration for m, _ in both),
-    )
+    return rank_correlation(redundancy, [np.nan if share is None else share for share in kept])

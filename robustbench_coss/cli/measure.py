@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from robustbench_coss.analysis.numbers import number
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import ConsoleProgress
 from robustbench_coss.evaluations.running.job import make_suite
@@ -28,6 +29,7 @@ from robustbench_coss.machine.environment import resolve_device
 from robustbench_coss.machine.executors import on_ray
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Record
+from robustbench_coss.tables.cells import estimate_text
 
 
 def measure_all(
@@ -174,9 +176,8 @@ def _print_headlines(records: Mapping[Path, Record], console: Console) -> None:
         numbers = []
         for metric in record.metrics:
             if metric.headline:
-                value = float(record.per_sample(metric).mean())
-                shown = f"{100 * value:.1f} %" if metric.percent else f"{value:.3g}"
-                numbers.append(f"{metric.label} {shown}")
+                found = number([record], metric.conditions, metric.column)
+                numbers.append(f"{metric.label} {estimate_text(found, metric.percent)}")
         console.print(
             f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}",
             highlight=False,

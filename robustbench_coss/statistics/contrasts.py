@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from robustbench_coss.seeds import Name, seed_of
-from robustbench_coss.statistics.intervals import CONFIDENCE, Floats
-from robustbench_coss.statistics.paired_tests import Difference
+from robustbench_coss.statistics.intervals import UPPER, Floats, generator_for
+from robustbench_coss.statistics.paired_tests import Difference, by_images, negligible
 
 FEWEST = 4  # models without which a rank correlation has no interval
 _EXACT = 8  # models of which all 8! orders are gone through; of more, some are drawn
 _DRAWS = 10_000
 
 
-def contrast(groups: Sequence[Floats], weights: Sequence[float]) -> Difference:
+def contrast(
+    groups: Sequence[Floats], weights: Sequence[float], most: float | None = None
+) -> Difference:
     """A weighted sum of the means of several configurations, over seeds and images.
 
     `statistics.seeds_by_images` for more than two configurations, of which (a, b) with weights
@@ -38,10 +39,12 @@ def contrast(groups: Sequence[Floats], weights: Sequence[float]) -> Difference:
         groups: [k, n] values of each configuration, k seeds of the same n images; at least one
             has two seeds or more.
         weights: one per configuration.
+        most: how far from 0 the sum can be by nature; None if nothing says so.
 
     Returns:
         `value` is the sum, `p` two-sided of a sum of 0, `test` is "t". Interval and p are NaN for
-        a single image or if a value is NaN.
+        a single image or if a value is NaN. Where neither seeds nor images vary it is
+        `paired_tests.by_images` of the means over seeds.
 
     Raises:
         ValueError: all have one seed, or groups and weights do not fit together.
@@ -69,16 +72,19 @@ def contrast(groups: Sequence[Floats], weights: Sequence[float]) -> Difference:
         seeds, residual = seeds + between, residual + within
     # Both parts contain the residuals; neither part alone can vary more than both together.
     variance = max(seeds + images - residual, seeds, images)
-    if variance == 0:
-        return Difference(value, value, value, float(value == 0), "t")
+    if negligible(variance, *groups):
+        return by_images(sums, most)
     freedom = variance**2 / sum(term**2 / df for term, df in terms)
     scale = math.sqrt(variance)
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom)) * scale
+    half = float(stats.t.ppf(UPPER, freedom)) * scale
     p = 2 * float(stats.t.sf(abs(value) / scale, freedom))
-    return Difference(value, value - half, value + half, p, "t")
+    low, high = value - half, value + half
+    if most is not None:
+        low, high = max(low, -most), min(high, most)
+    return Difference(value, low, high, p, "t")
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike, *names: Name) -> Difference:
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> Difference:
     """Spearman's rank correlation with an interval and a permutation test.
 
     The interval is Fisher's z with the variance (1 + rho² / 2) / (n - 3) of Bonett and Wright
@@ -88,8 +94,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *names: Name) -> Difference:
     up to 8 values, else of 10,000 drawn ones and the one found (Phipson and Smyth 2010).
 
     Args:
-        x, y: [n] numbers, n >= 4; ties get their mean rank.
-        names: what the draw of orders is for.
+        x, y: [n] numbers, n >= 4; ties get their mean rank. The draw of orders is keyed by the
+            pairs of ranks, in whatever order they come.
 
     Returns:
         `value` is rho in [-1, 1] and `test` is "rank"; all are NaN where x or y are constant or
@@ -109,13 +115,15 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *names: Name) -> Difference:
     rho = float(np.clip(ranks[0] @ ranks[1] / length, -1, 1))
     most = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -most), most))
-    quantile = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+    quantile = float(stats.norm.ppf(UPPER))
     half = quantile * math.sqrt((1 + rho**2 / 2) / (n - 3))
     low, high = min(math.tanh(z - half), rho), max(math.tanh(z + half), rho)
     if n <= _EXACT:
         drawn, found = ranks[1][_orders(n)], 0
     else:
-        generator = np.random.default_rng(seed_of("rank correlation", *names))
+        pairs = np.stack(ranks)[:, np.lexsort((ranks[1], ranks[0]))]
+        generator = generator_for("rank correlation", pairs)
+        ranks = list(pairs)
         drawn, found = generator.permuted(np.tile(ranks[1], (_DRAWS, 1)), axis=1), 1
     as_far = int((np.abs(drawn @ ranks[0]) >= (abs(rho) - 1e-9) * length).sum())
     return Difference(rho, low, high, (as_far + found) / (len(drawn) + found), "rank")

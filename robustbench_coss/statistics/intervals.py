@@ -1,25 +1,34 @@
-"""Intervals and tests: how far a number, or a difference of two, could be off.
+"""Intervals: how far a number could be off.
 
-A number. One run: the uncertainty of drawing the test images (Wilson for a share, bootstrap
-otherwise). Several seeds of one configuration: that of drawing the seed (Student's t).
-A difference of two models on the same images. Single runs: drawing the images, which are paired.
-Several seeds: drawing both, images and seeds. Nothing here speaks of other test sets.
+One run: the uncertainty of drawing the test images (Wilson for a share, bootstrap otherwise).
+Several seeds of one configuration: that of drawing the seed (Student's t). Nothing here speaks of
+other test sets.
+
+Random draws are keyed by the values that they are about and by nothing else. The same outcomes
+therefore have the same interval wherever it is asked for, whatever they are called there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from robustbench_coss.seeds import Name, seed_of
+from robustbench_coss.seeds import seed_of
 
 CONFIDENCE = 0.95
+UPPER = 0.5 + CONFIDENCE / 2
+"""Upper quantile of a central interval."""
+RESAMPLES = 2000
+"""Bootstrap samples."""
+_CHUNK = 2**21  # numbers drawn at a time, 16 MiB
 Floats = NDArray[np.float64]
 
 
@@ -43,80 +52,69 @@ class Estimate:
     interval: str
 
 
-def wilson(
-    successes: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE
-) -> tuple[Floats, Floats]:
-    """Wilson score interval of a share (Wilson 1927, "Probable inference", eq. 4).
+def generator_for(purpose: str, values: Floats) -> np.random.Generator:
+    """A generator keyed by numbers: the same for the same values, in the same order and shape."""
+    content = hashlib.sha256(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    return np.random.default_rng(seed_of(purpose, str(values.shape), content.hexdigest()))
+
+
+@lru_cache(maxsize=2**16)  # scipy takes a millisecond, and tables ask for the same counts again
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927, "Probable inference"), as scipy has it.
 
     Args:
-        successes, n: counts, any shapes that broadcast; 0 <= successes <= n and n >= 1.
-        confidence: in (0, 1).
+        successes, n: counts; 0 <= successes <= n and n >= 1.
 
     Returns:
-        (low, high), each of the broadcast shape, in [0, 1].
+        (low, high) in [0, 1].
 
     Raises:
-        ValueError: counts or confidence out of range.
+        ValueError: counts out of range.
     """
-    k, n = np.asarray(successes, np.float64), np.asarray(n, np.float64)
-    if np.any(n < 1) or np.any(k < 0) or np.any(k > n):
-        raise ValueError("wilson needs n >= 1 and 0 <= successes <= n")
-    z = stats.norm.ppf(upper_quantile(confidence))
-    share, scale = k / n, 1 / (1 + z**2 / n)
-    centre = (share + z**2 / (2 * n)) * scale
-    half = z * scale * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     # At 0 and n successes the ends are exactly 0 and 1; rounding must not say otherwise.
-    low = np.where(k == 0, 0.0, np.clip(centre - half, 0, 1))
-    high = np.where(k == n, 1.0, np.clip(centre + half, 0, 1))
-    return low, high
+    low = 0.0 if successes == 0 else float(found.low)
+    return low, 1.0 if successes == n else float(found.high)
 
 
-def bootstrap_mean(
-    values: ArrayLike, *names: Name, resamples: int = 2000, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def bootstrap_mean(values: ArrayLike) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, section 13.3).
 
     Args:
-        values: [n] one number per image; images are what is resampled.
-        names: what the draw is for; the same names and values give the same interval.
-        resamples: bootstrap samples.
-        confidence: in (0, 1).
+        values: [n] one number per image; images are what is resampled. The draw is keyed by them.
 
     Returns:
         (low, high). Equal ends if all values are equal; NaN if any value is NaN.
 
     Raises:
-        ValueError: no values, or confidence or resamples out of range.
+        ValueError: no values.
     """
     values = np.asarray(values, np.float64)
-    if values.ndim != 1 or not values.size or resamples < 1:
-        raise ValueError("bootstrap_mean needs at least one value and one resample")
-    upper = upper_quantile(confidence)
+    if values.ndim != 1 or not values.size:
+        raise ValueError("bootstrap_mean needs at least one value")
     if np.isnan(values).any():
         return math.nan, math.nan
-    generator = np.random.default_rng(seed_of("bootstrap", *names))
     distinct, counts = np.unique(values, return_counts=True)
     if len(distinct) == 1:
         return float(distinct[0]), float(distinct[0])
+    generator = generator_for("bootstrap", values)
     if len(distinct) * 16 < len(values):
         # Means of a few booleans take few values: drawing how often each value occurs is the
         # same draw as drawing images, and much cheaper.
-        drawn = generator.multinomial(len(values), counts / len(values), size=resamples)
+        drawn = generator.multinomial(len(values), counts / len(values), size=RESAMPLES)
         means = drawn @ distinct / len(values)
     else:
-        means = np.empty(resamples)
-        step = max(1, 2**21 // len(values))  # at most 16 MiB of indices at a time
-        for start in range(0, resamples, step):
-            rows = min(step, resamples - start)
+        means = np.empty(RESAMPLES)
+        step = max(1, _CHUNK // len(values))
+        for start in range(0, RESAMPLES, step):
+            rows = min(step, RESAMPLES - start)
             chosen = generator.integers(0, len(values), (rows, len(values)))
             means[start : start + rows] = values[chosen].mean(axis=1)
-    low, high = np.quantile(means, [1 - upper, upper])
+    low, high = np.quantile(means, [1 - UPPER, UPPER])
     return float(low), float(high)
 
 
-def combine_seeds(
-    values: ArrayLike, confidence: float = CONFIDENCE
-) -> tuple[float, float, tuple[float, float]]:
+def combine_seeds(values: ArrayLike) -> tuple[float, float, tuple[float, float]]:
     """Mean over seeds with Student's t interval.
 
     It covers the variation between trainings with other seeds. The test images are the same for
@@ -124,51 +122,68 @@ def combine_seeds(
 
     Args:
         values: [k] one number per seed, k >= 2.
-        confidence: in (0, 1).
 
     Returns:
         mean, standard deviation (k - 1 in the denominator) and (low, high).
 
     Raises:
-        ValueError: fewer than two values, or confidence out of range.
+        ValueError: fewer than two values.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size < 2:
         raise ValueError("combine_seeds needs the values of at least two seeds")
     mean, sd = float(values.mean()), float(values.std(ddof=1))
-    quantile = float(stats.t.ppf(upper_quantile(confidence), values.size - 1))
-    half = quantile * sd / math.sqrt(values.size)
+    half = float(stats.t.ppf(UPPER, values.size - 1)) * sd / math.sqrt(values.size)
     return mean, sd, (mean - half, mean + half)
 
 
-def estimate(runs: Sequence[Sequence[NDArray[Any]]], *names: Name, share: bool = False) -> Estimate:
+def estimate(runs: Sequence[Sequence[NDArray[Any]]], share: bool = False) -> Estimate:
     """Mean and interval of a number that is averaged over conditions, images and seeds.
+
+    A single run has Wilson's interval where every image is right or wrong, else a bootstrap over
+    images. A bootstrap of images that are all alike has no width, as if 0 of 500 were known to be
+    0 for ever. A share has Wilson's interval there too, of that share among n images: no variable
+    in [0, 1] with that mean varies more than one that is 0 or 1, so it is not too narrow, and it is
+    what each single condition gets. Seeds that all have the same mean show no variation that
+    Student's t could be made of; they get the interval of one run whose outcomes are their means.
 
     Args:
         runs: for each seed the outcome columns, each [n], one per condition.
-        names: what a bootstrap draw is for.
         share: the number lies in [0, 1] by nature, so the interval is cut there.
 
     Raises:
         ValueError: no run, a run without columns, or columns of different lengths in a run.
     """
     means = [float(np.mean([np.mean(column, dtype=np.float64) for column in run])) for run in runs]
+    sd = math.nan
     if len(runs) > 1:
         value, sd, (low, high) = combine_seeds(means)
-        if share:
-            low, high = max(low, 0.0), min(high, 1.0)
-        return Estimate(value, low, high, sd, len(runs), "t")
-    (columns,) = runs
-    if len(columns) == 1 and columns[0].dtype == bool:
-        lows, highs = wilson(columns[0].sum(), columns[0].size)
-        return Estimate(means[0], float(lows), float(highs), math.nan, 1, "wilson")
+        if not constant(means):
+            if share:
+                low, high = max(low, 0.0), min(high, 1.0)
+            return Estimate(value, low, high, sd, len(runs), "t")
+        sd = 0.0
+    columns = [column for run in runs for column in run]
+    right_or_wrong = all(column.dtype == bool for column in columns)
     per_image = np.mean(np.stack(columns).astype(np.float64), axis=0)
-    low, high = bootstrap_mean(per_image, *names) if per_image.size > 1 else (math.nan, math.nan)
-    return Estimate(means[0], low, high, math.nan, 1, "bootstrap")
+    low, high, interval = _over_images(per_image, share or right_or_wrong)
+    return Estimate(means[0], low, high, sd, len(runs), interval)
 
 
-def upper_quantile(confidence: float) -> float:
-    """Upper quantile of a central interval."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    return 0.5 + confidence / 2
+def _over_images(values: Floats, share: bool) -> tuple[float, float, str]:
+    """Interval of a mean of [n] numbers by drawing images, and how it was made."""
+    n = len(values)
+    if share and not np.isnan(values).any():
+        if np.isin(values, (0.0, 1.0)).all():
+            return *wilson(int(values.sum()), n), "wilson"
+        if constant(values):
+            hits = round(float(values[0]) * n, 6)
+            return wilson(math.floor(hits), n)[0], wilson(math.ceil(hits), n)[1], "wilson"
+    low, high = bootstrap_mean(values) if n > 1 else (math.nan, math.nan)
+    return low, high, "bootstrap"
+
+
+def constant(values: ArrayLike) -> bool:
+    """Whether numbers are the same but for rounding."""
+    found = np.asarray(values, np.float64)
+    return bool(np.ptp(found) <= 1e-12 * max(float(np.abs(found).max()), 1e-300))

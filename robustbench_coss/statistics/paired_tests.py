@@ -1,4 +1,8 @@
-"""Differences of two models on the same images: arrays in, estimates and p values out."""
+"""Differences of two models on the same images: arrays in, estimates and p values out.
+
+Single runs: drawing the images, which are paired. Several seeds: drawing both, images and seeds.
+Random draws are keyed by the values, as those of `intervals` are, and mirror with them.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from robustbench_coss.seeds import Name, seed_of
-from robustbench_coss.statistics.intervals import CONFIDENCE, Floats, bootstrap_mean, upper_quantile
+from robustbench_coss.statistics.intervals import (
+    UPPER,
+    Floats,
+    bootstrap_mean,
+    constant,
+    generator_for,
+)
+
+RESAMPLES = 10_000
+"""Draws of signs in a permutation test."""
+_CHUNK = 2**21  # signs drawn at a time, 16 MiB
 
 
 @dataclass(frozen=True)
@@ -34,16 +47,15 @@ class Difference:
 
 
 def difference(
-    a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]], *names: Name, share: bool = False
+    a: Sequence[NDArray[Any]], b: Sequence[NDArray[Any]], share: bool = False
 ) -> Difference:
     """Difference of two models that were measured on the same images.
 
-    Single runs are compared image by image: booleans by McNemar's exact test, other values by
-    `permutation_test`. With several seeds on either side it is `seeds_by_images`.
+    Single runs are compared image by image: right or wrong by McNemar's exact test, other values
+    by `permutation_test`. With several seeds on either side it is `seeds_by_images`.
 
     Args:
         a, b: for each seed the value of every image, [n], in the same order everywhere.
-        names: what random draws are for.
         share: values lie in [0, 1] by nature, so the interval is cut at -1 and 1.
 
     Raises:
@@ -52,25 +64,56 @@ def difference(
     columns = [*a, *b]
     if not (a and b and columns[0].size) or any(c.shape != columns[0].shape for c in columns):
         raise ValueError("difference needs runs on both sides, all of the same images")
-    if len(a) > 1 or len(b) > 1:
-        x, y = (np.stack(runs).astype(np.float64) for runs in (a, b))
-        result = seeds_by_images(x, y)
-    elif a[0].dtype == b[0].dtype == bool:
-        only_a, only_b = int((a[0] & ~b[0]).sum()), int((b[0] & ~a[0]).sum())
-        n = a[0].size
-        low, high = paired_shares(only_a, only_b, n)
-        result = Difference((only_a - only_b) / n, low, high, mcnemar(only_a, only_b), "mcnemar")
-    else:
-        per_image = a[0].astype(np.float64) - b[0].astype(np.float64)
-        low, high = math.nan, math.nan
-        if per_image.size > 1:
-            low, high = bootstrap_mean(per_image, "difference", *names)
-        p = permutation_test(per_image, *names)
-        result = Difference(float(per_image.mean()), low, high, p, "permutation")
-    if share:  # np.clip passes NaN on
-        low, high = (float(np.clip(end, -1, 1)) for end in (result.low, result.high))
-        result = replace(result, low=low, high=high)
-    return result
+    share = share or all(column.dtype == bool for column in columns)
+    x, y = (np.stack(runs).astype(np.float64) for runs in (a, b))
+    if len(a) == len(b) == 1:
+        return by_images(x[0] - y[0], 1 if share else None)
+    found = seeds_by_images(x, y, share)
+    if not share:
+        return found
+    low, high = (float(np.clip(end, -1, 1)) for end in (found.low, found.high))  # NaN passes
+    return replace(found, low=low, high=high)
+
+
+def by_images(values: Floats, most: float | None = None) -> Difference:
+    """Whether the mean of one number per image is 0: the test of single runs.
+
+    Args:
+        values: [n] differences of two models (or sums of more), n >= 1.
+        most: how far from 0 a difference can be by nature, 1 for shares; None if nothing says so.
+            The interval is cut there. Differences that are all -most, 0 or most are of right or
+            wrong answers and have McNemar's exact test. All others that are equal to each other
+            have nothing to resample, so that a bootstrap would be without width; their interval is
+            that of answers with the same mean, which vary most.
+
+    Returns:
+        Interval and p are NaN if a value is NaN, the interval is NaN for a single image that is
+        neither.
+    """
+    n, value = len(values), float(values.mean())
+    if math.isnan(value):
+        return Difference(value, math.nan, math.nan, math.nan, "permutation")
+    if most is not None and np.isin(values, (-most, 0.0, most)).all():
+        more, less = int((values > 0).sum()), int((values < 0).sum())
+        low, high = paired_shares(more, less, n)
+        value = most * (more - less) / n
+        return Difference(value, most * low, most * high, mcnemar(more, less), "mcnemar")
+    p = permutation_test(values)
+    if most is not None and constant(values):
+        hits = round(abs(value) / most * n, 6)
+        low = paired_shares(math.floor(hits), 0, n)[0]
+        high = paired_shares(math.ceil(hits), 0, n)[1]
+        ends = (most * low, most * high) if value > 0 else (-most * high, -most * low)
+        return Difference(value, *ends, p, "permutation")
+    low, high = math.nan, math.nan
+    if n > 1:
+        # One orientation is drawn, so that B against A mirrors A against B.
+        turned = values[np.flatnonzero(values)[:1]].sum() < 0
+        low, high = bootstrap_mean(-values if turned else values)
+        low, high = (-high, -low) if turned else (low, high)
+    if most is not None:
+        low, high = (float(np.clip(end, -most, most)) for end in (low, high))
+    return Difference(value, low, high, p, "permutation")
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -83,9 +126,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * fewer)
 
 
-def paired_shares(
-    only_a: int, only_b: int, n: int, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def paired_shares(only_a: int, only_b: int, n: int) -> tuple[float, float]:
     """Interval of the difference of two shares among the same images, in [-1, 1].
 
     Wald's after half an image was added to each of the four cells (Agresti and Min 2005, "Simple
@@ -98,11 +139,11 @@ def paired_shares(
     """
     centre = (only_a - only_b) / (n + 2)
     sd = math.sqrt((only_a + only_b + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
-    half = float(stats.norm.ppf(upper_quantile(confidence))) * sd
+    half = float(stats.norm.ppf(UPPER)) * sd
     return max(centre - half, -1.0), min(centre + half, 1.0)
 
 
-def permutation_test(differences: ArrayLike, *names: Name, resamples: int = 10_000) -> float:
+def permutation_test(differences: ArrayLike) -> float:
     """Two-sided p of a paired permutation test of the mean (Fisher 1935, section 21).
 
     If the two models were alike, each image's difference could as well have the other sign: signs
@@ -110,11 +151,10 @@ def permutation_test(differences: ArrayLike, *names: Name, resamples: int = 10_0
     found, which counts as a draw itself (Phipson and Smyth 2010).
 
     Args:
-        differences: [n] one per image.
-        names: what the draw is for.
+        differences: [n] one per image. The draw is keyed by their sizes, whatever their signs.
 
     Returns:
-        p, at least 1 / (resamples + 1); NaN if any difference is NaN.
+        p, at least 1 / 10,001; NaN if any difference is NaN.
     """
     values = np.asarray(differences, np.float64)
     if np.isnan(values).any():
@@ -126,26 +166,24 @@ def permutation_test(differences: ArrayLike, *names: Name, resamples: int = 10_0
     size = np.round(np.abs(values) / largest, 12)
     found = abs(float(np.where(values < 0, -size, size).sum()))
     size = size[size > 0]
-    generator = np.random.default_rng(seed_of("permutation", *names))
+    generator = generator_for("permutation", size)
     distinct, counts = np.unique(size, return_counts=True)
     if len(distinct) * 16 < len(size):
         # Of c equal sizes a binomial number is positive: the same draw, and much cheaper.
-        positive = generator.binomial(counts, 0.5, (resamples, len(distinct)))
+        positive = generator.binomial(counts, 0.5, (RESAMPLES, len(distinct)))
         sums = (2 * positive - counts) @ distinct
     else:
-        sums = np.empty(resamples)
-        step = max(1, 2**21 // len(size))  # at most 16 MiB of signs at a time
-        for start in range(0, resamples, step):
-            rows = min(step, resamples - start)
+        sums = np.empty(RESAMPLES)
+        step = max(1, _CHUNK // len(size))
+        for start in range(0, RESAMPLES, step):
+            rows = min(step, RESAMPLES - start)
             signs = 2.0 * generator.integers(0, 2, (rows, len(size)), np.int8) - 1
             sums[start : start + rows] = signs @ size
     as_far = int((np.abs(sums) >= found - 1e-9 * len(size)).sum())
-    return (as_far + 1) / (resamples + 1)
+    return (as_far + 1) / (RESAMPLES + 1)
 
 
-def seeds_by_images(
-    a: NDArray[np.float64], b: NDArray[np.float64], confidence: float = CONFIDENCE
-) -> Difference:
+def seeds_by_images(a: Floats, b: Floats, share: bool = False) -> Difference:
     """Difference of two configurations over seeds and images, both of which could be others.
 
     A benchmark has to account for every source of variation (Bouthillier et al. 2021, arXiv
@@ -164,14 +202,17 @@ def seeds_by_images(
     Args:
         a, b: [k_a, n] and [k_b, n] values; the images are the same in all rows, the seeds are
             independent. At least one of k_a, k_b is 2 or more.
+        share: values lie in [0, 1] by nature.
 
     Returns:
-        `test` is "t". Interval and p are NaN for a single image or if a value is NaN.
+        `test` is "t". Interval and p are NaN for a single image or if a value is NaN. Where
+        neither seeds nor images vary, no t can be made: it is `by_images`, the test of one run,
+        on the means over seeds.
 
     Raises:
-        ValueError: one seed on both sides, or confidence out of range.
+        ValueError: one seed on both sides.
     """
-    upper, n = upper_quantile(confidence), a.shape[1]
+    n = a.shape[1]
     value = float(a.mean() - b.mean())
     if len(a) == len(b) == 1:
         raise ValueError("seeds_by_images needs at least two seeds on one side")
@@ -194,12 +235,18 @@ def seeds_by_images(
         residual += terms[-1][0]
     # Neither source alone can vary more than both together.
     variance = max(seeds + images - residual, seeds, images)
-    if variance == 0:
-        return Difference(value, value, value, float(value == 0), "t")
+    if negligible(variance, a, b):
+        return by_images(a.mean(axis=0) - b.mean(axis=0), 1 if share else None)
     freedom = variance**2 / sum(term**2 / df for term, df in terms)
-    half = float(stats.t.ppf(upper, freedom)) * math.sqrt(variance)
+    half = float(stats.t.ppf(UPPER, freedom)) * math.sqrt(variance)
     p = 2 * float(stats.t.sf(abs(value) / math.sqrt(variance), freedom))
     return Difference(value, value - half, value + half, p, "t")
+
+
+def negligible(variance: float, *groups: Floats) -> bool:
+    """Whether a variance is 0 but for rounding, beside the values that it was found from."""
+    largest = max(float(np.abs(rows).max(initial=0.0)) for rows in groups)
+    return variance <= (1e-12 * largest) ** 2
 
 
 def holm(p: ArrayLike) -> Floats:

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustbench_coss.seeds import Name, seed_of
-from robustbench_coss.statistics.intervals import CONFIDENCE, Estimate, combine_seeds
+from robustbench_coss.statistics.intervals import (
+    RESAMPLES,
+    UPPER,
+    Estimate,
+    combine_seeds,
+    generator_for,
+)
 
 KEPT = 0.95
-RESAMPLES = 2000
 
 
 def smallest_share(levels: ArrayLike, accuracies: ArrayLike) -> NDArray[np.float64]:
@@ -41,7 +45,7 @@ def smallest_share(levels: ArrayLike, accuracies: ArrayLike) -> NDArray[np.float
 
 
 def share_for_95_percent(
-    levels: Sequence[float], runs: Sequence[Sequence[NDArray[Any]]], *names: Name
+    levels: Sequence[float], runs: Sequence[Sequence[NDArray[Any]]]
 ) -> Estimate:
     """The smallest share that keeps 95 % of the accuracy, with its 95 % interval.
 
@@ -52,8 +56,8 @@ def share_for_95_percent(
 
     Args:
         levels: [L] in (0, 1], 1 among them.
-        runs: for each seed the outcome columns, one [n] per level.
-        names: what the bootstrap draw is for.
+        runs: for each seed the outcome columns, one [n] per level. A bootstrap draw is keyed by
+            them.
 
     Raises:
         ValueError: as `smallest_share`, or there is no run.
@@ -64,20 +68,19 @@ def share_for_95_percent(
         value, sd, (low, high) = combine_seeds(found)
         return Estimate(value, max(low, 0.0), min(high, 1.0), sd, len(found), "t")
     hits = np.stack(list(runs[0]), axis=1).astype(np.float64)
-    shares = smallest_share(levels, _resampled_means(hits, *names))
-    tail = (1 - CONFIDENCE) / 2
+    shares = smallest_share(levels, _resampled_means(hits))
     # Ends are measured levels too, not points between two of them.
-    low = float(np.quantile(shares, tail, method="inverted_cdf"))
-    high = float(np.quantile(shares, 1 - tail, method="inverted_cdf"))
+    low = float(np.quantile(shares, 1 - UPPER, method="inverted_cdf"))
+    high = float(np.quantile(shares, UPPER, method="inverted_cdf"))
     return Estimate(found[0], low, high, math.nan, 1, "bootstrap")
 
 
-def _resampled_means(rows: NDArray[np.float64], *names: Name) -> NDArray[np.float64]:
+def _resampled_means(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """[RESAMPLES, L]: column means of bootstrap samples of [n, L] rows."""
     # Rows of a few booleans take few values. Drawing how often each occurs is the same draw as
     # drawing rows, and much cheaper.
     distinct, counts = np.unique(rows, axis=0, return_counts=True)
-    generator = np.random.default_rng(seed_of("share bootstrap", *names))
+    generator = generator_for("share bootstrap", rows)
     step = max(1, 2**21 // len(distinct))  # at most 16 MiB of counts at a time
     means = [
         generator.multinomial(len(rows), counts / len(rows), size=min(step, RESAMPLES - start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from robustbench_coss.statistics.intervals import Estimate
 
 MISSING = "–"
 STAR = "*"  # significantly different from another row
@@ -92,6 +95,23 @@ def number_text(x: float, scale: float, percent: bool) -> str:
     else:
         text = f"{x:.{3 if abs(scale) < 1 else 2 if abs(scale) < 10 else 1}f}"
     return re.sub(r"^-(?=[0.]+$)", "", text).replace("-", "−")
+
+
+def interval_text(low: float, high: float, scale: float, percent: bool) -> str:
+    """ "[low, high]" with the decimals of the value `scale`; "" where there is no interval."""
+    if math.isnan(low):
+        return ""
+    return f"[{number_text(low, scale, percent)}, {number_text(high, scale, percent)}]"
+
+
+def estimate_text(found: Estimate, percent: bool) -> str:
+    """A number in running text: "66.8 % [61.1, 72.4]"."""
+    if math.isnan(found.value):
+        return MISSING
+    text = number_text(found.value, found.value, percent) + " %" * percent
+    return " ".join(
+        filter(None, [text, interval_text(found.low, found.high, found.value, percent)])
+    )
 
 
 def to_markdown(heading: str, sections: Sequence[Section]) -> str:

@@ -242,15 +242,15 @@ def outcomes(*counts: int, n: int = 200) -> list[np.ndarray]:
 def test_the_interval_of_a_single_run_resamples_images_all_levels_together() -> None:
     levels = [1.0, 0.5, 0.25]
     # Far from the threshold on both sides: no resampling changes the answer.
-    clear = share_for_95_percent(levels, [outcomes(160, 160, 40)], "clear")
+    clear = share_for_95_percent(levels, [outcomes(160, 160, 40)])
     assert (clear.value, clear.low, clear.high, clear.interval) == (0.5, 0.5, 0.5, "bootstrap")
     # 152 of 160 is exactly 95 %. Drawing images flips the answer in about half of the samples.
-    close = share_for_95_percent(levels, [outcomes(160, 152, 40)], "close")
+    close = share_for_95_percent(levels, [outcomes(160, 152, 40)])
     assert (close.value, close.low, close.high) == (0.5, 0.5, 1.0)
-    assert close == share_for_95_percent(levels, [outcomes(160, 152, 40)], "close")
+    assert close == share_for_95_percent(levels, [outcomes(160, 152, 40)])
     # 158 of 160: the threshold of 95 % is 4.3 s.d. away if the same images are drawn for both
     # levels (losses are Poisson with mean 2, eight are allowed), but only 0.8 s.d. if not.
-    paired = share_for_95_percent(levels, [outcomes(160, 158, 40)], "paired")
+    paired = share_for_95_percent(levels, [outcomes(160, 158, 40)])
     assert (paired.low, paired.high) == (0.5, 0.5)
 
 

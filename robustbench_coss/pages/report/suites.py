@@ -11,10 +11,10 @@ import pandas as pd
 from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.curves import legend_labels
+from robustbench_coss.analysis.numbers import is_share, number
 from robustbench_coss.figures.looks import panel_title
 from robustbench_coss.pages.report.words import counted, duration, flat, several
 from robustbench_coss.records.record import Cell, Record
-from robustbench_coss.statistics.intervals import estimate
 from robustbench_coss.tables.cells import MISSING, Block, TableCell, block, number_text
 from robustbench_coss.tables.leaderboard import number_cells
 
@@ -178,7 +178,7 @@ def _full(here: Sequence[SeedGroup], labels: Sequence[str]) -> list[Full]:
     about = here[0].about
     made = []
     for column in dict.fromkeys(name for cell in record.cells for name in cell.outcomes):
-        percent = _is_share(record, column)
+        percent = is_share(record, column)
         cells = [cell for cell in record.cells if column in cell.outcomes]
         shown = {k.conditions for k in record.metrics if k.column == column}
         if len(cells) == 1 and (cells[0].condition,) in shown:
@@ -236,25 +236,13 @@ def _outcome(record: Record, column: str) -> str:
     return single[0].label if len(single) == 1 else column.replace("_", " ")
 
 
-def _is_share(record: Record, column: str) -> bool:
-    """Whether a column's mean is a share, as the axis or a metric states, or its values show."""
-    if record.axis.column == column:
-        return record.axis.percent
-    for metric in record.metrics:
-        if metric.column == column:
-            return metric.percent
-    return all(c.outcomes[column].dtype == bool for c in record.cells if column in c.outcomes)
-
-
 def _cell(m: SeedGroup, condition: str, column: str, percent: bool) -> TableCell:
     found = [next((c for c in r.cells if c.condition == condition), None) for r in m.records]
     cells = [c for c in found if c is not None and column in c.outcomes]
     if len(cells) < len(m.records):
         return TableCell(MISSING)
     doubtful = any(cell.problem for cell in cells)
-    runs = [[cell.outcomes[column]] for cell in cells]
-    names = (m.test_set.slug, m.configuration, m.suite, condition, column)
-    result = estimate(runs, *names, share=percent)
+    result = number(m.records, (condition,), column)
     if result.value != result.value:
         return TableCell(MISSING, marked=doubtful)
     value, low, high = (

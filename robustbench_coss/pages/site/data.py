@@ -17,13 +17,18 @@ import pandas as pd
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.curves import share_data
-from robustbench_coss.analysis.numbers import failed_checks, problems, table_of
+from robustbench_coss.analysis.numbers import (
+    failed_checks,
+    is_share,
+    number,
+    problems,
+    table_of,
+)
 from robustbench_coss.files import sha256_of, slug
 from robustbench_coss.pages.site.plots import STROKES, Drawn, Panel, View, drawn, views
 from robustbench_coss.records.commands import commands_of, recipe_of
-from robustbench_coss.records.record import Cell, Metric, Record, record_path
+from robustbench_coss.records.record import Cell, Record, record_path
 from robustbench_coss.records.training import training_of
-from robustbench_coss.statistics.intervals import Estimate, estimate
 from robustbench_coss.tables.cells import Block, TableCell, number_text
 from robustbench_coss.tables.leaderboard import headline_columns, layout
 
@@ -491,7 +496,7 @@ def _cells(m: SeedGroup) -> Table:
     """Every condition with each of its outcome columns, averaged over images and seeds."""
     record = m.records[0]
     columns = list(dict.fromkeys(name for cell in record.cells for name in cell.outcomes))
-    percent = {name: _is_share(record, name) for name in columns}
+    percent = {name: is_share(record, name) for name in columns}
     doubtful: dict[str, str] = {}
     for r in m.records:
         for cell in r.cells:
@@ -509,32 +514,11 @@ def _cells(m: SeedGroup) -> Table:
     return Table(("Condition", "Group", "Level", *headings, *last), tuple(rows))
 
 
-def _is_share(record: Record, column: str) -> bool:
-    """Whether an outcome column is a share of images, or a number in [0, 1] shown as one."""
-    if record.axis.column == column:
-        return record.axis.percent
-    kinds = [c.outcomes[column].dtype.kind for c in record.cells if column in c.outcomes]
-    return any(k.percent for k in record.metrics if k.column == column) or set(kinds) == {"b"}
-
-
 def _outcome(m: SeedGroup, cell: Cell, column: str, percent: bool, marked: bool) -> TableCell:
     if column not in cell.outcomes:
         return TableCell("–")
-    runs = [[r.column(cell.condition, column)] for r in m.records]
-    result = _estimate(m, cell, column, runs, percent)
+    result = number(m.records, (cell.condition,), column)
     return _cell(result.value, result.low, result.high, percent, marked)
-
-
-def _estimate(m: SeedGroup, cell: Cell, column: str, runs: Any, percent: bool) -> Estimate:
-    names: tuple[str | float, ...] = (cell.condition, column)
-    for metric in m.records[0].metrics:
-        if _is_of(metric, cell, column):  # the same draw, so that the page gives one interval
-            names = (metric.name,)
-    return estimate(runs, m.test_set.slug, m.configuration, m.suite, *names, share=percent)
-
-
-def _is_of(metric: Metric, cell: Cell, column: str) -> bool:
-    return metric.conditions == (cell.condition,) and metric.column == column
 
 
 def _checks(records: Sequence[Record]) -> tuple[CheckLine, ...]:
