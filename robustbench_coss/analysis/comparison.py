@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
+from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
+from robustbench_coss.analysis.controls import NOT_TRAINED, standing, without_controls
 from robustbench_coss.analysis.numbers import (
     failed_checks,
     is_share,
@@ -23,6 +23,7 @@ from robustbench_coss.analysis.numbers import (
     problems,
     values_of,
 )
+from robustbench_coss.analysis.pairing import mismatch
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Better, Metric, Record
@@ -52,7 +53,8 @@ class Comparison:
         table: one line per metric or condition. Columns: test_set, suite, protocol, metric,
             heading, a, b, difference (a - b), low, high (95 % interval), p, p_holm, verdict, test
             ("mcnemar", "permutation" or "t"), n (test images), seeds_a, seeds_b, better, percent,
-            doubts_a, doubts_b. Shares are in [0, 1].
+            doubts_a, doubts_b, untrained (which of the two does not beat the controls, so that
+            nothing is decided). Shares are in [0, 1].
         refused: what was measured of a model and could not be compared, with the reason.
         remarks: what to know when reading the differences.
     """
@@ -79,30 +81,41 @@ def compare(
         CossError: a name is unknown or ambiguous, both stand for the same runs, a suite was not
             measured, nothing can be compared, or a record is damaged.
     """
-    measurements = load_measurements(results)
-    return compare_chosen(find_model(measurements, a), find_model(measurements, b), suites, cells)
+    measured = load_measurements(results)
+    one, other = (find_model(measured, name) for name in (a, b))
+    return compare_chosen(one, other, measured, suites, cells)
 
 
 def compare_chosen(
-    one: Chosen, other: Chosen, suites: Sequence[str] = (), cells: bool = False
+    one: Chosen,
+    other: Chosen,
+    measured: Sequence[SeedGroup],
+    suites: Sequence[str] = (),
+    cells: bool = False,
 ) -> Comparison:
-    """`compare` for two models that were found already."""
+    """`compare` for two models that were found already among all that was measured."""
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
         raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
-    lines, refused, pairs = differences(one, other, suites or known, cells)
+    lines, refused, pairs = differences(one, other, measured, suites or known, cells)
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
     table = judge(pd.DataFrame(lines))
-    return Comparison(
-        one.label, other.label, table, tuple(refused), tuple(_remarks(one, other, pairs))
-    )
+    remarks = [*_remarks(one, other, pairs), *_on_controls(one, other, table, measured)]
+    return Comparison(one.label, other.label, table, tuple(refused), tuple(remarks))
 
 
 def differences(
-    one: Chosen, other: Chosen, suites: Sequence[str], cells: bool = False
+    one: Chosen,
+    other: Chosen,
+    measured: Sequence[SeedGroup],
+    suites: Sequence[str],
+    cells: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str], list[tuple[SeedGroup, SeedGroup]]]:
     """All differences of two models, not corrected for their number.
+
+    Args:
+        measured: all that was measured; controls among it say whether the two have learnt.
 
     Returns:
         lines as in `Comparison.table` but `p_holm` and `verdict`, which `judge` adds; what could
@@ -117,7 +130,8 @@ def differences(
     for x, y in pairs:
         metrics, left_out = _shared_metrics(x, y, cells)
         refused += left_out
-        lines += [_line(x, y, metric) for metric in metrics]
+        untrained = _untrained(one, other, x.test_set, measured)
+        lines += [_line(x, y, metric) | {"untrained": untrained} for metric in metrics]
     return lines, refused, pairs
 
 
@@ -128,6 +142,35 @@ def judge(table: pd.DataFrame) -> pd.DataFrame:
     order = [name for name in judged.columns if name not in ("p_holm", "verdict")]
     after = order.index("p") + 1
     return judged[[*order[:after], "p_holm", "verdict", *order[after:]]]
+
+
+def _untrained(one: Chosen, other: Chosen, test_set: TestSet, measured: Sequence[SeedGroup]) -> str:
+    """Which of two models does not beat the controls, in words; "" if both do or none can tell.
+
+    Against a control itself every comparison counts: it is how one sees what was learnt.
+    """
+    sides = [[m for m in c.measurements if m.test_set == test_set] for c in (one, other)]
+    if any(m.control for side in sides for m in side):
+        return ""
+    found = [
+        replace(standing(side, measured), model=c.label).reason
+        for c, side in zip((one, other), sides, strict=True)
+    ]
+    return "; ".join(filter(None, found))
+
+
+def _on_controls(
+    one: Chosen, other: Chosen, table: pd.DataFrame, measured: Sequence[SeedGroup]
+) -> list[str]:
+    """What the controls say of two models on the test sets of a table, as remarks."""
+    said = [f"{reason}: {NOT_TRAINED}." for reason in table["untrained"].unique() if reason]
+    shown = set(table["test_set"])
+    for test_set in dict.fromkeys(m.test_set for m in one.measurements):
+        for chosen in (one, other):
+            side = [m for m in chosen.measurements if m.test_set == test_set]
+            if side and test_set.label in shown and not any(m.control for m in side):
+                said += [f"{lacking}." for lacking in [without_controls(side, measured)] if lacking]
+    return list(dict.fromkeys(text[0].upper() + text[1:] for text in said))
 
 
 def _check_apart(one: Chosen, other: Chosen) -> None:
@@ -177,20 +220,6 @@ def _pairs(
                 else:
                     pairs.append(pair)
     return pairs, refused
-
-
-def mismatch(records: Sequence[Record]) -> str:
-    """Why records of one protocol cannot be paired image by image; "" if they can."""
-    first = records[0]
-    if any(
-        not np.array_equal(r.index, first.index) or not np.array_equal(r.label, first.label)
-        for r in records
-    ):
-        return "the test images are not the same; measure both with the same --limit"
-    if len(seeds := {r.seed for r in records}) > 1:
-        found = " and ".join(map(str, sorted(seeds)))
-        return f"random draws of different seeds, {found}; measure both with the same --seed"
-    return ""
 
 
 def _shared_metrics(x: SeedGroup, y: SeedGroup, cells: bool) -> tuple[list[Metric], list[str]]:
@@ -260,6 +289,8 @@ def doubts_of(records: Sequence[Record]) -> str:
 
 
 def _verdict(line: Mapping[Any, Any]) -> str:
+    if line["untrained"]:
+        return NOT_TRAINED
     if math.isnan(line["p_holm"]):
         return MISSING
     if line["p_holm"] > 1 - CONFIDENCE:

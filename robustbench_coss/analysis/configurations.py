@@ -82,6 +82,11 @@ class SeedGroup:
         """What the suite says of itself (in the first seed's record)."""
         return about_of(self.records[0])
 
+    @property
+    def control(self) -> str:
+        """Which control it is, "pixels" or "untrained"; "" for a model that learnt."""
+        return str(self.model.get("control") or "")
+
     def columns(self, result: Estimate) -> dict[str, Any]:
         """An estimate made from this measurement, as the columns tables and figures share."""
         return {
@@ -278,6 +283,7 @@ def _strip(value: Any) -> Any:
 
 
 def _seed(model: dict[str, Any]) -> Any:
+    """What was drawn with it: the training, or an untrained network's weights."""
     return training_of(model).get("seed")
 
 

@@ -23,13 +23,14 @@ from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_perc
 
 
 def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
-    """Configurations of one test set by clean top-1, best first; unmeasured ones last, by name."""
+    """Configurations of one test set by clean top-1, best first; unmeasured ones last, by name, and
+    controls after them."""
     clean: dict[str, float] = {}
     for m in measurements:
         if m.suite == "clean" and m.configuration not in clean:
             clean[m.configuration] = metric_estimate(m, m.records[0].metrics[0]).value
-    names = {m.configuration for m in measurements}
-    return sorted(names, key=lambda name: (-clean.get(name, -math.inf), name))
+    apart = {m.configuration: bool(m.control) for m in measurements}
+    return sorted(apart, key=lambda name: (apart[name], -clean.get(name, -math.inf), name))
 
 
 def legend_labels(models: Sequence[str]) -> tuple[list[str], str]:

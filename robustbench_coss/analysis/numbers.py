@@ -81,12 +81,12 @@ def is_share(record: Record, column: str) -> bool:
 def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
     """Every metric of every configuration in long form, one line per configuration and metric.
 
-    Columns: test_set, model, method, arch, width, parameters, pretrained_on, epochs, suite,
-    protocol, protocol_note, metric, heading, value, low, high (95 % interval), sd (over seeds),
-    seeds, n (test images), interval ("wilson", "bootstrap" or "t"), chance (top-1, in [0, 1]),
-    better, percent, headline, failed_checks, problems (doubtful outcomes). Shares are in [0, 1];
-    what is not known is empty; suite is a category, in reading order. Lines are sorted by test set
-    and clean top-1, best first.
+    Columns: test_set, model, control ("pixels", "untrained" or ""), method, arch, width,
+    parameters, pretrained_on, epochs, suite, protocol, protocol_note, metric, heading, value, low,
+    high (95 % interval), sd (over seeds), seeds, n (test images), interval ("wilson", "bootstrap"
+    or "t"), chance (top-1, in [0, 1]), better, percent, headline, failed_checks, problems (doubtful
+    outcomes). Shares are in [0, 1]; what is not known is empty; suite is a category, in reading
+    order. Lines are sorted by test set and clean top-1, best first, controls after all models.
 
     Args:
         baseline: add the metrics mCE and relative mCE, corruption errors divided by those of
@@ -109,14 +109,15 @@ def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.D
     clean = table[table["metric"] == _clean_metric(table)]
     best = dict(zip(_row_keys(clean), clean["value"], strict=True))
     table["_clean"] = [best.get(key, -math.inf) for key in _row_keys(table)]
+    table["_apart"] = table["control"] != ""
     suites = in_order({m.suite: m.about for m in measurements})
     table["suite"] = pd.Categorical(table["suite"], suites, ordered=True)
     table["_position"] = range(len(table))  # metrics stay in the order the suite gives
     table = table.sort_values(
-        ["test_set", "_clean", "model", "suite", "protocol", "_position"],
-        ascending=[True, False, True, True, True, True],
+        ["test_set", "_apart", "_clean", "model", "suite", "protocol", "_position"],
+        ascending=[True, True, False, True, True, True, True],
     )
-    return table.drop(columns=["_clean", "_position"]).reset_index(drop=True)
+    return table.drop(columns=["_apart", "_clean", "_position"]).reset_index(drop=True)
 
 
 def _row_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -138,6 +139,7 @@ def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
     return {
         "test_set": m.test_set.label,
         "model": m.configuration,
+        "control": m.control,
         "method": m.model.get("method"),
         "arch": m.model.get("arch"),
         "width": m.model.get("width"),

@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from robustbench_coss.analysis.comparison import mismatch
 from robustbench_coss.analysis.configurations import SeedGroup, along, setting, without_local_term
+from robustbench_coss.analysis.controls import NOT_TRAINED, standing
 from robustbench_coss.analysis.numbers import values_of
+from robustbench_coss.analysis.pairing import mismatch
 from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
 from robustbench_coss.records.record import Metric, Record
 from robustbench_coss.statistics.contrasts import FEWEST, contrast, rank_correlation
@@ -39,7 +40,9 @@ class Question:
         unit: "points", "cosine" or "rho".
         sources: what it rests on.
         answer: does the test; a value above 0 speaks for the claim.
-        decides: whether the claim's verdict follows from it; else it is one of the pairs of a mean.
+        decides: whether the claim's verdict follows from it; else it is one of the pairs of a mean,
+            or of a model that has not learnt.
+        untrained: which of the models does not beat the controls, in words; "" if all do.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Question:
     sources: tuple[Source, ...]
     answer: Callable[[], Difference]
     decides: bool = True
+    untrained: str = ""
 
     @property
     def seeded(self) -> bool:
@@ -62,7 +66,7 @@ class Found:
     """The questions of a claim on a test set, and what stood in the way of more.
 
     Attributes:
-        complete: whether there is a question about every measure of the claim.
+        complete: whether there is a question that decides about every measure of the claim.
     """
 
     questions: list[Question] = field(default_factory=list)
@@ -73,9 +77,12 @@ class Found:
 def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
     """All tests of a claim that the measurements on one test set allow.
 
-    Where there are several pairs under one protocol, their mean decides.
+    Where there are several pairs under one protocol, their mean decides. A pair of which a model
+    does not beat the controls (see `controls.standing`) decides nothing and is in no mean.
     """
     found = Found()
+    unlearnt = _unlearnt(here)
+    here = [m for m in here if not m.control]
     measured = {m.suite for m in here}
     for measure in claim.measures:
         before = len(found.questions)
@@ -83,17 +90,41 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
         for protocol, group in _by_protocol(here, measure.suite):
             if claim.kind is Kind.models:
+                if left_out := sorted({m.configuration for m in group} & unlearnt.keys()):
+                    found.lacking.append(f"{NOT_TRAINED}, left out: {', '.join(left_out)}")
                 for other, redundant in _by_protocol(here, WITHIN.suite):
                     letters = "".join(dict.fromkeys((protocol, other)))
-                    found.questions += _correlation(found, measure, letters, group, redundant)
+                    found.questions += _correlation(
+                        found,
+                        measure,
+                        letters,
+                        [m for m in group if m.configuration not in unlearnt],
+                        redundant,
+                    )
                 continue
             find = _crops if claim.kind is Kind.crops else _pairs
             pairs = list(find(found, measure, group))
-            pooled = _pooled(found, pairs)
-            found.questions += [_ask(measure, protocol, s, not pooled) for s in pairs]
+            reasons = [
+                "; ".join(dict.fromkeys(filter(None, (unlearnt.get(t.label) for t in s.terms))))
+                for s in pairs
+            ]
+            pooled = _pooled(found, [s for s, why in zip(pairs, reasons, strict=True) if not why])
+            found.questions += [
+                _ask(measure, protocol, s, not (pooled or why), why)
+                for s, why in zip(pairs, reasons, strict=True)
+            ]
             found.questions += [_ask(measure, protocol, s, True) for s in pooled]
-        found.complete &= len(found.questions) > before
+        found.complete &= any(q.decides for q in found.questions[before:])
     found.lacking = list(dict.fromkeys(found.lacking))
+    return found
+
+
+def _unlearnt(here: Sequence[SeedGroup]) -> dict[str, str]:
+    """Configuration -> why it decides nothing, for those that do not beat the controls."""
+    found = {}
+    for label in dict.fromkeys(m.configuration for m in here):
+        if reason := standing([m for m in here if m.configuration == label], here).reason:
+            found[label] = reason
     return found
 
 
@@ -212,7 +243,9 @@ def _pooled(found: Found, sums: Sequence[WeightedSum]) -> list[WeightedSum]:
     return [WeightedSum("pooled", sums[0].measure, compared, tuple(merged.values()))]
 
 
-def _ask(measure: Measure, protocol: str, s: WeightedSum, decides: bool) -> Question:
+def _ask(
+    measure: Measure, protocol: str, s: WeightedSum, decides: bool, untrained: str = ""
+) -> Question:
     return Question(
         s.kind,
         s.measure,
@@ -222,6 +255,7 @@ def _ask(measure: Measure, protocol: str, s: WeightedSum, decides: bool) -> Ques
         tuple(term.source for term in s.terms),
         partial(answer_sum, s.terms),
         decides,
+        untrained,
     )
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robustbench_coss.analysis.configurations import load_measurements
+from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
+from robustbench_coss.analysis.controls import NOT_TRAINED, without_controls
 from robustbench_coss.claims.definitions import CLAIMS, Claim
 from robustbench_coss.claims.questions import Question, find_questions
 from robustbench_coss.statistics.intervals import CONFIDENCE
@@ -28,7 +29,7 @@ class Row:
         p: two-sided; NaN where there is none.
         p_holm: corrected over the rows that decide, or over those that do not. NaN for rows that
             compare single runs, whatever their p, which does not cover the training seed.
-        verdict: at 5 % by `p_holm`.
+        verdict: at 5 % by `p_holm`; of models that do not beat the controls `NOT_TRAINED`.
         test: "t", "rank", "mcnemar" or "permutation", the last two of single runs.
     """
 
@@ -44,13 +45,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim on a test set: its verdict, the rows that it rests on, and what is lacking."""
+    """A claim on a test set: its verdict, the rows that it rests on, and what is lacking.
+
+    Attributes:
+        controls: what controls are lacking to tell whether the models have learnt; "" if none.
+    """
 
     claim: Claim
     test_set: str
     verdict: str
     rows: tuple[Row, ...]
     lacking: tuple[str, ...]
+    controls: str = ""
 
 
 def examine(results: Path) -> list[Outcome]:
@@ -59,14 +65,12 @@ def examine(results: Path) -> list[Outcome]:
     Raises:
         CossError: there is no complete record, or a record is damaged.
     """
-    measurements = load_measurements(results)
+    on: dict[TestSet, list[SeedGroup]] = {}
+    for m in load_measurements(results):
+        on.setdefault(m.test_set, []).append(m)
     found = [
-        (
-            claim,
-            test_set,
-            find_questions(claim, [m for m in measurements if m.test_set == test_set]),
-        )
-        for test_set in dict.fromkeys(m.test_set for m in measurements)
+        (claim, test_set, find_questions(claim, here))
+        for test_set, here in on.items()
         for claim in CLAIMS
     ]
     rows = iter(judge([question for _, _, f in found for question in f.questions]))
@@ -74,25 +78,38 @@ def examine(results: Path) -> list[Outcome]:
     for claim, test_set, f in found:
         mine = tuple(next(rows) for _ in f.questions)
         lacking = (*f.lacking, *([] if mine else [claim.produce]))
-        outcomes.append(Outcome(claim, test_set.label, verdict_of(mine, f.complete), mine, lacking))
+        verdict = verdict_of(mine, f.complete)
+        controls = _lacking_controls(on[test_set]) if mine else ""
+        outcomes.append(Outcome(claim, test_set.label, verdict, mine, lacking, controls))
     return outcomes
+
+
+def _lacking_controls(here: Sequence[SeedGroup]) -> str:
+    """What is lacking to tell whether models have learnt, of the first model that lacks it."""
+    for label in dict.fromkeys(m.configuration for m in here):
+        model = [m for m in here if m.configuration == label]
+        if said := without_controls(model, here):
+            return said
+    return ""
 
 
 def judge(questions: Sequence[Question]) -> list[Row]:
     """Answer the questions of one call, with Holm's correction in two families: those that decide
-    about claims, and the single pairs below a mean."""
+    about claims, and those that do not (single pairs below a mean, models that have not learnt)."""
     answers = [question.answer() for question in questions]
     corrected = np.full(len(questions), math.nan)
     for decides in (True, False):
         family = [i for i, q in enumerate(questions) if q.seeded and q.decides is decides]
         corrected[family] = holm([answers[i].p for i in family])
     return [
-        Row(q, a.value, a.low, a.high, a.p, p, _verdict(a.value, p), a.test)
+        Row(q, a.value, a.low, a.high, a.p, p, _verdict(q, a.value, p), a.test)
         for q, a, p in zip(questions, answers, corrected.tolist(), strict=True)
     ]
 
 
-def _verdict(effect: float, p_holm: float) -> str:
+def _verdict(question: Question, effect: float, p_holm: float) -> str:
+    if question.untrained:
+        return NOT_TRAINED
     if math.isnan(p_holm) or p_holm > 1 - CONFIDENCE:
         return UNDECIDED
     return SUPPORTED if effect > 0 else NOT_SUPPORTED
@@ -106,9 +123,10 @@ def verdict_of(rows: Iterable[Row], complete: bool) -> str:
     That all have to be supported needs no correction of its own (Berger 1982, "Multiparameter
     hypothesis testing and acceptance sampling"); that one is enough against it has Holm's.
     """
+    rows = list(rows)
     verdicts = {row.verdict for row in rows if row.question.decides}
     if not verdicts:
-        return NO_RECORDS
+        return NOT_TRAINED if rows else NO_RECORDS
     if NOT_SUPPORTED in verdicts:
         return NOT_SUPPORTED
     return SUPPORTED if complete and verdicts == {SUPPORTED} else UNDECIDED

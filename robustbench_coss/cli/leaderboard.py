@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustbench_coss.errors import CossError
+
+if TYPE_CHECKING:
+    from robustbench_coss.tables.paper import PaperTable
 
 Results = Annotated[
     Path, typer.Option(help="Folder that `coss-bench eval` wrote its records into.")
@@ -108,33 +111,29 @@ def leaderboard(
 
       coss-bench leaderboard --suites clean,crop --relative-to BYOL --out table.tex
     """
+    chosen = models or metrics or suites or against or relative_to or format or out
+    if not chosen and spread is SpreadShown.interval:
+        _print_whole(results, baseline)
+        return
+    from robustbench_coss.tables.paper import paper_table
+
+    paper = paper_table(
+        results,
+        models=names_in(models),
+        metrics=names_in(metrics),
+        suites=names_in(suites),
+        against=against,
+        relative_to=relative_to,
+        spread=spread.value,
+        baseline=baseline,
+    )
+    _deliver(paper, format or (None if out is None else format_of(out)), out)
+
+
+def _print_whole(results: Path, baseline: str | None) -> None:
+    """Print the whole leaderboard and write its files."""
     from rich.console import Console
 
-    chosen = models or metrics or suites or against or relative_to or format or out
-    if chosen or spread is not SpreadShown.interval:
-        from robustbench_coss.tables.paper import paper_table
-
-        wanted = format or (None if out is None else format_of(out))
-        paper = paper_table(
-            results,
-            models=names_in(models),
-            metrics=names_in(metrics),
-            suites=names_in(suites),
-            against=against,
-            relative_to=relative_to,
-            spread=spread.value,
-            baseline=baseline,
-        )
-        if wanted is None:
-            Console().print(paper.to_rich())
-            return
-        writers = {
-            Format.md: paper.to_markdown,
-            Format.csv: paper.to_csv,
-            Format.tex: paper.to_latex,
-        }
-        _deliver(writers[wanted](), out)
-        return
     from robustbench_coss.analysis.numbers import load_table
     from robustbench_coss.tables.leaderboard import to_rich, write_leaderboard
 
@@ -144,9 +143,17 @@ def leaderboard(
         typer.echo(f"wrote {path}")
 
 
-def _deliver(text: str, out: Path | None) -> None:
+def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None) -> None:
+    """Print a table, or write it."""
+    from rich.console import Console
+
     from robustbench_coss.files import write_atomically
 
+    if wanted is None:
+        Console().print(paper.to_rich())
+        return
+    writers = {Format.md: paper.to_markdown, Format.csv: paper.to_csv, Format.tex: paper.to_latex}
+    text = writers[wanted]()
     if out is None:
         typer.echo(text, nl=False)
         return

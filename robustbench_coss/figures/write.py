@@ -99,18 +99,30 @@ def write_figures(
     return written
 
 
+GREYS = ("0.35", "0.55", "0.7")
+"""Colours of controls, which no model has."""
+
+
+def control_pens(labels: Sequence[str]) -> dict[str, LineStyle]:
+    """Grey lines for controls; of more than there are `GREYS` the best are drawn."""
+    shown = zip(labels, GREYS, "x+1", ("-", "--", ":"), strict=False)
+    return {label: LineStyle(label, grey, marker, dash) for label, grey, marker, dash in shown}
+
+
 def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[Drawing]:
     """Everything that measurements on one test set allow.
 
     Called within `styles.styled`, whose style the figures get.
     """
     here = [m for m in measurements if m.test_set == test_set]
-    ranked = rank_models(here)
+    controls = {m.configuration for m in here if m.control}
+    ranked = [model for model in rank_models(here) if model not in controls]
     labels, common = legend_labels(ranked[:MOST_MODELS])
     pens = {
         model: LineStyle(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
         for i, model in enumerate(ranked[:MOST_MODELS])
     }
+    pens |= control_pens([model for model in rank_models(here) if model in controls])
     kept = [m for m in here if m.configuration in pens]
     cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
     note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))

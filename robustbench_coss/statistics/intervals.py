@@ -54,7 +54,8 @@ class Estimate:
 
 def generator_for(purpose: str, values: Floats) -> np.random.Generator:
     """A generator keyed by numbers: the same for the same values, in the same order and shape."""
-    content = hashlib.sha256(np.ascontiguousarray(values, dtype="<f8").tobytes())
+    plain = np.ascontiguousarray(values, dtype="<f8") + 0.0  # -0 is 0
+    content = hashlib.sha256(plain.tobytes())
     return np.random.default_rng(seed_of(purpose, str(values.shape), content.hexdigest()))
 
 

@@ -52,7 +52,7 @@ def difference(
     """Difference of two models that were measured on the same images.
 
     Single runs are compared image by image: right or wrong by McNemar's exact test, other values
-    by `permutation_test`. With several seeds on either side it is `seeds_by_images`.
+    by `by_images`. With several seeds on either side it is `seeds_by_images`.
 
     Args:
         a, b: for each seed the value of every image, [n], in the same order everywhere.
@@ -67,7 +67,7 @@ def difference(
     share = share or all(column.dtype == bool for column in columns)
     x, y = (np.stack(runs).astype(np.float64) for runs in (a, b))
     if len(a) == len(b) == 1:
-        return by_images(x[0] - y[0], 1 if share else None)
+        return _single(x[0], y[0], share)
     found = seeds_by_images(x, y, share)
     if not share:
         return found
@@ -75,38 +75,37 @@ def difference(
     return replace(found, low=low, high=high)
 
 
+def _single(a: Floats, b: Floats, share: bool) -> Difference:
+    """Two runs image by image, by the test that their values call for."""
+    if not (share and np.isin((a, b), (0.0, 1.0)).all()):
+        return by_images(a - b, 1 if share else None)
+    only_a, only_b, n = int((a > b).sum()), int((b > a).sum()), len(a)
+    low, high = paired_shares(only_a, only_b, n)
+    return Difference((only_a - only_b) / n, low, high, mcnemar(only_a, only_b), "mcnemar")
+
+
 def by_images(values: Floats, most: float | None = None) -> Difference:
-    """Whether the mean of one number per image is 0: the test of single runs.
+    """Whether the mean of one number per image is 0, by `permutation_test` and bootstrap.
 
     Args:
         values: [n] differences of two models (or sums of more), n >= 1.
-        most: how far from 0 a difference can be by nature, 1 for shares; None if nothing says so.
-            The interval is cut there. Differences that are all -most, 0 or most are of right or
-            wrong answers and have McNemar's exact test. All others that are equal to each other
-            have nothing to resample, so that a bootstrap would be without width; their interval is
-            that of answers with the same mean, which vary most.
+        most: how far from 0 a value can be by nature, 1 for shares; None if nothing says so. The
+            interval is cut there. Values that are all equal have nothing to resample, so that a
+            bootstrap would be without width; their interval is that of right and wrong answers
+            with the same mean, which vary most.
 
     Returns:
-        Interval and p are NaN if a value is NaN, the interval is NaN for a single image that is
-        neither.
+        Interval and p are NaN if a value is NaN. The interval of a single image is NaN but for
+        shares.
     """
-    n, value = len(values), float(values.mean())
-    if math.isnan(value):
-        return Difference(value, math.nan, math.nan, math.nan, "permutation")
-    if most is not None and np.isin(values, (-most, 0.0, most)).all():
-        more, less = int((values > 0).sum()), int((values < 0).sum())
-        low, high = paired_shares(more, less, n)
-        value = most * (more - less) / n
-        return Difference(value, most * low, most * high, mcnemar(more, less), "mcnemar")
-    p = permutation_test(values)
+    n, value, p = len(values), float(values.mean()), permutation_test(values)
+    low, high = math.nan, math.nan
     if most is not None and constant(values):
         hits = round(abs(value) / most * n, 6)
-        low = paired_shares(math.floor(hits), 0, n)[0]
-        high = paired_shares(math.ceil(hits), 0, n)[1]
-        ends = (most * low, most * high) if value > 0 else (-most * high, -most * low)
-        return Difference(value, *ends, p, "permutation")
-    low, high = math.nan, math.nan
-    if n > 1:
+        low = most * paired_shares(math.floor(hits), 0, n)[0]
+        high = most * paired_shares(math.ceil(hits), 0, n)[1]
+        low, high = (low, high) if value >= 0 else (-high, -low)
+    elif n > 1:
         # One orientation is drawn, so that B against A mirrors A against B.
         turned = values[np.flatnonzero(values)[:1]].sum() < 0
         low, high = bootstrap_mean(-values if turned else values)
@@ -206,8 +205,8 @@ def seeds_by_images(a: Floats, b: Floats, share: bool = False) -> Difference:
 
     Returns:
         `test` is "t". Interval and p are NaN for a single image or if a value is NaN. Where
-        neither seeds nor images vary, no t can be made: it is `by_images`, the test of one run,
-        on the means over seeds.
+        neither seeds nor images vary, no t can be made: it is the test of one run, on the means
+        over seeds.
 
     Raises:
         ValueError: one seed on both sides.
@@ -236,7 +235,7 @@ def seeds_by_images(a: Floats, b: Floats, share: bool = False) -> Difference:
     # Neither source alone can vary more than both together.
     variance = max(seeds + images - residual, seeds, images)
     if negligible(variance, a, b):
-        return by_images(a.mean(axis=0) - b.mean(axis=0), 1 if share else None)
+        return _single(a.mean(axis=0), b.mean(axis=0), share)
     freedom = variance**2 / sum(term**2 / df for term, df in terms)
     half = float(stats.t.ppf(UPPER, freedom)) * math.sqrt(variance)
     p = 2 * float(stats.t.sf(abs(value) / math.sqrt(variance), freedom))

@@ -43,6 +43,7 @@ class TableCell:
         best: whether it is the best of its column.
         marked: whether to distrust it.
         significant: whether it differs from the row that the caption names.
+        apart: whether its row is set apart; stands in the row's first cell.
     """
 
     text: str
@@ -50,6 +51,7 @@ class TableCell:
     best: bool = False
     marked: bool = False
     significant: bool = False
+    apart: bool = False
 
 
 Column = tuple[str, list[TableCell]]
@@ -134,7 +136,7 @@ def _pipes(cells: Iterable[str]) -> str:
 
 def _markdown_cell(cell: TableCell) -> str:
     text = escape_markdown(cell.text)
-    shown = f"**{text}**" if cell.best else text
+    shown = f"**{text}**" if cell.best else f"*{text}*" if cell.apart else text
     interval = f" {escape_markdown(cell.interval)}".replace("±", "± ") if cell.interval else ""
     return (
         shown + (rf"\{STAR}" if cell.significant else "") + (MARK if cell.marked else "") + interval
@@ -205,7 +207,10 @@ def _tabular(block: Block) -> list[str]:
         r"\midrule",
     ]
     below = [any(_stands_below(cell) for cell in row) for row in block.rows]
+    first_apart = _first_apart(block)
     for i, row in enumerate(block.rows):
+        if i and i == first_apart:
+            lines.append(r"\midrule")
         shown = [
             _latex_number(cell) if number else _latex_words(cell)
             for number, cell in zip(formats, row, strict=True)
@@ -213,9 +218,14 @@ def _tabular(block: Block) -> list[str]:
         lines.append(" & ".join(shown) + r" \\")
         if below[i]:
             lines.append(" & ".join(map(_latex_below, row)) + r" \\")
-        if any(below) and i < len(below) - 1:
+        if any(below) and i < len(below) - 1 and i + 1 != first_apart:
             lines.append(r"\addlinespace[2pt]")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _first_apart(block: Block) -> int | None:
+    """The first row that is set apart, if any."""
+    return next((i for i, row in enumerate(block.rows) if row[0].apart), None)
 
 
 _NUMBER = re.compile(r"([+−]?)(\d+)(?:\.(\d+))?")
@@ -357,8 +367,11 @@ def to_rich(sections: Sequence[Section]) -> Group:
                     justify="left" if side == "left" else "right",
                     min_width=longest,
                 )
-            for row in block.rows:
-                shown.add_row(*map(_rich_cell, row))
+            first_apart = _first_apart(block)
+            for j, row in enumerate(block.rows):
+                if j and j == first_apart:
+                    shown.add_section()
+                shown.add_row(*map(_rich_cell, row), style="dim" if row[0].apart else "")
             parts.append(shown)
         parts += [Text(note, style="dim") for note in section.notes]
     return Group(*parts)

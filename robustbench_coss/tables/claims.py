@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from robustbench_coss.analysis.comparison import doubts_of
+from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
 from robustbench_coss.records.record import record_path
@@ -43,6 +44,7 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "test_sets": [
             {
                 "test_set": test_set,
+                "controls": _controls(outcomes, test_set),
                 "claims": [
                     {
                         "claim": o.claim.key,
@@ -59,6 +61,10 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
+def _controls(outcomes: Sequence[Outcome], test_set: str) -> str:
+    return next((o.controls for o in outcomes if o.test_set == test_set and o.controls), "")
+
+
 def _row_json(row: Row) -> dict[str, Any]:
     q = row.question
     scale = 100 if q.unit == "points" else 1
@@ -68,6 +74,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "compared": q.compared,
         "protocol": q.protocol,
         "decides": q.decides,
+        "untrained": q.untrained,
         "effect": _number(scale * row.effect),
         "unit": q.unit,
         "low": _number(scale * row.low),
@@ -137,7 +144,7 @@ def _section(test_set: str, outcomes: Sequence[Outcome]) -> Section:
 
 
 def _decided(verdict: str) -> bool:
-    return verdict not in (UNDECIDED, NO_RECORDS)
+    return verdict not in (UNDECIDED, NOT_TRAINED, NO_RECORDS)
 
 
 def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:
@@ -149,7 +156,7 @@ def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:
         ),
         ("Model", [TableCell(q.compared) for q in questions]),
         ("Runs", [TableCell(_runs(row)) for _, row in rows]),
-        ("Effect", [_effect(row) for _, row in rows]),
+        ("Effect", [effect_cell(row) for _, row in rows]),
         ("p (Holm)", [TableCell(_p_text(row.p_holm)) for _, row in rows]),
         ("Verdict", [TableCell(row.verdict, best=_decided(row.verdict)) for _, row in rows]),
     ]
@@ -164,7 +171,8 @@ def _runs(row: Row) -> str:
     return " + ".join(str(len(runs[role])) for role in ("co", "base", "model") if role in runs)
 
 
-def _effect(row: Row) -> TableCell:
+def effect_cell(row: Row) -> TableCell:
+    """The effect of a row, signed, with its interval."""
     percent = row.question.unit == "points"
 
     def signed(value: float) -> str:
@@ -186,10 +194,13 @@ def _p_text(p: float) -> str:
 def _notes(outcomes: Sequence[Outcome]) -> list[str]:
     rows = [row for o in outcomes for row in o.rows]
     tests = {row.test for row in rows if row.question.seeded}
-    notes = [words for test, words in _TESTS.items() if test in tests]
+    notes = [f"{o.controls[0].upper()}{o.controls[1:]}." for o in outcomes if o.controls]
+    reasons = [row.question.untrained for row in rows if row.question.untrained]
+    notes += [f"{reason}: {NOT_TRAINED}, whatever the effect." for reason in reasons]
+    notes += [words for test, words in _TESTS.items() if test in tests]
     if any(not row.question.seeded for row in rows):
         notes.append(_SINGLE)
-    if any(not row.question.decides for row in rows):
+    if any(row.question.kind == "pooled" for row in rows):
         notes.append(
             "Where there are several pairs, their mean decides: of these pairs, each weighing the "
             "same, not of methods that were not measured."

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.comparison import TESTS, Comparison
+from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.tables.cells import (
     MARK,
     MISSING,
@@ -69,7 +70,7 @@ def difference_columns(part: pd.DataFrame) -> list[Column]:
 
 
 def _decided(line: Mapping[Any, Any]) -> bool:
-    return line["verdict"] not in ("undecided", MISSING)
+    return line["verdict"] not in ("undecided", NOT_TRAINED, MISSING)
 
 
 def _number(line: Mapping[Any, Any], side: str) -> TableCell:

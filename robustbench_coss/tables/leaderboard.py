@@ -27,6 +27,7 @@ from robustbench_coss.tables.cells import (
     Section,
     TableCell,
     block,
+    interval_text,
     number_text,
     percent_text,
 )
@@ -75,7 +76,7 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
             packs[-1].append(column)
     blocks = []
     for i, pack in enumerate(packs):
-        described = [_names(models)] if i else _row_columns(models, part)
+        described = [name_cells(models, part)] if i else _row_columns(models, part)
         blocks.append(block(described + pack))
     blocks.append(block(_model_columns(models, part)))
     caption = (
@@ -88,6 +89,8 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
 def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
     """One metric under one protocol as a column of cells: a cell for each of the models.
 
+    Controls do not compete for the best value.
+
     Args:
         models: labels, in the order of the rows.
         lines: of the long table, at most one per model.
@@ -96,8 +99,9 @@ def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
     present = {str(line["model"]): line for line in lines.to_dict("records")}
     values = {m: float(line["value"]) for m, line in present.items()}
     rank = {m: v if better == "higher" else -v for m, v in values.items() if not math.isnan(v)}
+    compete = {m: v for m, v in rank.items() if not present[m]["control"]}
     # Equal as shown is equal: bold must not rest on digits that nobody sees.
-    winner = max(rank, key=lambda m: rank[m]) if better and len(rank) > 1 else None
+    winner = max(compete, key=lambda m: compete[m]) if better and len(compete) > 1 else None
     best = None if winner is None else number_text(values[winner], values[winner], percent)
     cells = []
     for model in models:
@@ -106,9 +110,8 @@ def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
             continue
         line = present[model]
         text = number_text(values[model], values[model], percent)
-        low, high = (number_text(float(line[k]), values[model], percent) for k in ("low", "high"))
-        interval = "" if math.isnan(float(line["low"])) else f"[{low}, {high}]"
-        cells.append(TableCell(text, interval, text == best, _failed(line)))
+        interval = interval_text(float(line["low"]), float(line["high"]), values[model], percent)
+        cells.append(TableCell(text, interval, model in compete and text == best, _failed(line)))
     return cells
 
 
@@ -116,15 +119,18 @@ def _failed(line: Any) -> bool:
     return line is not None and bool(line["failed_checks"] or line["problems"])
 
 
-def _names(models: list[str]) -> Column:
-    return "Model", [TableCell(model) for model in models]
+def name_cells(models: list[str], part: pd.DataFrame, labels: list[str] | None = None) -> Column:
+    """The column of names, which says what rows are set apart; `labels` are shown if given."""
+    controls = set(part.loc[part["control"] != "", "model"])
+    shown = zip(models, labels or models, strict=True)
+    return "Model", [TableCell(label, apart=model in controls) for model, label in shown]
 
 
 def _row_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
     of = {model: part[part["model"] == model] for model in models}
     chance = percent_text(float(part["chance"].iloc[0]))
     return [
-        _names(models),
+        name_cells(models, part),
         ("Seeds", [TableCell(range_text(of[m]["seeds"])) for m in models]),
         ("Images", [TableCell(range_text(of[m]["n"])) for m in models]),
         ("Chance", [TableCell(chance) for _ in models]),
@@ -141,7 +147,7 @@ def _model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
         "pretrained_on": ("Pretrained on", str),
         "epochs": ("Epochs", lambda epochs: f"{epochs:g}"),
     }
-    columns = [_names(models)]
+    columns = [name_cells(models, part)]
     for key, (heading, say) in spell.items():
         values = [first[model][key] for model in models]
         known = [not pd.isna(value) for value in values]
@@ -154,6 +160,12 @@ def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
     """What stands below one test set's table: its intervals, protocols, baseline and doubts."""
     several = sorted({int(k) for k in part["seeds"] if k > 1})
     notes = []
+    if (part["control"] != "").any():
+        notes.append(
+            "Rows set apart are controls, which have learnt nothing: a classifier on raw pixels, "
+            "networks as they were drawn. They are in no competition for the best value; a model "
+            "that does not beat them on clean images shows nothing about its method."
+        )
     if several and intervals:
         notes.append(
             f"Rows with several seeds ({', '.join(map(str, several))}): mean over seeds with "

@@ -16,6 +16,7 @@ import pandas as pd
 
 from robustbench_coss.analysis.comparison import TESTS, differences, judge
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
+from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.analysis.curves import legend_labels
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.analysis.selection import Chosen, find_model
@@ -36,6 +37,7 @@ from robustbench_coss.tables.leaderboard import (
     NARROW,
     WIDE,
     headline_columns,
+    name_cells,
     number_cells,
     range_text,
     table_notes,
@@ -52,7 +54,16 @@ SHORT = {
 }
 """The tests of `comparison.TESTS` as a caption names them."""
 
-_COMPARED = ["base", "difference", "difference_low", "difference_high", "p", "p_holm", "test"]
+_COMPARED = [
+    "base",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "p",
+    "p_holm",
+    "test",
+    "untrained",
+]
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,9 @@ class PaperTable:
         frame: one line per model and metric, in the order shown, with the columns of
             `leaderboard.load_table`. With a base row also base (its label), difference (the row's
             value minus the base's), difference_low, difference_high (95 % interval), p, p_holm
-            (corrected over all differences shown), test ("mcnemar", "permutation" or "t") and
-            significant (p_holm at most 0.05). Shares are in [0, 1]; what is not known is empty.
+            (corrected over all differences shown), test ("mcnemar", "permutation" or "t"),
+            untrained (which of the two does not beat the controls) and significant (p_holm at most
+            0.05, and both do). Shares are in [0, 1]; what is not known is empty.
         metrics: names of the columns' metrics, in order.
         spread: whether values are shown with "interval" or "sd".
         relative: whether rows show their difference to the base.
@@ -160,7 +172,7 @@ def paper_table(
     frame, shown = _choose(frame, [row.label for row in rows], metrics, suites)
     refused: list[str] = []
     if base is not None:
-        frame, refused = _compared(frame, rows, base)
+        frame, refused = _compared(frame, rows, base, measured)
     return PaperTable(frame, tuple(shown), spread, bool(relative_to), bool(metrics), tuple(refused))
 
 
@@ -207,7 +219,7 @@ def _metric(frame: pd.DataFrame, given: str) -> list[str]:
 
 
 def _compared(
-    frame: pd.DataFrame, rows: Sequence[Chosen], base: Chosen
+    frame: pd.DataFrame, rows: Sequence[Chosen], base: Chosen, measured: Sequence[SeedGroup]
 ) -> tuple[pd.DataFrame, list[str]]:
     """The frame with each line's difference to the base, and what could not be compared."""
     keys = ["test_set", "suite", "protocol", "metric"]
@@ -217,7 +229,7 @@ def _compared(
     for row in rows:
         if row.label == base.label:
             continue
-        found, reasons, _ = differences(row, base, suites)
+        found, reasons, _ = differences(row, base, measured, suites)
         lines += [{"model": row.label, **line} for line in found]
         refused += [f"{row.label}: {reason}" for reason in reasons]
     shown = frame[["model", *keys]]
@@ -227,12 +239,17 @@ def _compared(
         reason = f": {'; '.join(refused)}" if refused else ""
         raise CossError(f"nothing can be compared with {base.label}{reason}")
     judged = judge(table).rename(columns={"low": "difference_low", "high": "difference_high"})
-    judged = judged.assign(base=base.label, significant=judged["p_holm"] <= 1 - CONFIDENCE)
+    judged = judged.assign(base=base.label, significant=_decided(judged))
     wanted = judged[["model", *keys, *_COMPARED, "significant"]]
     merged = frame.merge(wanted, on=["model", *keys], how="left")
     merged["base"] = base.label
+    merged["untrained"] = merged["untrained"].fillna("")
     merged["significant"] = merged["significant"].fillna(False).astype(bool)
     return merged, refused
+
+
+def _decided(judged: pd.DataFrame) -> pd.Series:
+    return (judged["p_holm"] <= 1 - CONFIDENCE) & (judged["untrained"] == "")
 
 
 def _layout(table: PaperTable, width: int) -> list[Section]:
@@ -249,13 +266,15 @@ def _section(table: PaperTable, title: str, part: pd.DataFrame, width: int, last
     labels, common = legend_labels(models)
     short = dict(zip(models, labels, strict=True))
     columns = list(_number_columns(table, part, models))
-    names: Column = ("Model", [TableCell(label) for label in labels])
+    names = name_cells(models, part, labels)
     blocks = [block([names, *columns[i : i + width]]) for i in range(0, len(columns), width)]
     caption = " ".join(_caption(table, part, short, common))
     notes = table_notes(part, intervals=table.spread == "interval")
     if "base" in part:
         used = [test for test in TESTS if test in set(part["test"])]
         notes += [TESTS[test] for test in used]
+        reasons = [reason for reason in part["untrained"].unique() if reason]
+        notes += [f"{reason}: {NOT_TRAINED}, not marked." for reason in reasons]
     if last:
         notes += [f"Not compared: {reason}." for reason in dict.fromkeys(table.refused)]
     return Section(title, caption, tuple(blocks), tuple(notes))

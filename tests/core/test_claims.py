@@ -567,7 +567,7 @@ def test_test_sets_are_judged_apart_and_corrected_together(tmp_path: Path) -> No
 
 ROW_KEYS = {
     "kind", "measure", "compared", "protocol", "decides", "effect", "unit", "low", "high", "test",
-    "p", "p_holm", "verdict", "images", "sources",
+    "p", "p_holm", "verdict", "images", "sources", "untrained",
 }  # fmt: skip
 
 
@@ -576,7 +576,7 @@ def test_the_json_has_a_stable_form_and_points_to_records(simulated: Path) -> No
     assert content.keys() == {"schema", "test_sets"}
     assert content["schema"] == 1
     (test_set,) = content["test_sets"]
-    assert test_set.keys() == {"test_set", "claims"}
+    assert test_set.keys() == {"test_set", "controls", "claims"}
     assert [c["claim"] for c in test_set["claims"]] == [
         "clean", "noise-corruption", "internal-corruption", "small-attacks", "large-crops",
         "redundant-locals", "redundancy-robustness",

@@ -106,9 +106,9 @@ def test_seeds_are_put_together_with_images(tmp_path: Path) -> None:
     assert (line["test"], line["seeds_a"], line["seeds_b"]) == ("t", 3, 2)
     assert "A: BYOL · rf29_resnet18 ×0.25 (3 seeds), B: DINO" in layout(found)[0].caption
     single = compare(tmp_path, "byol", "dino-s1")
-    assert single.remarks == (
+    assert single.remarks[0] == (
         "dino-s1 has one seed: its seeds are taken to vary as those of "
-        "BYOL · rf29_resnet18 ×0.25 do.",
+        "BYOL · rf29_resnet18 ×0.25 do."
     )
 
 
@@ -222,7 +222,7 @@ def test_probes_trained_differently_are_remarked(tmp_path: Path) -> None:
     other = simulate.clean(0.6, method="dino")
     other.model["probe"]["settings"] = {"kind": "simclr"}
     simulate.save(tmp_path, simulate.clean(0.5), other)
-    (remark,) = compare(tmp_path, "byol", "dino").remarks
+    remark = compare(tmp_path, "byol", "dino").remarks[0]
     assert "probes were trained with different settings" in remark
 
 

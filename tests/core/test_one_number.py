@@ -22,6 +22,7 @@ from rich.console import Console
 
 from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
+from robustbench_coss.analysis.curves import share_data
 from robustbench_coss.analysis.numbers import is_share, load_table, number
 from robustbench_coss.claims.verdicts import examine
 from robustbench_coss.cli.measure import _print_headlines
@@ -31,13 +32,14 @@ from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.pages.site.pages import write_site
 from robustbench_coss.records.record import find_records, read_record
 from robustbench_coss.tables.cells import estimate_text, number_text
+from robustbench_coss.tables.claims import effect_cell
 from robustbench_coss.tables.comparison import difference_cell
 from robustbench_coss.tables.leaderboard import to_csv, to_latex, to_markdown
 from robustbench_coss.tables.paper import paper_table
 
 ROOT = Path(__file__).parents[2]
 KEY = ["test_set", "model", "suite", "protocol", "metric"]
-ENDS = ["value", "low", "high", "sd", "seeds", "n", "interval"]
+ENDS = ["value", "low", "high"]
 SHOWN = re.compile(r"([+−]?\d+(?:\.\d+)?)(?: %| points)?\s*\[([+−]?[\d.]+, [+−]?[\d.]+)\]")
 
 
@@ -94,6 +96,9 @@ def estimates(measured: list[SeedGroup]) -> Iterator[str]:
         for conditions, column in asked:
             found = number(m.records, conditions, column)
             yield estimate_text(found, is_share(first, column))
+    for line in lines_of(share_data(measured)):
+        value, low, high = (number_text(line[end], 1, True) for end in ENDS)
+        yield f"{value} [{low}, {high}]"
 
 
 def pairs_in(texts: Iterator[str] | list[str]) -> set[tuple[str, str]]:
@@ -104,7 +109,10 @@ def differences(results: Path, measured: list[SeedGroup]) -> set[tuple[str, str]
     """Differences of the two models, either way, as tables of comparisons write them."""
     a, b = names(measured)
     lines = [line for pair in ((a, b), (b, a)) for line in _lines(results, *pair)]
-    return pairs_in([f"{cell.text} {cell.interval}" for cell in map(difference_cell, lines)])
+    cells = [difference_cell(line) for line in lines]
+    # Claims average some conditions that no metric does.
+    cells += [effect_cell(row) for outcome in examine(results) for row in outcome.rows]
+    return pairs_in([f"{cell.text} {cell.interval}" for cell in cells])
 
 
 def _lines(results: Path, a: str, b: str) -> list[dict[str, Any]]:
@@ -157,7 +165,7 @@ def test_a_run_among_the_seeds_of_a_study_has_the_digits_that_it_has_alone(
         alone = table[table["model"] == m.configuration].drop(columns=["test_set", "model"])
         both = chosen.merge(alone, on=["suite", "metric"], suffixes=("", "_alone"))
         assert len(both) == len(chosen) > 3
-        for end in ("value", "low", "high"):
+        for end in ENDS:
             assert (both[end] == both[f"{end}_alone"]).all()
 
 
@@ -169,12 +177,10 @@ def test_csv_markdown_latex_and_the_paper_table_spell_the_same_digits(
     expected = set()
     for line in lines_of(headline):
         value, percent = float(line["value"]), bool(line["percent"])
-        value, low, high = (
-            number_text(float(line[k]), value, percent) for k in ("value", "low", "high")
-        )
+        value, low, high = (number_text(float(line[k]), value, percent) for k in ENDS)
         expected.add((value, f"{low}, {high}"))
-    again = [[float(x) for x in read[end]] for end in ("value", "low", "high")]
-    assert again == [table[end].tolist() for end in ("value", "low", "high")]
+    again = [[float(x) for x in read[end]] for end in ENDS]
+    assert again == [table[end].tolist() for end in ENDS]
     paper = paper_table(results)
     for text in (to_markdown(table), paper.to_markdown()):
         assert pairs_in([text.replace("**", "").replace("†", "")]) == expected
@@ -233,7 +239,7 @@ def test_a_figures_csv_has_the_numbers_that_it_draws(
     key = ["model", "suite", "metric"]
     summary = drawn["summary"].merge(table, on=key, suffixes=("", "_table"))
     assert len(summary) == len(drawn["summary"]) > 5
-    for end in ("value", "low", "high"):
+    for end in ENDS:
         assert (summary[end] == summary[f"{end}_table"]).all()
     for m in (m for m in measured if m.suite in drawn):
         cells, column = m.records[0].cells, m.records[0].axis.column

@@ -108,6 +108,22 @@ def clean(share: float, n: int = 200, **options: Any) -> Record:
     return record([Cell("clean", "", 0.0, outcomes)], metrics, **options)
 
 
+def control(
+    share: float, n: int = 200, *, arch: str = "", width: float = 1.0, seed: int = 0, **options: Any
+) -> Record:
+    """Clean record of raw pixels, or of a drawn network where an architecture is named."""
+    name = f"control:untrained:{arch}:{width:g}" if arch else "control:pixels"
+    made = clean(share, n, name=name, seed=seed, **options)
+    drawn = {"arch": arch, "width": width, "training": {"seed": seed}} if arch else {}
+    kept = ("name", "checkpoint_sha256", "probe")
+    made.model = {
+        **{key: made.model[key] for key in kept},
+        "control": "untrained" if arch else "pixels",
+        **drawn,
+    }
+    return made
+
+
 def save(results: Path, *records: Record) -> None:
     """Write records where `coss-bench eval` would."""
     for r in records:

@@ -79,7 +79,7 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
         pool = mine if b in {m.configuration for m in mine} else everything
         other = Chosen(b, tuple(m for m in pool if m.configuration == b))
         try:
-            found = compare_chosen(one, other)
+            found = compare_chosen(one, other, subject.everything)
         except CossError as error:
             notes.append(f"{one.label} and {other.label}: {error}.")
             continue
