@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,14 @@ def unknown_name(
     return CossError(f"unknown {kind} {name!r}; {hint}{more}")
 
 
-def did_you_mean(name: str, known: Iterable[str], then: str = "") -> str:
+def did_you_mean(
+    name: str, known: Iterable[str], then: str = "", like: Callable[[str], str] = str
+) -> str:
     """The hint "did you mean A, B?" of at most three names near to `name`, and `then` behind it;
-    `then` alone where none is near.
+    `then` alone where none is near. Names are compared as `like` spells them.
     """
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    names = {like(each): each for each in known}
+    near = [names[found] for found in difflib.get_close_matches(like(name), names, 3, cutoff=0.5)]
     return " ".join(filter(None, [f"did you mean {', '.join(near)}?" if near else "", then]))
 
 

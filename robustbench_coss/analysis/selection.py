@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from robustbench_coss.analysis.configurations import SeedGroup
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import slug
 from robustbench_coss.records.record import Record
 
@@ -86,7 +85,5 @@ def _plain(text: str) -> str:
 
 
 def _unknown(name: str, known: Sequence[str]) -> CossError:
-    plain = {_plain(k): k for k in known}
-    near = [plain[k] for k in difflib.get_close_matches(_plain(name), plain, n=3, cutoff=0.4)]
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(set(known)))}"
+    hint = did_you_mean(name, known, like=_plain) or f"known: {', '.join(sorted(set(known)))}"
     return CossError(f"no model {name!r} was measured; {hint}")

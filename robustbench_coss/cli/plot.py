@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from robustbench_coss.cli.leaderboard import Results, names_in
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, unknown_name
 
 
 class Style(StrEnum):
@@ -69,7 +69,7 @@ def plot(
     if venue is not None:
         found = VENUES.get(venue.casefold())
         if found is None:
-            raise CossError(f"unknown venue {venue!r}; known: {', '.join(VENUES)}")
+            raise unknown_name("venue", venue, VENUES, more="")
         if style is not Style.paper:
             raise CossError("--venue is for the pages of papers; leave it out with --style slides")
         inches = found.full if width is Width.full else found.column

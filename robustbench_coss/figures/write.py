@@ -6,7 +6,6 @@ records alone: same records, same bytes.
 
 from __future__ import annotations
 
-import difflib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from robustbench_coss.analysis.curves import (
     rank_models,
     share_data,
 )
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.figures.bars import draw_metrics, draw_summary
 from robustbench_coss.figures.cka import cka_data, draw_cka
 from robustbench_coss.figures.curves import (
@@ -86,10 +85,7 @@ def write_figures(
         known = list(dict.fromkeys(drawing.name for _, drawing in made))
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known)
-                hint = (
-                    f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
-                )
+                hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
                 raise CossError(f"these records allow no figure {name!r}; {hint}")
         written: list[Path] = []
         for test_set, drawing in made:
