@@ -228,7 +228,17 @@ def method_name(method: str) -> str:
     return _METHODS.get(method, method)
 
 
+def control_name(model: dict[str, Any]) -> str:
+    """A control as `coss-bench eval` is asked for it, without the seed."""
+    if model["control"] != "untrained":
+        return f"control:{model['control']}"
+    width = float(model.get("width", 1.0))
+    return f"control:untrained:{model['arch']}" + (f":{width:g}" if width != 1 else "")
+
+
 def _short_label(model: dict[str, Any]) -> str:
+    if model.get("control"):
+        return control_name(model)
     if not model.get("method") or model.get("arch") is None:
         return str(model["name"])
     width = float(model.get("width", 1.0))

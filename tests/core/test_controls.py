@@ -115,7 +115,7 @@ def test_an_untrained_network_of_another_width_counts_where_there_is_no_other(
     wide = control(0.9, arch="rf29_resnet18", width=1.0)
     save(tmp_path, clean(0.8), control(0.5), wide)
     measured = load_measurements(tmp_path)
-    assert standing(of(measured, "BYOL"), measured).unbeaten == (wide.model["name"],)
+    assert standing(of(measured, "BYOL"), measured).unbeaten == ("control:untrained:rf29_resnet18",)
     save(tmp_path, control(0.3, **OWN))
     measured = load_measurements(tmp_path)
     assert standing(of(measured, "BYOL"), measured).unbeaten == ()

@@ -31,6 +31,7 @@ from robustbench_coss.figures.write import write_figures
 from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.pages.site.pages import write_site
 from robustbench_coss.records.record import find_records, read_record
+from robustbench_coss.records.training import training_of
 from robustbench_coss.tables.cells import estimate_text, number_text
 from robustbench_coss.tables.claims import effect_cell
 from robustbench_coss.tables.comparison import difference_cell
@@ -57,7 +58,7 @@ def two_runs(study: Path) -> tuple[Path, Path]:
     """Folders of records of a CO- run and of a run of its base method, the first seeds."""
     by_method: dict[str, Path] = {}
     for path, record in find_records(study):
-        if (record.model.get("training") or {}).get("seed") == 0:
+        if training_of(record.model).get("seed") == 0:
             by_method.setdefault(str(record.model.get("method")), path.parents[1])
     co = next(m for m in sorted(by_method) if m.startswith("co-") and m[3:] in by_method)
     return by_method[co], by_method[co[3:]]

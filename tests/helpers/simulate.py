@@ -112,12 +112,15 @@ def control(
     share: float, n: int = 200, *, arch: str = "", width: float = 1.0, seed: int = 0, **options: Any
 ) -> Record:
     """Clean record of raw pixels, or of a drawn network where an architecture is named."""
-    name = f"control:untrained:{arch}:{width:g}" if arch else "control:pixels"
+    name = f"untrained-{arch}-x{width:g}" if arch else "pixels"
     made = clean(share, n, name=name, seed=seed, **options)
-    drawn = {"arch": arch, "width": width, "training": {"seed": seed}} if arch else {}
-    kept = ("name", "checkpoint_sha256", "probe")
+    drawn = {"arch": arch or "pixels", "width": width, "training": {"seed": seed} if arch else {}}
+    kept = ("name", "checkpoint_sha256", "parameters", "probe")
     made.model = {
         **{key: made.model[key] for key in kept},
+        "method": None,
+        "dataset": None,
+        "encoder": None,
         "control": "untrained" if arch else "pixels",
         **drawn,
     }
