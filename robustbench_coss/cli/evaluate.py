@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robustbench_coss.cli import eval_options as o
-from robustbench_coss.cli.settings import suite_options
-from robustbench_coss.errors import CossError
+from robustbench_coss.cli.settings import at_least_one, suite_options
 
 
 def evaluate(
@@ -65,9 +65,7 @@ def evaluate(
     from robustbench_coss.models.load import load_model
 
     counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
-    for option, value in counts.items():
-        if value is not None and value < 1:
-            raise CossError(f"{option} must be at least 1, got {value}")
+    at_least_one(counts)
     suites = suite or ["all"]
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
     request = Evaluation(
@@ -85,12 +83,6 @@ def evaluate(
         probe=ProbeConfig(kind=probe, max_train=probe_train),
         options=suite_options(settings or [], suite_names(suites), corruption),
     )
-    read = partial(
-        load_model,
-        format=form,
-        arch=arch,
-        allow_partial=allow_partial,
-        size=size,
-        dataset=dataset,
-    )
+    form_of: dict[str, Any] = {"format": form, "arch": arch, "allow_partial": allow_partial}
+    read = partial(load_model, size=size, dataset=dataset, **form_of)
     measure_all(models, read, request, cluster, gpus_per_task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from robustbench_coss.errors import CossError
@@ -22,6 +23,17 @@ def parse_setting(text: str, example: str) -> tuple[str, Any]:
         return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
+
+
+def at_least_one(counts: Mapping[str, int | None]) -> None:
+    """Refuse a count below one by the name of its option; None is none given.
+
+    Raises:
+        CossError: there is one.
+    """
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise CossError(f"{option} must be at least 1, got {value}")
 
 
 def suite_options(
