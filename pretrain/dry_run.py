@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source, open_dataset, split_validation
+from robustbench_coss.datasets.base import dataset_source, open_dataset, split_validation
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.errors import CossError
@@ -148,7 +148,7 @@ def extrapolate(small: Step, large: Step, what: str, images: int) -> float:
 
 def training_images(recipe: Recipe, data_root: Path) -> Images:
     """How many images the recipe trains on: as found below `data_root`, else as published."""
-    source: Source = registry.load("dataset", recipe.dataset)
+    source = dataset_source(recipe.dataset)
     if source.missing(data_root) is None:
         found = open_dataset(recipe.dataset, "train", size=recipe.size, root=data_root)
         count, classes, how = len(found), len(found.classes), f"as found in {data_root}"
@@ -296,7 +296,7 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
     target = resolve_device(device)
     method_type: type[Method] = registry.load("method", recipe.method)
     parse_options(method_type, recipe.options)
-    source: Source = registry.load("dataset", recipe.dataset)
+    source = dataset_source(recipe.dataset)
     size = recipe.size or source.default_size
     images = training_images(recipe, data_root)
     if method_type.uses_labels and not images.classes:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source
+from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.pretrain.recipe import (
@@ -153,7 +153,7 @@ def _checked(values: dict[str, Any], where: str) -> Recipe:
 
     recipe = build_recipe(values, where)
     registry.load("encoder", recipe.arch)
-    registry.load("dataset", recipe.dataset)
+    dataset_source(recipe.dataset)
     try:
         parse_options(registry.load("method", recipe.method), recipe.options)
     except CossError as error:
@@ -222,7 +222,7 @@ def prepare_data(runs: Iterable[Run], root: Path, download: bool) -> None:
         CossError: a data set is missing, with what to do about it.
     """
     for name, size in {(run.recipe.dataset, run.recipe.size): None for run in runs}:
-        source: Source = registry.load("dataset", name)
+        source = dataset_source(name)
         if source.missing(root) is not None:
             source.open("train", size or source.default_size, root, download)
 

@@ -12,8 +12,7 @@ from typing import Literal
 
 from torch import nn
 
-from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source, open_dataset
+from robustbench_coss.datasets.base import dataset_source, open_dataset
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.draft import Finished
@@ -83,7 +82,7 @@ def _wrapped(
         raise CossError(
             "a module does not say what to measure it on; pass Evaluation(dataset=NAME)"
         )
-    source: Source = registry.load("dataset", request.dataset)
+    source = dataset_source(request.dataset)
     side = source.default_size if size is None else size
     root = Path(request.data_root)
     test = open_dataset(request.dataset, "test", size=side, root=root, download=request.download)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustbench_coss import registry
+from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.models.checkpoint import Checkpoint
@@ -104,7 +104,7 @@ def choose_dataset(checkpoint: Checkpoint, dataset: str | None, transfer: bool) 
                 "name a data set with --dataset NAME"
             )
         return str(trained_on)
-    registry.load("dataset", dataset)  # a misspelt name is not a wish to transfer
+    dataset_source(dataset)  # a misspelt name is not a wish to transfer
     if trained_on is not None and dataset != trained_on and not transfer:
         raise CossError(
             f"{checkpoint.name} was pretrained on {trained_on!r}, not {dataset!r}; add --transfer "

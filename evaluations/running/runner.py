@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source
+from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.progress import Progress
@@ -83,7 +83,7 @@ def check_run(load: Load, request: Evaluation) -> Checkpoint:
     checkpoint = load()
     name = choose_dataset(checkpoint, request.dataset, request.transfer)
     results, data_root = Path(request.results), Path(request.data_root)
-    source: Source = registry.load("dataset", name)
+    source = dataset_source(name)
     remedy = None if request.download else source.missing(data_root)
     if remedy is not None:
         raise CossError(f"data set {name!r} is not in {data_root}; {remedy}")

@@ -52,8 +52,7 @@ def show(
 
       coss-bench show runs/co-byol --image cat.jpg --out cat-explained.png
     """
-    from robustbench_coss import registry
-    from robustbench_coss.datasets.base import open_dataset
+    from robustbench_coss.datasets.base import dataset_source, open_dataset
     from robustbench_coss.errors import CossError
     from robustbench_coss.evaluations.probes.features import to_device
     from robustbench_coss.evaluations.running.request import choose_dataset
@@ -68,7 +67,7 @@ def show(
     if out is not None and out.suffix != ".png":
         raise CossError(f"--out writes PNG; give it a name that ends in .png, not {out}")
     if dataset is not None:
-        registry.load("dataset", dataset)  # a misspelt name is an error, not a missing probe
+        dataset_source(dataset)  # a misspelt name is an error, not a missing probe
     where_to = resolve_device(device)
     checkpoint = load_model(run)
     size = int(checkpoint.metadata["size"])

@@ -150,6 +150,24 @@ def split_validation(count: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def dataset_source(name: str) -> Source:
+    """The data set of a name, or of a name and an option, `NAME:OPTION`.
+
+    A source with options has a method `variant(option)`, which gives the source for one.
+
+    Raises:
+        CossError: no such name, no options, or no such option.
+    """
+    base, colon, option = name.partition(":")
+    source: Source = registry.load("dataset", base)
+    if not colon:
+        return source
+    if not hasattr(source, "variant"):
+        raise CossError(f"data set {base!r} has no options; write {base} for {name!r}")
+    chosen: Source = source.variant(option)
+    return chosen
+
+
 def open_dataset(
     name: str,
     role: str,
@@ -161,7 +179,8 @@ def open_dataset(
     """Open one role of a registered data set.
 
     Args:
-        name: registered name (see `registry.names("dataset")`).
+        name: registered name (see `registry.names("dataset")`), with an option after a colon where
+            the data set has any.
         role: "train", "validation" or "test".
         size: side of the images in px; None takes the data set's own default.
         root: folder where data sets lie or are downloaded to.
@@ -170,7 +189,7 @@ def open_dataset(
     Raises:
         CossError: unknown name or role, missing or damaged data, or no images.
     """
-    source: Source = registry.load("dataset", name)
+    source = dataset_source(name)
     if role not in ROLES:
         raise CossError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
     size = source.default_size if size is None else size

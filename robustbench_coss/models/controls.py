@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from robustbench_coss import registry
-from robustbench_coss.datasets.base import Source
+from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
@@ -53,7 +52,7 @@ def control(spec: str, *, size: int | None, dataset: str | None) -> Checkpoint:
     if size is None:
         if dataset is None:
             raise CossError(f"{spec} has no data set of its own; name one with --dataset NAME")
-        source: Source = registry.load("dataset", dataset)
+        source = dataset_source(dataset)
         size = source.default_size
     return pixels(size) if kind == "pixels" else _named_untrained(spec, rest, size)
 

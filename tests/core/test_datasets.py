@@ -5,13 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import itertools
 import os
 import pickle
 import struct
 import tarfile
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from helpers.simulate_shards import write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.stats import binom
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -32,14 +29,6 @@ from robustbench_coss.datasets import shards as shard_files
 from robustbench_coss.datasets.base import ROLES, ImageSet, open_dataset
 from robustbench_coss.datasets.folder import IMAGEFOLDER, IMAGENET
 from robustbench_coss.datasets.idx import read_idx
-from robustbench_coss.datasets.parts import (
-    ARRANGEMENTS,
-    COUNTS,
-    PARTS_OF_OBJECTS,
-    Scenes,
-    draw_scenes,
-    render,
-)
 from robustbench_coss.datasets.shards import tar_members
 from robustbench_coss.datasets.vision import FASHION_MNIST
 from robustbench_coss.errors import CossError
@@ -64,194 +53,6 @@ def one_line(error: pytest.ExceptionInfo[CossError]) -> str:
 def test_every_available_data_set_keeps_the_contract(name: str, tmp_path: Path) -> None:
     if not check_dataset(name, tmp_path):
         pytest.skip(f"{name} is not on this machine")
-
-
-# ---- parts ----
-
-
-@pytest.fixture(scope="module")
-def parts() -> dict[str, ImageSet]:
-    return {role: open_dataset("parts", role) for role in ("train", "test")}
-
-
-def test_parts_classes_are_balanced_in_every_role() -> None:
-    for role, count in COUNTS.items():
-        labels = draw_scenes(role, np.arange(count)).label
-        assert np.bincount(labels).tolist() == [count // 10] * 10
-
-
-def test_every_part_is_in_every_corner_of_exactly_two_classes() -> None:
-    pairs = [(corner, part) for parts in ARRANGEMENTS.tolist() for corner, part in enumerate(parts)]
-    assert len(set(pairs)) == 4 * 5
-    assert all(pairs.count(pair) == 2 for pair in pairs)
-
-
-def test_classes_with_the_same_parts_differ_beyond_rotation_and_reflection() -> None:
-    sets = [frozenset(parts) for parts in ARRANGEMENTS.tolist()]
-    assert all(sets.count(parts) == 2 for parts in sets)
-    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-    symmetries = [
-        np.array(m).reshape(2, 2)
-        for m in itertools.product((-1, 0, 1), repeat=4)
-        if np.array_equal(np.abs(m).reshape(2, 2) @ [1, 1], [1, 1])
-        and abs(np.linalg.det(np.array(m).reshape(2, 2))) == 1
-    ]
-    assert len(symmetries) == 8
-    for first, second in ARRANGEMENTS.reshape(5, 2, 4):
-        at = {tuple(corner): part for corner, part in zip(corners, second, strict=True)}
-        for symmetry in symmetries:
-            moved = [at[tuple(symmetry @ corner)] for corner in corners]
-            assert moved != first.tolist()
-
-
-def mean_colour(pixels: Tensor) -> Tensor:
-    """[B, 3] mean of each channel."""
-    return pixels.float().mean(dim=(2, 3))
-
-
-def standardise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    return (train - mean) / std, (test - mean) / std
-
-
-def least_squares_hits(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> int:
-    """Test images a linear classifier gets right (least squares on one-hot labels)."""
-    x, x_test = standardise(x, x_test)
-    gram = x.T @ x + 1e-3 * len(x) * torch.eye(x.shape[1])
-    weight = torch.linalg.solve(gram, x.T @ (torch.nn.functional.one_hot(y).float() - 0.1))
-    return int(((x_test @ weight).argmax(1) == y_test).sum())
-
-
-def neighbour_hits(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> int:
-    """Test images that the majority of their 25 nearest training images gets right."""
-    x, x_test = standardise(x, x_test)
-    nearest = torch.cdist(x_test, x).topk(25, largest=False).indices
-    votes = torch.nn.functional.one_hot(y[nearest], 10).sum(1)
-    return int((votes.argmax(1) == y_test).sum())
-
-
-@pytest.mark.parametrize("hits", [least_squares_hits, neighbour_hits])
-def test_mean_colour_tells_nothing_of_the_class_in_parts(
-    parts: dict[str, Any], hits: Callable[..., int]
-) -> None:
-    x, y = mean_colour(parts["train"].pixels), parts["train"].labels
-    x_test, y_test = mean_colour(parts["test"].pixels), parts["test"].labels
-    low, high = binom.interval(0.99, len(y_test), 0.1)
-    assert low <= hits(x, y, x_test, y_test) <= high
-    # The same classifier does find a faint tint that goes with the class.
-    tinted, tinted_test = x.clone(), x_test.clone()
-    tinted[:, 0] += 20 * y
-    tinted_test[:, 0] += 20 * y_test
-    assert hits(tinted, y, tinted_test, y_test) > high
-
-
-def test_colour_histograms_tell_little_of_the_class_in_parts(parts: dict[str, Any]) -> None:
-    def histograms(pixels: Tensor) -> Tensor:
-        bins = (pixels // 32).flatten(2)
-        return torch.cat([(bins == k).float().mean(2) for k in range(8)], dim=1)
-
-    train, test = parts["train"], parts["test"]
-    got = least_squares_hits(
-        histograms(train.pixels), train.labels, histograms(test.pixels), test.labels
-    )
-    # Parts with long outlines have more pixels that are half covered; no more leaks than that.
-    assert got / len(test) < 0.2
-
-
-def test_the_class_of_parts_is_in_the_pixels_and_more_than_a_linear_classifier_finds(
-    parts: dict[str, Any],
-) -> None:
-    train, test = parts["train"], parts["test"]
-    x, x_test = (s.pixels.float().mean(1).flatten(1) for s in (train, test))
-    assert least_squares_hits(x, train.labels, x_test, test.labels) / len(test) < 0.6
-    x, x_test = (s.pixels.float().flatten(1)[: 500 if s is test else None] for s in (train, test))
-    assert neighbour_hits(x, train.labels, x_test, test.labels[:500]) / 500 > 0.35
-
-
-def test_a_scene_does_not_depend_on_which_others_are_drawn() -> None:
-    together = render(draw_scenes("test", np.arange(200)), 32)
-    alone = render(draw_scenes("test", np.array([137])), 32)
-    assert np.array_equal(together[137], alone[0])
-
-
-def test_roles_of_parts_draw_different_scenes() -> None:
-    first = [draw_scenes(role, np.array([0])).centre for role in ROLES]
-    assert not np.allclose(first[0], first[1])
-    assert not np.allclose(first[1], first[2])
-
-
-def test_a_scene_rendered_at_two_resolutions_agrees_after_downsampling() -> None:
-    scenes = draw_scenes("test", np.arange(60))
-    small = render(scenes, 32).astype(float)
-    large = render(scenes, 128).reshape(60, 3, 32, 4, 32, 4).mean((3, 5))
-    difference = np.abs(small - large)
-    assert difference.mean() < 1.5
-    assert np.quantile(difference, 0.99) < 25
-    # Another scene is far off by the same measure.
-    assert np.abs(small - np.roll(large, 10, axis=0)).mean() > 20
-
-
-def white_on_black(scenes: Scenes, layers: slice) -> Scenes:
-    chosen = {
-        name: getattr(scenes, name)[:, layers]
-        for name in ("kind", "centre", "radius", "angle", "cut", "colour")
-    }
-    chosen["colour"] = np.ones_like(chosen["colour"])
-    return replace(scenes, **chosen, ground=np.zeros_like(scenes.ground), waves=scenes.waves[:, :0])
-
-
-@pytest.mark.parametrize("kind", range(5), ids=PARTS_OF_OBJECTS)
-def test_every_part_has_the_area_of_the_disc_of_its_radius(kind: int) -> None:
-    scene = white_on_black(draw_scenes("test", np.arange(1)), slice(4, 5))
-    scene = replace(
-        scene,
-        kind=np.array([[kind]]),
-        centre=np.array([[(0.5, 0.45)]]),
-        radius=np.array([[0.2]]),
-        angle=np.array([[0.3]]),
-    )
-    area = render(scene, 256).mean() / 255
-    assert area == pytest.approx(np.pi * 0.2**2, rel=0.01)
-    half = render(replace(scene, cut=np.array([[1.0]])), 256).mean() / 255
-    assert half == pytest.approx(area / 2, rel=0.01)
-
-
-def test_objects_lie_whole_inside_the_picture_and_their_parts_apart() -> None:
-    scenes = white_on_black(draw_scenes("train", np.arange(400)), slice(-4, None))
-    pictures = render(scenes, 128)
-    areas = pictures.mean((1, 2, 3)) / 255
-    assert areas == pytest.approx(4 * np.pi * scenes.radius[:, 0] ** 2, rel=0.03)
-    edges = np.concatenate([pictures[..., [0, -1]].ravel(), pictures[..., [0, -1], :].ravel()])
-    assert edges.max() == 0
-
-
-def test_rings_have_a_hole_crosses_have_arms_and_bars_lie() -> None:
-    scene = white_on_black(draw_scenes("test", np.arange(1)), slice(4, 5))
-    scene = replace(
-        scene,
-        centre=np.array([[(0.5, 0.5)]]),
-        radius=np.array([[0.25]]),
-        angle=np.zeros((1, 1)),
-    )
-
-    def lit(part: str, x: float, y: float) -> bool:
-        kind = np.array([[PARTS_OF_OBJECTS.index(part)]])
-        picture = render(replace(scene, kind=kind), 101)[0, 0]
-        return bool(picture[round(50 + 25 * y), round(50 + 25 * x)] > 127)
-
-    # Points in units of the radius; y points down.
-    assert lit("disc", 0, 0)
-    assert lit("disc", 0.65, 0.65)
-    assert not lit("ring", 0, 0)
-    assert lit("ring", 0, 0.95)
-    assert lit("cross", 0, 1.1)
-    assert lit("cross", -1.1, 0)
-    assert not lit("cross", 0.6, 0.6)
-    for part, along in (("bars", (1, 0)), ("posts", (0, 1))):
-        for offset in (-0.8, 0.0, 0.8):  # three of them, 2.4 long
-            x, y = offset * along[1], offset * along[0]
-            assert lit(part, x + 1.1 * along[0], y + 1.1 * along[1])
-        assert not lit(part, 0.4 * along[1], 0.4 * along[0])
 
 
 # ---- IDX ----
