@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -40,7 +40,7 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     """
     model = records[0].model
     recipe = recipe_in(model)
-    run = f"runs/{model['name']}" if recipe else MODEL
+    run = f"runs/{model['name']}" if recipe else _control(model) or MODEL
     commands = []
     if recipe:
         seed = str(recipe.get("seed", 0))
@@ -54,12 +54,22 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     return commands
 
 
+def _control(model: Mapping[str, Any]) -> str:
+    """What a control is called on the command line; "" for another model."""
+    if "control" not in model:
+        return ""
+    words = ["control", model["control"]]
+    if model["control"] == "untrained":
+        words += [model["arch"], f"{model['width']:g}", str(model["training"]["seed"])]
+    return ":".join(words)
+
+
 def _eval(run: str, records: Sequence[Record]) -> list[str]:
     first = records[0]
     words = ["eval", run, "--dataset", first.dataset["name"]]
     if first.model.get("dataset") not in (None, first.dataset["name"]):
         words.append("--transfer")
-    if run == MODEL:
+    if run == MODEL or "control" in first.model:
         words += ["--size", str(first.dataset["size"])]
     words += ["--suite", ",".join(record.suite for record in records)]
     if first.dataset.get("limit") is not None:

@@ -98,6 +98,7 @@ def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
         ("corruption", {"backend": "reference"}),
         ("redundancy", {}),
         ("clean", {}),
+        ("clean", {"bank": 300}),
         ("rf", {}),
         ("of-another-package", {"turns": [90, 180], "label": "it's; *", "deep": {"a": None}}),
     ],
@@ -137,6 +138,17 @@ def test_another_data_set_needs_transfer_and_foreign_weights_a_placeholder() -> 
     assert given["models"] == [MODEL]
     assert given["size"] == 32
     assert recipe_of(record) == ""
+
+
+def test_controls_are_called_by_their_names() -> None:
+    pixels, untrained = simulate.clean(0.5), simulate.clean(0.5)
+    pixels.model |= {"control": "pixels", "method": None, "dataset": None, "training": {}}
+    untrained.model |= pixels.model | {"control": "untrained", "arch": "rf29_resnet18"}
+    untrained.model |= {"width": 0.5, "training": {"seed": 3}}
+    named = [parsed(commands_of([record])[-1])[1] for record in (pixels, untrained)]
+    expected = [["control:pixels"], ["control:untrained:rf29_resnet18:0.5:3"]]
+    assert [given["models"] for given in named] == expected
+    assert [given["size"] for given in named] == [32, 32]
 
 
 def test_names_are_quoted_for_the_shell() -> None:
