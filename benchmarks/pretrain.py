@@ -49,10 +49,10 @@ from robustbench_coss.machine.environment import device_name
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain.data import training_loader
 from robustbench_coss.pretrain.dry_run import saved_for_backward
+from robustbench_coss.pretrain.loop import compile_stages, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.monitors import OnlineProbe
 from robustbench_coss.pretrain.recipe import Recipe, build_recipe
-from robustbench_coss.pretrain.train import compile_stages, quieten_lightning
 from robustbench_coss.pretrain.views import make_views
 
 CONTESTANTS = ("byol", "co-byol", "byol-mc")

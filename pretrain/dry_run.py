@@ -28,9 +28,9 @@ from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import world_size
+from robustbench_coss.pretrain.loop import ClipGradients, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method, parse_options
 from robustbench_coss.pretrain.recipe import Recipe
-from robustbench_coss.pretrain.train import ClipGradients, quieten_lightning
 
 TRAINING_IMAGES = {
     "mnist": (60_000, 0.1, 10),  # LeCun et al. 1998

@@ -186,7 +186,7 @@ def state(run: Run) -> State:
         CossError: the folder holds another run, or something else.
     """
     from robustbench_coss.models.checkpoint import FILE_NAME
-    from robustbench_coss.pretrain.train import RECIPE_NAME, run_recipe
+    from robustbench_coss.pretrain.run_folder import RECIPE_NAME, run_recipe
 
     remedy = "move it away, or pass another --out"
     if not (run.folder / RECIPE_NAME).is_file():
@@ -233,7 +233,7 @@ def results(folder: Path) -> tuple[float | None, float | None]:
     The seconds are those of all epochs, whichever attempt they were trained in. None for what the
     file does not hold.
     """
-    from robustbench_coss.pretrain.train import METRICS_NAME
+    from robustbench_coss.pretrain.run_folder import METRICS_NAME
 
     path = folder / METRICS_NAME
     if not path.is_file():

@@ -18,16 +18,25 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
+from robustbench_coss.pretrain.colours import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    gaussian_blur,
+    grey,
+)
+from robustbench_coss.pretrain.crops import (
+    CROP_DRAWS,
+    crop_batch,
+    crop_batch_antialiased,
+    crop_boxes,
+    crop_image,
+)
 from robustbench_coss.seeds import uniform
-
-CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop.get_params
-CROP_DRAWS = 4 * CROP_ATTEMPTS
-GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as PIL and torchvision use
 
 Chance = Annotated[float, Field(ge=0, le=1)]
 Sigma = Annotated[float, Field(gt=0)]
@@ -152,159 +161,9 @@ def refuse_empty_maps(encoder: Encoder, sides: Iterable[int]) -> None:
     encoder.train(was_training)
 
 
-def crop_boxes(
-    draws: NDArray[np.float64], height: int, width: int, share: tuple[float, float], aspect: float
-) -> NDArray[np.int64]:
-    """Random resized crop boxes, as torchvision draws them.
-
-    Area is uniform in `share` of the image, log aspect ratio uniform between 1 / `aspect` and
-    `aspect`; of ten tries the first that fits is taken, else the largest centred crop within the
-    aspect limits.
-
-    Args:
-        draws: [B, CROP_DRAWS] in [0, 1).
-
-    Returns:
-        [B, 4] int64: top, left, height, width in px.
-    """
-    area_draw, aspect_draw, y_draw, x_draw = np.split(draws, 4, axis=1)
-    smallest, largest = share
-    area = height * width * (smallest + area_draw * (largest - smallest))
-    ratio = np.exp((2 * aspect_draw - 1) * np.log(aspect))
-    w = np.round(np.sqrt(area * ratio)).astype(np.int64)
-    h = np.round(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.argmax(axis=1)
-    rows = np.arange(len(draws))
-    h, w = h[rows, first], w[rows, first]
-    top = (y_draw[rows, first] * (height - h + 1)).astype(np.int64)
-    left = (x_draw[rows, first] * (width - w + 1)).astype(np.int64)
-
-    fallback_w = min(width, round(height * aspect))
-    fallback_h = min(height, round(width * aspect))
-    none = ~fits.any(axis=1)
-    h[none], w[none] = fallback_h, fallback_w
-    top[none], left[none] = (height - fallback_h) // 2, (width - fallback_w) // 2
-    return np.stack([top, left, h, w], axis=1)
-
-
-def crop_batch(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_]) -> Tensor:
-    """Cut and resize a box from each image, bilinearly, back to the images' own size.
-
-    Args:
-        images: [B, 3, S, S] float.
-        boxes: [B, 4] top, left, height, width in px.
-        flip: [B] whether to mirror left and right.
-
-    Returns:
-        [B, 3, S, S] float. A crop is never larger than its result, so no antialiasing is needed.
-    """
-    size = images.shape[-1]
-    box = torch.as_tensor(boxes, dtype=torch.float32, device=images.device)
-    top, left, height, width = (column[:, None] for column in box.unbind(1))
-    centre = (torch.arange(size, device=images.device, dtype=torch.float32) + 0.5) / size
-    # Positions in px within the box, kept half a pixel inside it: the crop's own border repeats.
-    y = (centre * height).clamp(min=torch.full_like(height, 0.5), max=height - 0.5) + top
-    x = (centre * width).clamp(min=torch.full_like(width, 0.5), max=width - 0.5) + left
-    mirrored = torch.as_tensor(flip, device=images.device)[:, None]
-    x = torch.where(mirrored, x.flip(1), x)
-    grid = torch.stack(
-        [
-            (x * 2 / size - 1)[:, None, :].expand(-1, size, -1),
-            (y * 2 / size - 1)[:, :, None].expand(-1, -1, size),
-        ],
-        dim=3,
-    )
-    return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
-
-
-def crop_batch_antialiased(
-    images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int
-) -> Tensor:
-    """The same to any size: a crop that is larger than its result is smoothed as it shrinks.
-
-    Resampling is linear along either axis, so it is two matrix products. Slower than `crop_batch`
-    for results of the images' own size, where both give the same.
-
-    Returns:
-        [B, 3, size, size] float.
-    """
-    box = torch.as_tensor(boxes, dtype=images.dtype, device=images.device)
-    top, left, height, width = box.unbind(1)
-    rows = _resampling(top, height, images.shape[-2], size)
-    columns = _resampling(left, width, images.shape[-1], size)
-    mirrored = torch.as_tensor(flip, device=images.device)[:, None, None]
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
-
-
-def _resampling(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """[B, size, side]: weights of `side` pixels in each of `size` samples of [start, start+length).
-
-    A triangle about each sample's centre, as wide as two samples and at least two pixels, cut off
-    at the ends of the box: bilinear resampling with antialiasing as in Pillow and torchvision.
-    """
-    step = (length / size)[:, None, None]
-    sample = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
-    pixel = torch.arange(side, device=start.device) + 0.5 - start[:, None, None]
-    weight = (1 - (pixel - sample).abs() / step.clamp(min=1)).clamp_(min=0)
-    weight = weight * ((pixel > 0) & (pixel < length[:, None, None]))
-    return weight / weight.sum(dim=2, keepdim=True)
-
-
-def crop_image(image: Tensor, box: NDArray[np.int64], flip: bool, size: int) -> Tensor:
-    """The same for one uint8 image of any shape: [3, H, W] -> [3, size, size]."""
-    top, left, height, width = (int(v) for v in box)
-    crop: Tensor = TF.resized_crop(image, top, left, height, width, [size, size], antialias=True)
-    return crop.flip(2) if flip else crop
-
-
 def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
     """[B] draws as [B, 1, 1, 1] on the images' device."""
     return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1)
-
-
-def grey(images: Tensor) -> Tensor:
-    """[B, 3, H, W] to luma [B, 1, H, W]."""
-    weights = images.new_tensor(GREY).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
-
-
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    return (factor * images + (1 - factor) * other).clamp_(0, 1)
-
-
-def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with black."""
-    return (images * factor).clamp_(0, 1)
-
-
-def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the image's mean luma."""
-    return _blend(images, grey(images).mean(dim=(2, 3), keepdim=True), factor)
-
-
-def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend with luma."""
-    return _blend(images, grey(images), factor)
-
-
-def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
-    """Rotate the hue of HSV by `factor` turns; images [B, 3, H, W] in [0, 1]."""
-    value = images.amax(dim=1)
-    chroma = value - images.amin(dim=1)
-    safe = torch.where(chroma > 0, chroma, 1)
-    r, g, b = images.unbind(1)
-    hue = torch.where(
-        r == value,
-        (g - b) / safe,
-        torch.where(g == value, 2 + (b - r) / safe, 4 + (r - g) / safe),
-    )
-    hue = (hue / 6 + factor.squeeze(1)) % 1
-    # HSV to RGB in closed form: f(n) = v - c * max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6.
-    n = images.new_tensor([5.0, 3.0, 1.0]).view(1, 3, 1, 1)
-    k = (n + 6 * hue.unsqueeze(1)) % 6
-    return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
 def jitter_factors(draws: NDArray[np.float64], options: ViewOptions) -> NDArray[np.float64]:
@@ -348,27 +207,6 @@ def colour_jitter(images: Tensor, draws: NDArray[np.float64], options: ViewOptio
                 factor = _column(factors[rows, which], images)
                 _change(images, rows, partial(adjust, factor=factor))
     return images
-
-
-def gaussian_blur(images: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    """Blur each image with its own Gaussian, edges reflected.
-
-    Args:
-        images: [B, 3, H, W].
-        sigma: [B] in px.
-        largest: upper bound of sigma, which sets the kernel: 3 sigma, at most a third of the image.
-    """
-    batch, channels, height, width = images.shape
-    radius = max(1, min(round(3 * largest), min(height, width) // 3))
-    offset = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernel = torch.exp(-(offset**2) / (2 * sigma[:, None] ** 2))
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(
-        1, batch * channels, height + 2 * radius, width + 2 * radius
-    )
-    blurred = F.conv2d(padded, kernel[:, None, None, :], groups=batch * channels)
-    blurred = F.conv2d(blurred, kernel[:, None, :, None], groups=batch * channels)
-    return blurred.view(batch, channels, height, width)
 
 
 def photometric(

@@ -27,7 +27,7 @@ def _resolve(
         nested,
         read_recipe,
     )
-    from robustbench_coss.pretrain.train import run_recipe
+    from robustbench_coss.pretrain.run_folder import run_recipe
 
     changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
     for text in settings:

@@ -22,26 +22,22 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.encoders.base import Encoder, parameters
-from robustbench_coss.encoders.resnet import (
-    RESNET18,
-    RESNET50,
-    STAGE_STRIDES,
-    Block,
-    Layout,
-    ResNet,
-)
+from robustbench_coss.encoders.resnet import Layout, ResNet
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import canonical_json, write_atomically
 from robustbench_coss.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from robustbench_coss.models.export_resnet import (
+    NAMES,
+    PLANES,
+    changes_to,
+    layout_of,
+    one_by_one_keys,
+    planes_of,
+    resnet_state,
+)
 
 SOURCE = "robustbench-coss"
 """Key of what an exported file says about where it comes from."""
-
-NAMES = {RESNET18: "resnet18", RESNET50: "resnet50"}
-"""What torchvision and timm call these layouts."""
-
-PLANES = (64, 128, 256, 512)
-"""Inner channels of the four stages at width 1 (He et al. 2016, table 1)."""
 
 ONNX_LIMIT = 2**31
 """Bytes that an ONNX file can hold: it is one protocol buffer."""
@@ -115,7 +111,7 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
         raise CossError(f"{path} exists; pass --force to replace it, or another --out")
     write_atomically(path, form.content(checkpoint))
     note = ""
-    if name != "onnx" and isinstance(encoder, ResNet) and _one_by_one(encoder):
+    if name != "onnx" and isinstance(encoder, ResNet) and one_by_one_keys(encoder):
         note = (
             "1×1 convolutions are stored as 3×3 ones that are zero around the centre; "
             f"training them further widens the receptive field of {encoder.field} px"
@@ -139,102 +135,6 @@ def source(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-# ---- ResNets ----
-
-
-def _layout(encoder: Encoder) -> Layout | None:
-    """The layout of an encoder that is an ordinary ResNet but for kernels, width and MLP.
-
-    None for anything else, such as a BagNet: it has another stem and other strides.
-    """
-    if type(encoder) is not ResNet or not isinstance(encoder.conv1, nn.Conv2d):
-        return None  # a subclass may compute something else
-    blocks = [_first(stage) for stage in _stages(encoder)]
-    strides = [(b.conv2 if b.bottleneck else b.conv1).stride[0] for b in blocks]
-    if strides != list(STAGE_STRIDES):
-        return None
-    counts = cast(tuple[int, int, int, int], tuple(len(stage) for stage in _stages(encoder)))
-    layout = Layout(counts, blocks[0].bottleneck)
-    return layout if layout in NAMES else None
-
-
-def _stages(encoder: ResNet) -> tuple[nn.Sequential, ...]:
-    return encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4
-
-
-def _first(stage: nn.Sequential) -> Block:
-    return cast(Block, stage[0])
-
-
-def _planes(encoder: ResNet) -> tuple[int, ...]:
-    """Inner channels of the four stages."""
-    return tuple(_first(stage).bn1.num_features for stage in _stages(encoder))
-
-
-def _one_by_one(encoder: ResNet) -> set[str]:
-    """Keys of the 1×1 weights that are 3×3 in an ordinary ResNet."""
-    inner = ("conv2",) if _first(encoder.layer1).bottleneck else ("conv1", "conv2")
-    keys = set()
-    for key, weight in encoder.state_dict().items():
-        if key.startswith("layer") and key.split(".")[2] in inner and weight.shape[-1] == 1:
-            keys.add(key)
-    return keys
-
-
-def resnet_state(encoder: ResNet) -> dict[str, Tensor]:
-    """State dict of an ordinary ResNet, in torchvision's names, with the same features.
-
-    A 1×1 convolution is the 3×3 one, padded by 1, whose kernel is zero around its centre, with any
-    stride. The MLP after pooling takes the place of the classifier, `fc`.
-    """
-    one_by_one = _one_by_one(encoder)
-    state = {}
-    for key, value in encoder.state_dict().items():
-        if key in one_by_one:
-            value = nn.functional.pad(value, (1, 1, 1, 1))
-        name = f"fc.{key.removeprefix('mlp.')}" if key.startswith("mlp.") else key
-        state[name] = value.contiguous()
-    return state
-
-
-def _changes(encoder: ResNet) -> list[str]:
-    """Lines that make an ordinary ResNet `model` of these planes the encoder's structure."""
-    planes = _planes(encoder)
-    stem = planes[0]
-    cifar = isinstance(encoder.maxpool, nn.Identity)
-    lines = []
-    if cifar:
-        lines.append(f"model.conv1 = nn.Conv2d(3, {stem}, 3, stride=1, padding=1, bias=False)")
-        lines.append("model.maxpool = nn.Identity()")
-    elif stem != PLANES[0]:
-        lines.append(f"model.conv1 = nn.Conv2d(3, {stem}, 7, stride=2, padding=3, bias=False)")
-    if stem != PLANES[0]:
-        lines.append(f"model.bn1 = nn.BatchNorm2d({stem})")
-        if _first(encoder.layer1).bottleneck:
-            lines += [
-                f"model.layer1[0].conv1 = nn.Conv2d({stem}, {stem}, 1, bias=False)",
-                f"model.layer1[0].downsample[0] = nn.Conv2d({stem}, {4 * stem}, 1, bias=False)",
-            ]
-        else:
-            lines += [
-                f"model.layer1[0].conv1 = nn.Conv2d({stem}, {stem}, 3, padding=1, bias=False)",
-                "model.layer1[0].downsample = None",
-            ]
-    if encoder.mlp is None:
-        lines.append("model.fc = nn.Identity()")
-    else:
-        into, out = cast(nn.Linear, encoder.mlp[0]), cast(nn.Linear, encoder.mlp[-1])
-        lines += [
-            "model.fc = nn.Sequential(",
-            f"    nn.Linear({into.in_features}, {into.out_features}, bias=False),",
-            f"    nn.BatchNorm1d({into.out_features}),",
-            "    nn.ReLU(),",
-            f"    nn.Linear({out.in_features}, {out.out_features}),",
-            ")",
-        ]
-    return lines
-
-
 def _use(checkpoint: Checkpoint) -> list[str]:
     """Lines that compute the features of `images` with a loaded `model`."""
     encoder = checkpoint.encoder
@@ -252,16 +152,16 @@ def _use(checkpoint: Checkpoint) -> list[str]:
 
 
 def _torchvision_refuses(encoder: Encoder, arch: str) -> str | None:
-    if _layout(encoder) is None:
+    if layout_of(encoder) is None:
         return f"it takes ResNet-18 and ResNet-50, not {arch}"
-    if _planes(cast(ResNet, encoder)) != PLANES:
+    if planes_of(cast(ResNet, encoder)) != PLANES:
         return "torchvision's ResNets, which lightly takes too, have width 1 only"
     return None
 
 
 def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
     encoder = cast(ResNet, checkpoint.encoder)
-    name = NAMES[cast(Layout, _layout(encoder))]
+    name = NAMES[cast(Layout, layout_of(encoder))]
     lines = [
         "import torch",
         "from torch import nn",
@@ -269,7 +169,7 @@ def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
         "from torchvision.transforms import Normalize",
         "",
         f"model = {name}()",
-        *_changes(encoder),
+        *changes_to(encoder),
         load,
         *_use(checkpoint),
     ]
@@ -317,7 +217,7 @@ TIMM = "timm:"
 
 
 def _timm_refuses(encoder: Encoder, arch: str) -> str | None:
-    if arch.startswith(TIMM) or _layout(encoder) is not None:
+    if arch.startswith(TIMM) or layout_of(encoder) is not None:
         return None
     return f"it takes ResNet-18, ResNet-50 and timm's own models, not {arch}"
 
@@ -336,8 +236,8 @@ def _timm_content(checkpoint: Checkpoint) -> bytes:
 def _timm_lines(checkpoint: Checkpoint, path: Path) -> str:
     encoder = checkpoint.encoder
     if isinstance(encoder, ResNet):
-        name, changes = NAMES[cast(Layout, _layout(encoder))], _changes(encoder)
-        planes = _planes(encoder)
+        name, changes = NAMES[cast(Layout, layout_of(encoder))], changes_to(encoder)
+        planes = planes_of(encoder)
         options = "" if planes == PLANES else f", channels={planes}"
     else:
         name, changes = checkpoint.metadata["arch"].removeprefix(TIMM), []

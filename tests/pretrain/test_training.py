@@ -20,6 +20,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
 from robustbench_coss.pretrain import data
 from robustbench_coss.pretrain.data import EpochOrder, subset, training_loader
+from robustbench_coss.pretrain.loop import ClipGradients, StopOnSignal, compile_stages
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.methods.byol import BYOL
 from robustbench_coss.pretrain.monitors import OnlineProbe
@@ -30,7 +31,7 @@ from robustbench_coss.pretrain.recipe import (
     dump_recipe,
     merge,
 )
-from robustbench_coss.pretrain.train import ClipGradients, StopOnSignal, compile_stages, pretrain
+from robustbench_coss.pretrain.train import pretrain
 
 pytestmark = pytest.mark.usefixtures("small_bank")
 TINY: dict[str, Any] = {

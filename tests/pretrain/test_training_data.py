@@ -31,7 +31,8 @@ from robustbench_coss.pretrain.data import (
     training_loader,
 )
 from robustbench_coss.pretrain.recipe import Recipe, build_recipe
-from robustbench_coss.pretrain.train import CHECKPOINT_NAME, pretrain
+from robustbench_coss.pretrain.run_folder import CHECKPOINT_NAME
+from robustbench_coss.pretrain.train import pretrain
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -23,22 +23,26 @@ import robustbench_coss.pretrain.views
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
-from robustbench_coss.pretrain.views import (
-    CROP_DRAWS,
-    Draws,
-    ViewOptions,
+from robustbench_coss.pretrain.colours import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
-    colour_jitter,
+    gaussian_blur,
+    grey,
+)
+from robustbench_coss.pretrain.crops import (
+    CROP_DRAWS,
     crop_batch,
     crop_batch_antialiased,
     crop_boxes,
     crop_image,
+)
+from robustbench_coss.pretrain.views import (
+    Draws,
+    ViewOptions,
+    colour_jitter,
     cut_views,
-    gaussian_blur,
-    grey,
     jitter_factors,
     make_views,
     plan_views,
