@@ -12,7 +12,6 @@ time on, `--compiled` what torch.compile makes of it.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import statistics
@@ -25,25 +24,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# This folder, in which `pretrain` is this file and not the package.
-sys.path.remove(str(Path(__file__).resolve().parent))
-
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from lightly.loss import NegativeCosineSimilarity
-from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
-from lightly.models.utils import get_weight_decay_parameters, update_momentum
-from lightly.transforms import BYOLTransform
-from lightly.utils.lars import LARS
-from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from contest import build, images, recipe_for
+from lightly.models.utils import update_momentum
+from lightly_byol import LightlyBYOL, Pictures
+from torch import Tensor
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from robustbench_coss import registry
-from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.environment import device_name
 from robustbench_coss.models.checkpoint import build_encoder
@@ -52,50 +41,12 @@ from robustbench_coss.pretrain.dry_run import saved_for_backward
 from robustbench_coss.pretrain.loop import compile_stages, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.monitors import OnlineProbe
-from robustbench_coss.pretrain.recipe import Recipe, build_recipe
+from robustbench_coss.pretrain.recipe import Recipe
 from robustbench_coss.pretrain.views import make_views
 
 CONTESTANTS = ("byol", "co-byol", "byol-mc")
 PEAK_BF16 = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s of NVIDIA's data sheets (SXM)."""
-
-
-def images(count: int, size: int) -> ArraySet:
-    """Random pictures with large structures, held in memory."""
-    draw = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 8, 8, generator=draw)
-    smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-    pixels = (smooth * 255).to(torch.uint8)
-    labels = torch.arange(count) % 10
-    classes = tuple(map(str, range(10)))
-    return ArraySet("benchmark", "train", pixels, labels, classes, size)
-
-
-def recipe_for(method: str, args: argparse.Namespace, **options: Any) -> Recipe:
-    """A run of a method with BYOL's optimiser as lightly publishes it."""
-    return build_recipe(
-        {
-            "method": method,
-            "arch": args.arch,
-            "width": args.width,
-            "size": args.size,
-            "batch_size": args.batch,
-            "epochs": 100,
-            "precision": args.precision,
-            "optimizer": {"name": "lars", "lr": 0.45, "weight_decay": 1e-6, "warmup_epochs": 10},
-            "options": {"hidden": args.hidden, **options},
-        },
-        "benchmark",
-    )
-
-
-def build(recipe: Recipe, device: torch.device) -> Method:
-    """A method on its device, laid out as in training."""
-    torch.manual_seed(0)
-    with device:
-        encoder = build_encoder(recipe.arch, size=recipe.size or 32, width=recipe.width)
-        method: Method = registry.load("method", recipe.method)(encoder, recipe, 10)
-    return method.to(device, memory_format=torch.channels_last)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -185,78 +136,6 @@ def peak_memory(recipe: Recipe, pixels: Tensor, device: torch.device) -> float:
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     every = sum(p.numel() for p in method.parameters())
     return float(sum(kept) + 4 * (every + 2 * trained))
-
-
-class Pictures(Dataset[tuple[list[Tensor], int]]):
-    """The same images as PIL pictures, through lightly's own transform."""
-
-    def __init__(self, data: ArraySet, size: int) -> None:
-        self.pictures = [
-            Image.fromarray(np.ascontiguousarray(p.permute(1, 2, 0).numpy())) for p in data.pixels
-        ]
-        self.labels = data.labels.tolist()
-        self.transform = BYOLTransform()
-        if size != 224:  # the transform of its defaults, at another size
-            from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
-
-            self.transform = BYOLTransform(
-                view_1_transform=BYOLView1Transform(input_size=size),
-                view_2_transform=BYOLView2Transform(input_size=size),
-            )
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[list[Tensor], int]:
-        return self.transform(self.pictures[index]), self.labels[index]
-
-
-class LightlyBYOL(pl.LightningModule):
-    """BYOL as lightly publishes it for ImageNet (benchmarks/imagenet/resnet50/byol.py).
-
-    The encoder is the one of the contest, and the teacher's heads are copies of the student's.
-    """
-
-    def __init__(self, encoder: nn.Module, dim: int, hidden: int, batch: int) -> None:
-        super().__init__()
-        self.encoder, self.batch = encoder, batch
-        self.projector = BYOLProjectionHead(dim, hidden, 256)
-        self.predictor = BYOLPredictionHead(256, hidden, 256)
-        self.teacher = copy.deepcopy(encoder)
-        self.teacher_projector = copy.deepcopy(self.projector)
-        self.criterion = NegativeCosineSimilarity()
-        self.probe = nn.Linear(dim, 10)
-
-    def student(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.encoder(x)
-        return features, self.predictor(self.projector(features))
-
-    def training_step(self, batch: tuple[list[Tensor], Tensor], batch_idx: int) -> Tensor:
-        momentum = cosine_schedule(
-            self.trainer.global_step, int(self.trainer.estimated_stepping_batches), 0.99, 1.0
-        )
-        update_momentum(self.encoder, self.teacher, m=momentum)
-        update_momentum(self.projector, self.teacher_projector, m=momentum)
-        (first, second), labels = batch
-        with torch.no_grad():
-            targets = [self.teacher_projector(self.teacher(v)) for v in (first, second)]
-        features, one = self.student(first)
-        _, two = self.student(second)
-        loss = 2 * self.criterion(targets[0], two) + 2 * self.criterion(targets[1], one)
-        probe = nn.functional.cross_entropy(self.probe(features.detach()), labels)
-        self.log("loss", loss)
-        total: Tensor = loss + probe
-        return total
-
-    def configure_optimizers(self) -> Any:
-        decayed, plain = get_weight_decay_parameters(
-            [self.encoder, self.projector, self.predictor, self.probe]
-        )
-        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = LARS(groups, lr=0.45 * self.batch / 256, momentum=0.9, weight_decay=1e-6)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = CosineWarmupScheduler(optimizer, warmup_epochs=steps // 10, max_epochs=steps)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
 class Clock(pl.Callback):

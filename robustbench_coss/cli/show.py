@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from robustbench_coss.errors import CossError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from robustbench_coss.evaluations.show import Classifier
+    from robustbench_coss.models.checkpoint import Checkpoint
 
 
 def show(
@@ -52,12 +62,10 @@ def show(
 
       coss-bench show runs/co-byol --image cat.jpg --out cat-explained.png
     """
-    from robustbench_coss.datasets.base import dataset_source, open_dataset
-    from robustbench_coss.errors import CossError
+    from robustbench_coss.datasets.base import dataset_source
     from robustbench_coss.evaluations.probes.features import to_device
-    from robustbench_coss.evaluations.running.request import choose_dataset
-    from robustbench_coss.evaluations.show import find_classifier, look, read_image
-    from robustbench_coss.figures.one_image import draw_sheet, shorten
+    from robustbench_coss.evaluations.show import look
+    from robustbench_coss.figures.one_image import draw_sheet
     from robustbench_coss.files import slug, write_atomically
     from robustbench_coss.machine.environment import resolve_device
     from robustbench_coss.models.load import load_model
@@ -70,49 +78,101 @@ def show(
         dataset_source(dataset)  # a misspelt name is an error, not a missing probe
     where_to = resolve_device(device)
     checkpoint = load_model(run)
-    size = int(checkpoint.metadata["size"])
-    label = None
-    if image is not None:
-        name = dataset or checkpoint.metadata.get("dataset")
-        pixels, about, stem = read_image(image, size), shorten(image.name, 60), image.stem
-    else:
-        assert index is not None
-        name = choose_dataset(checkpoint, dataset, transfer=True)
-        test = open_dataset(name, "test", size=size, root=data_root)
-        if not 0 <= index < len(test):
-            raise CossError(f"{name!r} has test images 0 … {len(test) - 1}, got --index {index}")
-        pixels, about, stem = test.images([index]), f"test image {index} of {name}", str(index)
-        if int(test.labels[index]) >= 0:
-            label = int(test.labels[index])
-            about += f" ({shorten(test.classes[label], 60)})"
-    out = out or Path(f"{slug(checkpoint.name)}-{slug(stem)}.png")
+    shown = (
+        _test_image(checkpoint, index, dataset, data_root)
+        if image is None and index is not None
+        else _picture(checkpoint, image or Path(), dataset)
+    )
+    out = out or Path(f"{slug(checkpoint.name)}-{slug(shown.stem)}.png")
     if image is not None and out.exists() and out.samefile(image):
         raise CossError(f"{out} is the picture itself; choose another name with --out")
-
-    classifier = find_classifier(checkpoint, name, results=results, data_root=data_root)
-    chosen = None
-    if classifier is not None:
-        to_device(classifier.module, where_to)
-        chosen = None if explained is None else classifier.class_of(explained)
-    elif explained is not None:
-        raise CossError(
-            f"--class needs a classifier and {results} has no probe of {checkpoint.name}; "
-            f"run `coss-bench eval {run} --suite clean --results {results}` first"
-        )
+    makes_probe = f"`coss-bench eval {run} --suite clean --results {results}`"
+    classifier, chosen = _classifier(
+        checkpoint, shown, explained, results, data_root, where_to, makes_probe
+    )
     to_device(checkpoint.encoder, where_to)
     sheet = look(
         checkpoint.encoder,
-        pixels,
+        shown.pixels,
         classifier=classifier,
-        label=label,
+        label=shown.label,
         explained=chosen,
         index=index or 0,
-        title=f"{checkpoint.name} on {about}",
+        title=f"{checkpoint.name} on {shown.about}",
     )
     write_atomically(out, draw_sheet(sheet))
     typer.echo(f"wrote {out}")
     if classifier is None:
         typer.echo(
             f"without answers and attacks: {results} has no probe of this model; "
-            f"`coss-bench eval {run} --suite clean --results {results}` makes one"
+            f"{makes_probe} makes one"
         )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The image to show.
+
+    Attributes:
+        pixels: [1, 3, S, S] uint8.
+        dataset: whose classes the answers are of, if known.
+        about: the image in words.
+        stem: of the file to write.
+        label: its class, if known.
+    """
+
+    pixels: Tensor
+    dataset: str | None
+    about: str
+    stem: str
+    label: int | None = None
+
+
+def _picture(checkpoint: Checkpoint, image: Path, dataset: str | None) -> _Shown:
+    from robustbench_coss.evaluations.show import read_image
+    from robustbench_coss.figures.one_image import shorten
+
+    pixels = read_image(image, int(checkpoint.metadata["size"]))
+    name = dataset or checkpoint.metadata.get("dataset")
+    return _Shown(pixels, name, shorten(image.name, 60), image.stem)
+
+
+def _test_image(checkpoint: Checkpoint, index: int, dataset: str | None, root: Path) -> _Shown:
+    from robustbench_coss.datasets.base import open_dataset
+    from robustbench_coss.evaluations.running.runner import choose_dataset
+    from robustbench_coss.figures.one_image import shorten
+
+    name = choose_dataset(checkpoint, dataset, transfer=True)
+    test = open_dataset(name, "test", size=int(checkpoint.metadata["size"]), root=root)
+    if not 0 <= index < len(test):
+        raise CossError(f"{name!r} has test images 0 … {len(test) - 1}, got --index {index}")
+    about, label = f"test image {index} of {name}", int(test.labels[index])
+    if label >= 0:
+        about += f" ({shorten(test.classes[label], 60)})"
+    pixels = test.images([index])
+    return _Shown(pixels, name, about, str(index), label if label >= 0 else None)
+
+
+def _classifier(
+    checkpoint: Checkpoint,
+    shown: _Shown,
+    explained: str | None,
+    results: Path,
+    data_root: Path,
+    device: torch.device,
+    makes_probe: str,
+) -> tuple[Classifier | None, int | None]:
+    """The probe of a model, if there is one, and the class whose saliency is asked for."""
+    from robustbench_coss.evaluations.probes.features import to_device
+    from robustbench_coss.evaluations.show import find_classifier
+
+    found = find_classifier(checkpoint, shown.dataset, results=results, data_root=data_root)
+    if found is not None:
+        to_device(found.module, device)
+        return found, None if explained is None else found.class_of(explained)
+    if explained is not None:
+        raise CossError(
+            f"--class needs a classifier and {results} has no probe of {checkpoint.name}; "
+            f"run {makes_probe} first"
+        )
+    return None, None

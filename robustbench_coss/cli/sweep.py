@@ -100,13 +100,18 @@ def sweep(
         typer.echo("interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
     console.print(_table(dict.fromkeys(runs, "finished") | failures))
+    _refuse_failures(failures, len(runs))
+    typer.echo(f"next: coss-bench eval {folder}/*")
+
+
+def _refuse_failures(failures: dict[Run, str], count: int) -> None:
+    """Raise CossError if some of `count` runs failed."""
     if failures:
         named = ", ".join(run.name for run in failures)
         raise CossError(
-            f"{len(failures)} of {len(runs)} runs did not finish: {named}; put right what is named "
+            f"{len(failures)} of {count} runs did not finish: {named}; put right what is named "
             "above and run the same command again"
         )
-    typer.echo(f"next: coss-bench eval {folder}/*")
 
 
 def _train(
