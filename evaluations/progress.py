@@ -9,16 +9,10 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+from rich.progress import MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
+
+from robustbench_coss.machine.terminal import progress_bar
 
 
 class Progress:
@@ -51,15 +45,7 @@ class ConsoleProgress(Progress):
         self.console, self.every = console, every
         self.total = self.done = 0
         self.started = self.last = time.monotonic()
-        self.bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Speed(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self.bar = progress_bar(console, MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
         self.task = self.bar.add_task("starting", total=None)
         self.what = "starting"
 

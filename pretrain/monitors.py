@@ -16,7 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.knn import nearest_class
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
+from robustbench_coss.machine.terminal import progress_bar
 from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import (
     gather,
@@ -240,14 +241,8 @@ class ProgressLine(pl.Callback):
     def __init__(self, title: str, batch_size: int) -> None:
         self.console = Console(stderr=True)
         self.title, self.batch_size = title, batch_size
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),  # the whole line fits 80 columns
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        columns = TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+        self.bar = progress_bar(self.console, *columns, width=10)  # a line of 80 columns at most
         self.note = ""
         self.first_step, self.started = 0, 0.0
 

@@ -124,9 +124,10 @@ def _train(
 ) -> dict[Run, str]:
     """Train runs and tell of each as it ends; those that failed, as "failed" or "diverged"."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
     from robustbench_coss.machine.executors import in_process, on_ray
+    from robustbench_coss.machine.terminal import progress_bar
     from robustbench_coss.pretrain.monitors import Diverged
     from robustbench_coss.pretrain.sweep import prepare_data, results, train
 
@@ -141,23 +142,17 @@ def _train(
         console.print(numbered, markup=False, highlight=False, soft_wrap=True)
         train(run, device=device, data_root=data_root)
 
-    bar = Progress(
-        TextColumn("runs"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=cluster is None or not console.is_terminal,  # here, each run shows its own
-    )
+    bar = progress_bar(console, MofNCompleteColumn(), TimeElapsedColumn(), width=20)
     with ExitStack() as stack:
         if cluster is None:
             outcomes = in_process(here, runs)
         else:
             share = {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus is None else gpus
             execute = stack.enter_context(on_ray(cluster, share))
-            outcomes = execute(partial(train, device=device, data_root=data_root), runs)
-        stack.enter_context(bar)
-        for run, outcome in bar.track(outcomes, total=len(runs)):
+            remote = execute(partial(train, device=device, data_root=data_root), runs)
+            stack.enter_context(bar)  # in this process, each run shows its own
+            outcomes = iter(bar.track(remote, total=len(runs), description="runs"))
+        for run, outcome in outcomes:
             if isinstance(outcome, CossError):
                 failures[run] = "diverged" if isinstance(outcome, Diverged) else "failed"
                 told = f"{failures[run]}: {outcome}"

@@ -76,6 +76,7 @@ def test_the_wheel_holds_one_package_with_all_files_of_the_sources(wheel: Path) 
 USE = """
 import site, sys
 site.addsitedir(sys.argv[1])
+sys.path.append(sys.argv[2])
 import robustbench_coss
 print(robustbench_coss.__file__)
 import robustbench_coss.pretrain.train, robustbench_coss.evaluations.suites.clean
@@ -83,8 +84,10 @@ from robustbench_coss.pretrain.recipe import read_recipe
 assert read_recipe("quickstart")
 from robustbench_coss.cli import main
 sys.argv[1:] = ["list"]
-main()
-import pretrain
+try:
+    main()
+finally:
+    import pretrain
 """
 
 
@@ -100,8 +103,8 @@ def test_an_installation_works_beside_files_of_the_user_called_pretrain_and_eval
     for name in ("pretrain", "evaluations"):
         (mine / f"{name}.py").write_text(f"print('the {name}.py of the user')\n")
     # -S: the package is that of `installed`, not one that this environment has as well.
-    paths = os.pathsep.join([".", sysconfig.get_path("purelib")])
-    lines = run("-S", "-c", USE, installed, cwd=mine, PYTHONPATH=paths).splitlines()
+    others = sysconfig.get_path("purelib")
+    lines = run("-S", "-c", USE, installed, others, cwd=mine, PYTHONPATH=".").splitlines()
     where = tree if editable else installed
     assert Path(lines[0]) == where / PACKAGE / "__init__.py"
     assert any("co-byol" in line for line in lines)
