@@ -11,7 +11,6 @@ import typer
 from robustbench_coss.errors import CossError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from robustbench_coss.evaluations.show import Classifier
@@ -64,43 +63,32 @@ def show(
     """
     from robustbench_coss.datasets.base import dataset_source
     from robustbench_coss.evaluations.probes.features import to_device
-    from robustbench_coss.evaluations.show import look
-    from robustbench_coss.figures.one_image import draw_sheet
+    from robustbench_coss.evaluations.show import find_classifier
     from robustbench_coss.files import slug, write_atomically
     from robustbench_coss.machine.environment import resolve_device
     from robustbench_coss.models.load import load_model
 
-    if (image is None) == (index is None):
-        raise CossError("give either --image FILE or --index N, and not both")
     if out is not None and out.suffix != ".png":
         raise CossError(f"--out writes PNG; give it a name that ends in .png, not {out}")
     if dataset is not None:
         dataset_source(dataset)  # a misspelt name is an error, not a missing probe
     where_to = resolve_device(device)
     checkpoint = load_model(run)
-    shown = (
-        _test_image(checkpoint, index, dataset, data_root)
-        if image is None and index is not None
-        else _picture(checkpoint, image or Path(), dataset)
-    )
+    shown = _image(checkpoint, image, index, dataset, data_root)
     out = out or Path(f"{slug(checkpoint.name)}-{slug(shown.stem)}.png")
     if image is not None and out.exists() and out.samefile(image):
         raise CossError(f"{out} is the picture itself; choose another name with --out")
     makes_probe = f"`coss-bench eval {run} --suite clean --results {results}`"
-    classifier, chosen = _classifier(
-        checkpoint, shown, explained, results, data_root, where_to, makes_probe
-    )
+    classifier = find_classifier(checkpoint, shown.dataset, results=results, data_root=data_root)
+    if classifier is not None:
+        to_device(classifier.module, where_to)
+    elif explained is not None:
+        raise CossError(
+            f"--class needs a classifier and {results} has no probe of {checkpoint.name}; "
+            f"run {makes_probe} first"
+        )
     to_device(checkpoint.encoder, where_to)
-    sheet = look(
-        checkpoint.encoder,
-        shown.pixels,
-        classifier=classifier,
-        label=shown.label,
-        explained=chosen,
-        index=index or 0,
-        title=f"{checkpoint.name} on {shown.about}",
-    )
-    write_atomically(out, draw_sheet(sheet))
+    write_atomically(out, _draw(checkpoint, shown, classifier, explained, index or 0))
     typer.echo(f"wrote {out}")
     if classifier is None:
         typer.echo(
@@ -128,6 +116,20 @@ class _Shown:
     label: int | None = None
 
 
+def _image(
+    checkpoint: Checkpoint,
+    image: Path | None,
+    index: int | None,
+    dataset: str | None,
+    data_root: Path,
+) -> _Shown:
+    if image is not None and index is None:
+        return _picture(checkpoint, image, dataset)
+    if index is not None and image is None:
+        return _test_image(checkpoint, index, dataset, data_root)
+    raise CossError("give either --image FILE or --index N, and not both")
+
+
 def _picture(checkpoint: Checkpoint, image: Path, dataset: str | None) -> _Shown:
     from robustbench_coss.evaluations.show import read_image
     from robustbench_coss.figures.one_image import shorten
@@ -153,26 +155,27 @@ def _test_image(checkpoint: Checkpoint, index: int, dataset: str | None, root: P
     return _Shown(pixels, name, about, str(index), label if label >= 0 else None)
 
 
-def _classifier(
+def _draw(
     checkpoint: Checkpoint,
     shown: _Shown,
+    classifier: Classifier | None,
     explained: str | None,
-    results: Path,
-    data_root: Path,
-    device: torch.device,
-    makes_probe: str,
-) -> tuple[Classifier | None, int | None]:
-    """The probe of a model, if there is one, and the class whose saliency is asked for."""
-    from robustbench_coss.evaluations.probes.features import to_device
-    from robustbench_coss.evaluations.show import find_classifier
+    index: int,
+) -> bytes:
+    """The picture as PNG; `explained` names the class whose saliency is shown, if any."""
+    from robustbench_coss.evaluations.show import look
+    from robustbench_coss.figures.one_image import draw_sheet
 
-    found = find_classifier(checkpoint, shown.dataset, results=results, data_root=data_root)
-    if found is not None:
-        to_device(found.module, device)
-        return found, None if explained is None else found.class_of(explained)
-    if explained is not None:
-        raise CossError(
-            f"--class needs a classifier and {results} has no probe of {checkpoint.name}; "
-            f"run {makes_probe} first"
-        )
-    return None, None
+    chosen = None
+    if classifier is not None and explained is not None:
+        chosen = classifier.class_of(explained)
+    sheet = look(
+        checkpoint.encoder,
+        shown.pixels,
+        classifier=classifier,
+        label=shown.label,
+        explained=chosen,
+        index=index,
+        title=f"{checkpoint.name} on {shown.about}",
+    )
+    return draw_sheet(sheet)

@@ -88,10 +88,7 @@ def sweep(
     console = Console()
     if dry_run:
         console.print(_table(states))
-        finished = sum(found == LABELS["finished"] for found in states.values())
-        typer.echo(
-            f"{len(runs)} runs in {folder}: {finished} finished, {len(runs) - finished} to go"
-        )
+        typer.echo(f"{len(runs)} runs in {folder}: {_to_go(states)}")
         return
     open_runs = [run for run in runs if states[run] != LABELS["finished"]]
     try:
@@ -102,6 +99,11 @@ def sweep(
     console.print(_table(dict.fromkeys(runs, "finished") | failures))
     _refuse_failures(failures, len(runs))
     typer.echo(f"next: coss-bench eval {folder}/*")
+
+
+def _to_go(states: dict[Run, str]) -> str:
+    finished = sum(found == LABELS["finished"] for found in states.values())
+    return f"{finished} finished, {len(states) - finished} to go"
 
 
 def _refuse_failures(failures: dict[Run, str], count: int) -> None:
