@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from robustbench_coss.cli import pretrain_options as options
 from robustbench_coss.cli.settings import parse_setting
 from robustbench_coss.errors import CossError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _resolve(
-    name: str | None, options: dict[str, Any], settings: list[str], out: Path | None, resume: bool
+    name: str | None, given: dict[str, Any], settings: list[str], out: Path | None, resume: bool
 ) -> tuple[Recipe, Path]:
     """The recipe and the run folder that the command line asks for."""
     import yaml
@@ -29,7 +30,7 @@ def _resolve(
     )
     from robustbench_coss.pretrain.run_folder import run_recipe
 
-    changes: dict[str, Any] = {key: v for key, v in options.items() if v is not None}
+    changes: dict[str, Any] = {key: v for key, v in given.items() if v is not None}
     for text in settings:
         changes = merge(changes, nested(*parse_setting(text, "optimizer.lr=0.2")))
     if resume and out is None:
@@ -55,66 +56,26 @@ def _show_plan(recipe: Recipe, device: str, data_root: Path) -> None:
 
 
 def pretrain(
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe file, or name of a shipped recipe.", metavar="FILE|NAME"),
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="byol, co-byol, …")] = None,
-    arch: Annotated[str | None, typer.Option(help="Encoder architecture.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set to train on.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Run folder; default: runs/METHOD-ARCH-DATASET-sSEED.", metavar="RUN"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run folder.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Show the recipe in full and what the run would take; write nothing."
-        ),
-    ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images per optimiser step (global).")
-    ] = None,
-    width: Annotated[
-        float | None, typer.Option(help="Factor on the encoder's channel counts.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option("--image-size", help="Side of the training images in px.")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Train on so many images only, a fixed random subset.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, order and views.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="32 or bf16 (mixed).", metavar="32|bf16")
-    ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile the encoder with torch.compile, for GPUs.")
-    ] = False,
-    skip_bad_images: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad-images",
-            help="Read every picture first and leave out those that cannot be read.",
-        ),
-    ] = False,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Any other recipe key, e.g. options.w_s=0.5.", metavar="KEY=VALUE"
-        ),
-    ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
-    ] = False,
+    recipe: options.RecipeName = None,
+    method: options.MethodName = None,
+    arch: options.Architecture = None,
+    dataset: options.DataSetName = None,
+    out: options.RunFolder = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    width: options.Width = None,
+    size: options.ImageSize = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    precision: options.Precision = None,
+    device: options.Device = "auto",
+    compiled: options.Compiled = False,
+    skip_bad_images: options.SkipBadImages = False,
+    settings: options.Settings = None,
+    data_root: options.DataRoot = Path("data"),
+    download: options.Download = False,
 ) -> None:
     """Pretrain an encoder with a self-supervised method.
 
@@ -135,16 +96,9 @@ def pretrain(
       torchrun --nproc-per-node 2 -m robustbench_coss pretrain --method byol
     """
     from robustbench_coss.machine.environment import resolve_device
-    from robustbench_coss.pretrain.distributed import (
-        ReportedElsewhere,
-        join,
-        rank,
-        same_outcome,
-        world_size,
-    )
-    from robustbench_coss.pretrain.train import pretrain as train
+    from robustbench_coss.pretrain.distributed import ReportedElsewhere, join, same_outcome
 
-    options = {
+    given = {
         "method": method,
         "arch": arch,
         "dataset": dataset,
@@ -159,28 +113,28 @@ def pretrain(
     try:
         join(resolve_device(device))
         with same_outcome():
-            resolved, run = _resolve(recipe, options, settings or [], out, resume)
+            resolved, run = _resolve(recipe, given, settings or [], out, resume)
         if dry_run:
             _show_plan(resolved, device, data_root)
-            return
-        try:
-            exported = train(
-                resolved,
-                run,
-                device=device,
-                resume=resume,
-                data_root=data_root,
-                download=download,
-                compiled=compiled,
-                skip_bad_images=skip_bad_images,
-            )
-        except KeyboardInterrupt:
-            if rank() == 0:
-                again = "coss-bench pretrain" if world_size() == 1 else "the same command and"
-                typer.echo(f"interrupted; go on with: {again} --resume --out {run}", err=True)
-            raise typer.Exit(130) from None
+        else:
+            how = {"compiled": compiled, "skip_bad_images": skip_bad_images, "download": download}
+            _train(resolved, run, device=device, resume=resume, data_root=data_root, **how)
     except ReportedElsewhere:
         raise typer.Exit(1) from None
+
+
+def _train(recipe: Recipe, run: Path, **how: Any) -> None:
+    """Train with `pretrain.train.pretrain`'s options, and say what to do next."""
+    from robustbench_coss.pretrain.distributed import rank, world_size
+    from robustbench_coss.pretrain.train import pretrain as train
+
+    try:
+        exported = train(recipe, run, **how)
+    except KeyboardInterrupt:
+        if rank() == 0:
+            again = "coss-bench pretrain" if world_size() == 1 else "the same command and"
+            typer.echo(f"interrupted; go on with: {again} --resume --out {run}", err=True)
+        raise typer.Exit(130) from None
     if rank() == 0:
         typer.echo(f"encoder: {exported}")
         typer.echo(f"next: coss-bench eval {run} --suite all")

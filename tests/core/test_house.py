@@ -27,7 +27,6 @@ TOO_LONG_FUNCTIONS = {
     "robustbench_coss/api.py: evaluate",
     "robustbench_coss/cli/evaluate.py: evaluate",
     "robustbench_coss/cli/leaderboard.py: leaderboard",
-    "robustbench_coss/cli/pretrain.py: pretrain",
 }
 
 
