@@ -141,7 +141,7 @@ def _picture(checkpoint: Checkpoint, image: Path, dataset: str | None) -> _Shown
 
 def _test_image(checkpoint: Checkpoint, index: int, dataset: str | None, root: Path) -> _Shown:
     from robustbench_coss.datasets.base import open_dataset
-    from robustbench_coss.evaluations.running.runner import choose_dataset
+    from robustbench_coss.evaluations.running.request import choose_dataset
     from robustbench_coss.figures.one_image import shorten
 
     name = choose_dataset(checkpoint, dataset, transfer=True)
