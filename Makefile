@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help quickstart test lint types docs clean
+.PHONY: help quickstart test test-fast lint types docs clean
 
 help:
 	@echo "make quickstart   install, pretrain two small models, measure them, print the leaderboard"
 	@echo "make test         install, lint, check types, run the tests"
+	@echo "make test-fast    the same without the tests that take long"
 	@echo "make docs         build the documentation as a site in build/docs"
 	@echo "make clean        remove the virtual environments, the site and the quickstart's results"
 
@@ -28,8 +29,14 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# A process per core, each file of tests in one of them: fixtures of a file are made once.
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: lint types
-	$(BIN)/pytest
+	$(PYTEST)
+
+test-fast: lint types
+	$(PYTEST) -m "not slow and not cluster and not browser"
 
 # In an environment of its own: docs/requirements.txt says why. The package is read, not imported.
 .venv-docs/installed: docs/requirements.txt docs/constraints.txt

@@ -5,9 +5,14 @@ Commands are called in this process where they can be: starting Python and torch
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+
+# Several processes share the cores: a thread each, read by torch when it is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from helpers.bench import Bench, Outcome
