@@ -1,7 +1,8 @@
 """Controls: what an encoder has to beat before its numbers say anything of pretraining.
 
 `control:pixels` hands its pixels through; `control:untrained:ARCH[:WIDTH][:SEED]` has the weights
-that a run of `coss-bench pretrain` with this seed begins with, BatchNorm statistics included.
+that a run of `coss-bench pretrain` with this seed begins with, BatchNorm statistics included. With
+`:no-mlp` at the end it has no MLP after pooling, as runs with `mlp: false`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from robustbench_coss.models.wrap import state_sha256
 from robustbench_coss.seeds import seed_of
 
 FAMILY = "control"
-KNOWN = "control:pixels, control:untrained:ARCH[:WIDTH][:SEED]"
+KNOWN = "control:pixels, control:untrained:ARCH[:WIDTH][:SEED][:no-mlp]"
 
 
 class Pixels(Encoder):
@@ -65,24 +66,30 @@ def pixels(size: int) -> Checkpoint:
     return Checkpoint(Pixels(spec).eval(), "pixels", None, sha256_of(described), metadata)
 
 
-def untrained(arch: str, *, size: int, width: float = 1.0, seed: int = 0) -> Checkpoint:
-    """A registered architecture as a run with this seed begins.
+def untrained(
+    arch: str, *, size: int, width: float = 1.0, mlp: bool | None = None, seed: int = 0
+) -> Checkpoint:
+    """A registered architecture as a run with this seed begins; `mlp` as `build_encoder`.
 
     Raises:
         CossError: unknown architecture, or a width or size that it cannot be built with.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "initialisation"))  # as pretraining does
-        encoder = build_encoder(arch, size=size, width=width).eval()
+        encoder = build_encoder(arch, size=size, width=width, mlp=mlp).eval()
     name = f"untrained-{arch}" + (f"-x{width:g}" if width != 1 else "")
-    metadata = _metadata("untrained", arch, width, size) | {"training": {"seed": seed}}
+    name += "" if mlp is None else "-mlp" if mlp else "-no-mlp"
+    metadata = _metadata("untrained", arch, width, size)
+    metadata |= {"training": {"seed": seed}, "mlp": mlp}
     return Checkpoint(encoder, name, None, state_sha256(encoder), metadata)
 
 
 def _named_untrained(spec: str, rest: Sequence[str], size: int) -> Checkpoint:
+    mlp = False if rest[-1:] == ["no-mlp"] else None
+    rest = rest[:-1] if mlp is False else rest
     if not rest or not rest[0] or len(rest) > 3:
         raise CossError(
-            f"{spec} names no architecture; write control:untrained:ARCH[:WIDTH][:SEED], "
+            f"{spec} names no architecture; write control:untrained:ARCH[:WIDTH][:SEED][:no-mlp], "
             "`coss-bench list encoders` gives them"
         )
     width, seed = (*rest[1:], *("1", "0")[len(rest) - 1 :])
@@ -94,7 +101,7 @@ def _named_untrained(spec: str, rest: Sequence[str], size: int) -> Checkpoint:
         raise CossError(f"the width in {spec} must be a positive number, got {width!r}") from None
     if not (seed.isascii() and seed.isdigit()):
         raise CossError(f"the seed in {spec} must be a whole number from 0, got {seed!r}")
-    return untrained(rest[0], size=size, width=factor, seed=int(seed))
+    return untrained(rest[0], size=size, width=factor, mlp=mlp, seed=int(seed))
 
 
 def _metadata(kind: str, arch: str, width: float, size: int) -> dict[str, object]:
