@@ -232,8 +232,9 @@ def control_name(model: dict[str, Any]) -> str:
     """A control as `coss-bench eval` is asked for it, without the seed."""
     if model["control"] != "untrained":
         return f"control:{model['control']}"
-    width = float(model.get("width", 1.0))
-    return f"control:untrained:{model['arch']}" + (f":{width:g}" if width != 1 else "")
+    width = float(model.get("width") or 1)
+    name = f"control:untrained:{model['arch']}" + (f":{width:g}" if width != 1 else "")
+    return name + (":no-mlp" if model.get("mlp") is False else "")
 
 
 def _short_label(model: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.configurations import SeedGroup, control_name
 from robustbench_coss.analysis.numbers import is_share, values_of
 from robustbench_coss.analysis.pairing import mismatch
 from robustbench_coss.statistics.paired_tests import difference
@@ -117,9 +117,10 @@ def without_controls(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) 
     kinds = standing(model, measured).missing
     if not kinds or model[0].control:
         return ""
-    width = float(about.get("width") or 1)
-    arch = str(about.get("arch") or "ARCH") + (f":{width:g}" if width != 1 else "")
-    names = {PIXELS: "control:pixels", UNTRAINED: f"control:untrained:{arch}"}
+    recipe = (about.get("training") or {}).get("recipe") or {}
+    untrained = {"control": UNTRAINED, "arch": about.get("arch") or "ARCH"}
+    untrained |= {"width": about.get("width"), "mlp": recipe.get("mlp")}
+    names = {PIXELS: "control:pixels", UNTRAINED: control_name(untrained)}
     wanted = " ".join(names[kind] for kind in kinds)
     which = "no controls" if len(kinds) > 1 else f"no control {names[kinds[0]]}"
     return (

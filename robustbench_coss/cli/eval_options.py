@@ -15,7 +15,7 @@ Models = Annotated[
     typer.Argument(
         help="Run folders, encoder.safetensors files, checkpoints of other tools, "
         "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], or the controls control:pixels and "
-        "control:untrained:ARCH[:WIDTH][:SEED].",
+        "control:untrained:ARCH[:WIDTH][:SEED][:no-mlp].",
     ),
 ]
 Suites = Annotated[

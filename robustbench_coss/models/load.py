@@ -52,8 +52,8 @@ def load_model(
 
     Args:
         where: run folder or `encoder.safetensors` of this tool, `torchvision:NAME[:WEIGHTS]`,
-            `timm:NAME[:WEIGHTS]`, `control:pixels`, `control:untrained:ARCH[:WIDTH][:SEED]`, or a
-            checkpoint file of another tool.
+            `timm:NAME[:WEIGHTS]`, `control:pixels`,
+            `control:untrained:ARCH[:WIDTH][:SEED][:no-mlp]`, or a checkpoint file of another tool.
         format: which tool wrote a file; "auto" recognises it by its keys.
         arch: architecture of a file that does not settle it: a registered name, `torchvision:NAME`
             or `timm:NAME`.

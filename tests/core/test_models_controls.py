@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from robustbench_coss.analysis.configurations import control_name
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.models.load import load_model
@@ -18,6 +19,15 @@ def test_pixels_are_the_normalised_image_row_by_row() -> None:
     expected = ((x - mean[:, None, None]) / std[:, None, None]).reshape(2, -1)
     torch.testing.assert_close(model.encoder(x), expected)
     assert model.encoder.dim == 3 * 32 * 32
+
+
+def test_an_untrained_control_goes_without_the_mlp_where_runs_do() -> None:
+    spec = "control:untrained:rf29_resnet18:0.125"
+    with_mlp, without = (load_model(spec + end, size=32) for end in ("", ":7:no-mlp"))
+    body = build_encoder("rf29_resnet18", size=32, width=0.125, mlp=False).state_dict()
+    assert without.encoder.state_dict().keys() == body.keys() < with_mlp.encoder.state_dict().keys()
+    assert control_name(without.metadata) == f"{spec}:no-mlp"
+    assert control_name(with_mlp.metadata) == spec
 
 
 def test_an_untrained_control_has_the_weights_that_a_run_with_its_seed_begins_with() -> None:
