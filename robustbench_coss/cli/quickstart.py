@@ -19,11 +19,12 @@ def quickstart(
     ] = Path("runs/quickstart"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Pretrain BYOL and CO-BYOL on embedded images, run all suites, print the leaderboard.
+    """Pretrain BYOL and CO-BYOL on generated images, run all suites, print the leaderboard.
 
+    Two controls are measured beside them: the pixels themselves, and the encoder before training.
     Needs no download and no GPU; takes a few minutes on two CPU cores. Run again, it does only
-    what is missing. The models are tiny and trained for a short time: this shows how the tool
-    works, not how the methods compare.
+    what is missing. One seed of a tiny encoder: this shows how the tool works, not how the methods
+    compare.
 
     Examples:
 
@@ -40,7 +41,7 @@ def quickstart(
     from robustbench_coss.pretrain.train import pretrain
 
     console = Console(stderr=True)
-    runs = []
+    models = []
     for number, method in enumerate(METHODS, start=1):
         console.rule(f"{number}/4 pretrain {method}")
         run = out / method
@@ -50,10 +51,18 @@ def quickstart(
         except KeyboardInterrupt:
             typer.echo("interrupted; run `coss-bench quickstart` again to continue", err=True)
             raise typer.Exit(130) from None
-        runs.append(run)
+        models.append(str(run))
+    models += ["control:pixels", f"control:untrained:{recipe.arch}:{recipe.width:g}"]
     results = out / "results"
     console.rule("3/4 measure with every suite")
-    evaluate([str(run) for run in runs], ["all"], results=results, limit=TEST_IMAGES, device=device)
+    evaluate(
+        models,
+        ["all"],
+        dataset=recipe.dataset,
+        results=results,
+        limit=TEST_IMAGES,
+        device=device,
+    )
     console.rule("4/4 tables and figures")
     leaderboard(results)
     plot(results)

@@ -173,8 +173,8 @@ def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
         )
     if (part["seeds"] == 1).any() and intervals:
         notes.append(
-            "Rows with one seed: Wilson interval, or bootstrap over images for averages of "
-            "conditions; it covers the draw of the test images, not the training seed."
+            "1 seed: says nothing about methods. The interval (Wilson's, or bootstrap over images "
+            "for averages of conditions) covers the draw of the test images, not the training seed."
         )
     protocols = part[part["protocol"] != ""].drop_duplicates(["suite", "protocol"])
     notes += [

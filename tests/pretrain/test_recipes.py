@@ -197,9 +197,12 @@ def test_the_recipe_of_the_published_study_is_unchanged() -> None:
     )
     quick = shipped("quickstart")
     assert differing_keys(quick, shipped("fashion-mnist-cpu")) == [
-        "dataset", "limit", "views.grey", "views.hue", "views.saturation"
+        "dataset", "epochs", "limit", "mlp", "options.ema",
+        "views.grey", "views.hue", "views.saturation", "views.solarize",
     ]  # fmt: skip
-    assert (quick.dataset, quick.limit) == ("parts", 4000)
+    assert (quick.dataset, quick.limit, quick.epochs, quick.mlp) == ("parts", 4000, 8, False)
+    assert quick.options["ema"] == 0.99
+    assert quick.views.solarize == (0, 0)
 
 
 def test_a_recipe_of_another_version_is_refused_in_one_line() -> None:
