@@ -54,6 +54,7 @@ def measure(seed: int, threads: int) -> dict[str, float]:
             found[f"{method} seconds"] = round(time.perf_counter() - started, 1)
             models[method] = load_model(str(out / method))
         untrained = f"control:untrained:{recipe.arch}:{recipe.width:g}:{seed}"
+        untrained += ":no-mlp" if recipe.mlp is False else ""
         models["untrained"] = load_model(untrained, dataset=recipe.dataset)
         models["pixels"] = load_model("control:pixels", dataset=recipe.dataset)
         asked = robustbench_coss.Evaluation(

@@ -52,7 +52,8 @@ def quickstart(
             typer.echo("interrupted; run `coss-bench quickstart` again to continue", err=True)
             raise typer.Exit(130) from None
         models.append(str(run))
-    models += ["control:pixels", f"control:untrained:{recipe.arch}:{recipe.width:g}"]
+    untrained = f"control:untrained:{recipe.arch}:{recipe.width:g}"
+    models += ["control:pixels", untrained + (":no-mlp" if recipe.mlp is False else "")]
     results = out / "results"
     console.rule("3/4 measure with every suite")
     evaluate(

@@ -61,7 +61,9 @@ def test_a_short_run_beats_its_own_beginning_and_the_pixels(
 ) -> None:
     recipe = build_recipe(merge(read_recipe("quickstart"), SHORT | {"seed": seed}), "test")
     pretrain(recipe, tmp_path / "run", device="cpu")
-    begun = controls.untrained(recipe.arch, size=32, width=recipe.width, seed=seed).encoder
+    begun = controls.untrained(
+        recipe.arch, size=32, width=recipe.width, mlp=recipe.mlp, seed=seed
+    ).encoder
     trained = linear_top1(load_model(str(tmp_path / "run")).encoder, images)
     assert trained > linear_top1(begun, images) + MARGIN
     assert trained > pixels_top1 + MARGIN
