@@ -16,7 +16,8 @@ from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
 from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.records.about import SuiteAbout, about_of, about_suite, own_suites
-from robustbench_coss.records.record import Axis, Cell, Metric, Record, migrate, to_json
+from robustbench_coss.records.migrate import migrate
+from robustbench_coss.records.record import SCHEMA, Axis, Cell, Metric, Record, to_json
 from robustbench_coss.tables.leaderboard import headline_columns
 
 TILT = SuiteAbout(
@@ -119,5 +120,5 @@ def test_older_records_have_stage_and_kind_in_names(
     content = to_json(simulate.record([Cell(condition, group, 1.0, column)], [], suite=suite))
     for cell in content["cells"]:
         del cell["stage"], cell["kind"]
-    (cell,) = migrate(content | {"schema": 2})["cells"]
+    (cell,) = migrate(content | {"schema": 2}, SCHEMA)["cells"]
     assert (cell["stage"], cell["kind"]) == (stage, kind)

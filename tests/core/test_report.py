@@ -123,6 +123,22 @@ def test_a_co_model_stands_against_its_base_method(trained: Path) -> None:
     assert others == []
 
 
+def test_controls_are_set_apart_and_no_model_is_measured_by_their_rank(tmp_path: Path) -> None:
+    simulate.save(
+        tmp_path, simulate.clean(0.5), simulate.clean(0.4, method="dino"), simulate.control(0.6)
+    )
+    tree = parse(make_page(tmp_path, []))
+    apart = [row.all("th")[0].text for row in tree.all("tr", class_="apart")]
+    assert set(apart) == {"control:pixels"}
+    summary = section(tree, "summary").text
+    assert "2 models were measured" in summary
+    assert "goes from 40.0 %" in summary
+    assert "1 control that learnt nothing" in summary
+    titles = [heading.text for heading in section(tree, "compared").all("h3")]
+    assert len(titles) == 1
+    assert "control" not in titles[0]
+
+
 def test_names_choose_what_is_reported(results: Path) -> None:
     page = parse(make_page(results, ["byol-s1"]))
     (title,) = page.all("h1")

@@ -179,12 +179,29 @@ def test_a_table_is_a_test_set_and_a_column_a_protocol(tmp_path: Path) -> None:
     assert len(first.all("tbody")[0].all("tr")) == 1
     names = [th.text for th in second.all("th", scope="col")][1:-2]
     assert names == ["Top-1 (a)", "kNN (a)", "Top-1 (b)", "kNN (b)"]
-    assert [th.text for th in second.all("th", scope="colgroup")] == ["clean (a)", "clean (b)"]
+    assert [th.text for th in second.all("th", scope="colgroup")] == [
+        "Clean images (a)",
+        "Clean images (b)",
+    ]
     assert "knn_k=200" in index.text
     assert {p.name for p in site.glob("compare-*")} == {
         "compare-mnist-32px.html",
         "compare-parts-32px.html",
     }
+
+
+def test_controls_stand_apart_below_the_models(tmp_path: Path) -> None:
+    site = write(tmp_path, simulate.clean(0.5), simulate.control(0.6))
+    (table,) = read(site / "index.html").all("table", class_="numbers")
+    models, controls = table.all("tbody")
+    assert [th.text for th in models.all("th")] == ["BYOL · rf29_resnet18 ×0.25"]
+    assert [th.text for th in controls.all("th")] == [
+        "Controls, which have learnt nothing",
+        "control:pixels",
+    ]
+    assert table.all("span", class_="best") == []  # a control wins no column
+    assert "A control, which has learnt nothing" in page_of(site, "control:pixels").text
+    assert "A control" not in page_of(site, "BYOL · rf29_resnet18 ×0.25").text
 
 
 def test_the_same_weights_on_another_test_set_are_linked(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from helpers import simulate
 from robustbench_coss.pages.site import write_site
 from robustbench_coss.pages.site.data import Number, Site, load_site
 from robustbench_coss.pages.site.pages import put_in_place, render_site
+from robustbench_coss.pages.site.plots import STROKES
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -109,10 +110,10 @@ def names(tab: Any) -> list[str]:
 
 def test_columns_sort_by_number_both_ways_with_missing_values_last(site: Path, visit: Open) -> None:
     tab = visit(site / "index.html")
-    button = head(tab, "Corruption").get_by_role("button")
+    button = head(tab, "Corruption top-1").get_by_role("button")
     for direction, reverse in (("descending", True), ("ascending", False), ("descending", True)):
         button.click()
-        assert head(tab, "Corruption").get_attribute("aria-sort") == direction
+        assert head(tab, "Corruption top-1").get_attribute("aria-sort") == direction
         found = column(tab, "Corruption")
         assert found[-1] is None
         assert found[:-1] == sorted(found[:-1], reverse=reverse)
@@ -230,18 +231,20 @@ def test_the_comparison_shows_the_numbers_of_the_leaderboard(site: Path, visit: 
     }.items() <= shown.items()
 
 
-def test_the_script_draws_the_curves_of_the_models_own_pages(site: Path, visit: Open) -> None:
+def test_the_script_lays_the_curves_of_the_models_own_pages_into_one_frame(
+    site: Path, visit: Open
+) -> None:
     page = next(iter(site.glob("models/CO-BYOL*.html")))
     other = next(iter(site.glob("models/SimCLR*.html")))
     own = visit(page).locator("#suite-corruption figure").first.locator(".own .line")
     tab = visit(compare_page(site), f"#models={page.stem},{other.stem}&show=0")
     drawn = tab.locator("[data-view='0'] figure").first.locator(".curves .line")
     assert drawn.count() == 2
-    paths = [p.get_attribute("d") for p in (own, drawn.first)]
-    mine, theirs = ([float(x) for x in re.findall(r"[\d.]+", d)] for d in paths)
-    assert len(mine) == 12  # six points
-    # The comparison page has the numbers as shown, with one decimal: 0.05 % is under 0.2 px.
-    assert theirs == pytest.approx(mine, abs=0.2)
+    mine, theirs = (p.get_attribute("d") for p in (own, drawn.first))
+    assert mine == theirs
+    assert mine.count("L") == 5  # six points
+    marks = tab.locator("[data-view='0'] figure").first.locator(".curves .marks").nth(1)
+    assert marks.get_attribute("d").count(STROKES[1].marker) == 6
     colours = [p.evaluate("e => getComputedStyle(e).stroke") for p in drawn.all()]
     assert colours == ["rgb(0, 114, 178)", "rgb(213, 94, 0)"]  # #0072B2 and #D55E00
     assert drawn.nth(1).get_attribute("stroke-dasharray") != ""

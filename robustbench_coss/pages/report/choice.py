@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
 from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.selection import find_model
+from robustbench_coss.pages.dossier.words import counted
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def choose(measurements: Sequence[SeedGroup], names: Sequence[str]) -> Subject:
 def _title(measurements: Sequence[SeedGroup], labels: Sequence[str]) -> str:
     configurations = list(dict.fromkeys(m.configuration for m in measurements))
     if len(configurations) > 1:
-        return f"{len(configurations)} models"
+        controls = {m.configuration for m in measurements if m.control}
+        models = counted(len(configurations) - len(controls), "model")
+        return models + (f" and {counted(len(controls), 'control')}" if controls else "")
     whole = not labels or configurations[0] in labels
     return configurations[0] if whole else ", ".join(dict.fromkeys(labels))

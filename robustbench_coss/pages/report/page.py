@@ -17,14 +17,15 @@ from robustbench_coss.claims.verdicts import examine
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
 from robustbench_coss.files import slug
+from robustbench_coss.pages.dossier.models import model_facts, model_part
+from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts
+from robustbench_coss.pages.dossier.words import listed, several
 from robustbench_coss.pages.html import render
 from robustbench_coss.pages.report import summary
 from robustbench_coss.pages.report.choice import Subject, choose
 from robustbench_coss.pages.report.pairs import Pairs, find_pairs
-from robustbench_coss.pages.report.provenance import model_facts, model_part
-from robustbench_coss.pages.report.suites import SuitePart, suite_parts
 from robustbench_coss.pages.report.svg import inline
-from robustbench_coss.pages.report.words import listed, several
+from robustbench_coss.pages.report.tables import full_tables, metric_tables, run_table
 from robustbench_coss.tables.cells import Section
 from robustbench_coss.tables.claims import layout as claims_layout
 from robustbench_coss.tables.leaderboard import WIDE, layout
@@ -104,6 +105,9 @@ def make_page(results: Path, names: Sequence[str]) -> str:
         claims_said=summary.claims_sentence(outcomes) if len(sets) == 1 else "",
         tested=any(outcome.rows for outcome in outcomes),
         models=[model_part(label, subject.of(label)) for label in configurations],
+        metric_tables=metric_tables,
+        full_tables=full_tables,
+        run_table=run_table,
         intervals=sorted(set(table["interval"])),
         records=len(records),
         version=__version__,
@@ -124,13 +128,14 @@ def _single_facts(subject: Subject) -> list[tuple[str, str]]:
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:
     """(name, value) of the title block; the last three are about what was measured."""
-    models = [subject.of(label)[0].model for label in subject.configurations]
+    controls = [label for label in subject.configurations if subject.of(label)[0].control]
     counts = sorted({int(m.records[0].index.size) for m in subject.measurements})
     images = " to ".join(f"{n:,}" for n in dict.fromkeys((counts[0], counts[-1])))
     about = [dict(model_facts(subject.of(label))) for label in subject.configurations]
     runs = {r.model["checkpoint_sha256"] for m in subject.measurements for r in m.records}
     facts = [
-        ("Models", f"{len(models)}"),
+        ("Models", f"{len(subject.configurations) - len(controls)}"),
+        ("Controls", several(controls)),
         ("Runs", f"{len(runs)}"),
         *(
             (name, several(a.get(name) for a in about))

@@ -12,8 +12,8 @@ from robustbench_coss.analysis.configurations import SeedGroup, TestSet, without
 from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.selection import Chosen
 from robustbench_coss.errors import CossError
+from robustbench_coss.pages.dossier.words import counted
 from robustbench_coss.pages.report.choice import Subject
-from robustbench_coss.pages.report.words import counted
 from robustbench_coss.tables.cells import MARK, Block, block
 from robustbench_coss.tables.comparison import difference_columns
 
@@ -113,7 +113,10 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
 def _who(
     labels: Sequence[str], mine: Sequence[SeedGroup], everything: Sequence[SeedGroup]
 ) -> list[tuple[str, str, str]]:
-    """(label, label, relation) of whom to compare."""
+    """(label, label, relation) of whom to compare; controls are compared where one is asked for."""
+    controls = {m.configuration for m in everything if m.control}
+    if len(labels) > 1:
+        labels = [label for label in labels if label not in controls]
     single = len(labels) == 1
     bases = _bases(everything if single else mine)
     if not single:
@@ -125,7 +128,7 @@ def _who(
     forms = sorted(co for co, base in bases.items() if base == label)
     if forms:
         return [(label, co, CO) for co in forms]
-    others = [other for other in rank_models(everything) if other != label]
+    others = [o for o in rank_models(everything) if o != label and o not in controls]
     return [(label, other, OTHER) for other in others[:MOST]]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
 from robustbench_coss.analysis.curves import legend_labels
 from robustbench_coss.claims.verdicts import Outcome
+from robustbench_coss.pages.dossier.suites import doubt_of, suite_title
+from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
-from robustbench_coss.pages.report.words import counted, listed
 from robustbench_coss.records.about import own_suites
 from robustbench_coss.tables.cells import number_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
@@ -23,12 +23,11 @@ SINGLE = " These are single runs: with another training seed it may come out dif
 
 def doubts(measurements: Sequence[SeedGroup]) -> list[str]:
     """Failed sanity checks and doubtful outcomes, a sentence each; empty if there are none."""
-    found = []
-    for m in measurements:
-        if said := doubts_of(m.records):
-            suite = m.suite + f" ({m.protocol})" * bool(m.protocol)
-            found.append(f"{m.configuration}, {suite} on {m.test_set.label}: {said}.")
-    return found
+    return [
+        f"{m.configuration}, {suite_title(m)} on {m.test_set.label}: {said}"
+        for m in measurements
+        if (said := doubt_of(m))
+    ]
 
 
 def sentences(
@@ -40,11 +39,16 @@ def sentences(
         mine: what was measured on it.
         table: the lines of the long table about it.
     """
-    models = list(dict.fromkeys(table["model"]))
+    controls = {m.configuration for m in mine if m.control}
+    everything = list(dict.fromkeys(table["model"]))
+    models = [model for model in everything if model not in controls] or everything
     named = list(dict.fromkeys([*models, *(x for pair in pairs.pairs for x in (pair.a, pair.b))]))
     short = dict(zip(named, legend_labels(named)[0], strict=True))
     one = len(models) == 1
-    said = [_one(test_set, table) if one else _several(test_set, models, table, short)]
+    compared = table[table["model"].isin(models)]
+    said = [_one(test_set, compared) if one else _several(test_set, models, compared, short)]
+    if len(models) < len(everything):
+        said.append(f"Beside them stand {counted(len(controls), 'control')} that learnt nothing.")
     said += [_against(pair, short) for pair in pairs.pairs]
     said.append(" ".join(filter(None, [_coverage(mine, models), _checks(mine)])))
     return said
@@ -132,7 +136,8 @@ def _change(line: Mapping[Any, Any]) -> str:
 def _coverage(mine: Sequence[SeedGroup], models: Sequence[str]) -> str:
     measured = {m.suite: set[str]() for m in mine}
     for m in mine:
-        measured[m.suite].add(m.configuration)
+        if m.configuration in models:
+            measured[m.suite].add(m.configuration)
     missing = [suite for suite in own_suites() if suite not in measured]
     partly = [
         f"{suite} ({len(of)} of {len(models)} models)"

@@ -1,41 +1,26 @@
-"""What the pages show, as plain values: tables of headline numbers and, per model, all the rest.
-
-Numbers, marks and notes are those of `leaderboard` and `figures`; nothing is measured or averaged
-here in a way of its own.
-"""
+"""What the pages show: tables of headline numbers, and a dossier of every model with its curves."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import pandas as pd
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
-from robustbench_coss.analysis.curves import share_data
-from robustbench_coss.analysis.numbers import (
-    failed_checks,
-    is_share,
-    number,
-    problems,
-    table_of,
-)
+from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.files import sha256_of, slug
-from robustbench_coss.pages.site.plots import STROKES, Drawn, Panel, View, drawn, views
-from robustbench_coss.records.commands import commands_of, recipe_of
-from robustbench_coss.records.record import Cell, Record, record_path
-from robustbench_coss.records.training import training_of
-from robustbench_coss.tables.cells import Block, TableCell, number_text
+from robustbench_coss.pages.dossier.models import ModelPart, model_part
+from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts, suite_title
+from robustbench_coss.pages.site.plots import View, views
+from robustbench_coss.tables.cells import Block, TableCell
 from robustbench_coss.tables.leaderboard import headline_columns, layout
 
 ALL = 10**6  # columns side by side: the page scrolls
 FILTERS = ("Method", "Architecture", "Pretrained on")
 OTHERS = 7  # models behind a model's own curve
-KEYS = ["model", "suite", "protocol"]
 LONGEST_SLUG = 80  # of a page's file name, whose hash keeps it unique
 
 
@@ -77,6 +62,7 @@ class Row:
         about: what the model is, by heading ("Method", …).
         seeds, images: as shown.
         numbers: one per heading.
+        control: whether it has learnt nothing and stands apart.
     """
 
     model: str
@@ -87,6 +73,7 @@ class Row:
     seeds: str
     images: str
     numbers: tuple[Number, ...]
+    control: bool
 
 
 @dataclass(frozen=True)
@@ -119,23 +106,15 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Headings and cells of a table on a model's page."""
-
-    headings: tuple[str, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
-
-
-@dataclass(frozen=True)
 class Plot:
-    """A view with one model's curves, and those of others behind them.
-
-    Attributes:
-        panels: each with the model's curves, controls first, and the lines of the others.
+    """A view with the model whose curves it is about, and others that stand behind it, the best
+    of them where there are more (`cut`).
     """
 
     view: View
-    panels: tuple[tuple[Panel, tuple[Drawn, ...], tuple[str, ...]], ...]
+    model: str
+    others: tuple[str, ...]
+    cut: bool
 
 
 @dataclass(frozen=True)
@@ -152,60 +131,6 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class CheckLine:
-    """A sanity check over the seeds: how many passed, and what it said."""
-
-    name: str
-    passed: int
-    of: int
-    detail: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether it failed for a seed."""
-        return self.passed < self.of
-
-
-@dataclass(frozen=True)
-class SuitePart:
-    """What one suite found about a model under one protocol.
-
-    Attributes:
-        title: name, with the protocol where there are several.
-        doubts: failed checks and doubtful outcomes in words.
-        metrics: every metric with its interval.
-        plots: the model's curves.
-        cells: every condition.
-        checks: sanity checks.
-        settings: of the suite, as JSON.
-        facts: versions, devices and times.
-    """
-
-    title: str
-    suite: str
-    protocol: str
-    note: str
-    doubts: tuple[str, ...]
-    metrics: Table
-    plots: tuple[Plot, ...]
-    cells: Table
-    checks: tuple[CheckLine, ...]
-    settings: str
-    facts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One seed: what it is called, its weights, and the commands that repeat it."""
-
-    name: str
-    seed: str
-    sha256: str
-    commands: tuple[str, ...]
-    records: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class ModelPage:
     """All that was measured of one model on one test set.
 
@@ -213,20 +138,16 @@ class ModelPage:
         row: of the leaderboard.
         standings: its headline numbers.
         elsewhere: (test set, page) of the same weights measured on other test sets.
-        facts: what it is.
-        recipe: as YAML; "" if this tool did not train it.
-        metadata: the model's entry in the record, as JSON.
+        model: how it came about.
+        suites: what each suite found, with the curves of it.
     """
 
     row: Row
     board: Board
     standings: tuple[Standing, ...]
     elsewhere: tuple[tuple[str, str], ...]
-    facts: tuple[tuple[str, str], ...]
-    runs: tuple[Run, ...]
-    recipe: str
-    suites: tuple[SuitePart, ...]
-    metadata: str
+    model: ModelPart
+    suites: tuple[tuple[SuitePart, tuple[Plot, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -259,11 +180,12 @@ def load_site(results: Path) -> Site:
         of: dict[str, list[SeedGroup]] = {}
         for m in here:
             of.setdefault(m.configuration, []).append(m)
-        lines = dict(iter(table[table["test_set"] == board.title].groupby(KEYS, sort=False)))
+        lines = table[table["test_set"] == board.title]
         for row in board.rows:
             same = [page for sha in _weights(here, row.model) for page in pages_of[sha]]
             elsewhere = dict.fromkeys(page for page in same if page[1] != row.page)
-            models.append(_model_page(board, row, tuple(elsewhere), of[row.model], lines))
+            own = lines[lines["model"] == row.model]
+            models.append(_model_page(board, row, tuple(elsewhere), of[row.model], own))
     return Site(tuple(boards), tuple(models))
 
 
@@ -303,9 +225,11 @@ def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> 
                 cells[1].text,
                 cells[2].text,
                 tuple(column[i] for column in numbers),
+                cells[0].apart,
             )
         )
     values = {key: sorted({row.about[key] for row in rows}) for key in FILTERS}
+    titles = {(m.suite, m.protocol): suite_title(m) for m in here}
     groups: dict[tuple[str, str], int] = {}
     for heading in headings:
         key = (heading.suite, heading.protocol)
@@ -316,7 +240,7 @@ def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> 
         section.caption,
         section.notes,
         headings,
-        tuple((_suite_title(*key), count) for key, count in groups.items()),
+        tuple((titles[key], count) for key, count in groups.items()),
         0 if headings and headings[0].suite == "clean" else None,
         {key: tuple(found) for key, found in values.items() if len(found) > 1},
         tuple(rows),
@@ -324,10 +248,6 @@ def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> 
         100 * test_set.chance,
         tuple(views(here)),
     )
-
-
-def _suite_title(suite: str, protocol: str) -> str:
-    return suite + (f" ({protocol})" if protocol else "")
 
 
 def _heading(lines: pd.DataFrame) -> Heading:
@@ -365,196 +285,36 @@ def _model_page(
     row: Row,
     elsewhere: tuple[tuple[str, str], ...],
     measurements: Sequence[SeedGroup],
-    lines: dict[Any, pd.DataFrame],
+    lines: pd.DataFrame,
 ) -> ModelPage:
-    first = measurements[0].records[0]
-    facts = [(key, text) for key, text in row.about.items() if key != "Model"]
-    facts.append(("Seeds", row.seeds))
-    if encoder := first.model.get("encoder"):
-        facts.append(("Encoder measured", str(encoder)))
-    if (first.model.get("probe") or {}).get("own_head"):
-        facts.append(("Classifier", "the model's own head"))
-    runs: dict[str, list[Record]] = {}
-    for m in measurements:
-        for record in m.records:
-            runs.setdefault(record.model["checkpoint_sha256"], []).append(record)
     return ModelPage(
         row,
         board,
         _standings(board, row),
         elsewhere,
-        tuple(facts),
-        tuple(sorted((_run(sha, records) for sha, records in runs.items()), key=_run_order)),
-        recipe_of(first),
-        tuple(_suite_part(m, board, lines) for m in measurements),
-        _pretty(first.model),
+        model_part(row.model, measurements),
+        tuple((part, _plots(part, row.model, board)) for part in suite_parts(measurements, lines)),
     )
 
 
 def _standings(board: Board, row: Row) -> tuple[Standing, ...]:
     found = []
     for i, heading in enumerate(board.headings):
-        bars = [r.numbers[i].bar for r in board.rows if r is not row]
+        bars = [r.numbers[i].bar for r in board.rows if r is not row and not r.control]
         others = {bar[1] for bar in bars if bar is not None}
         found.append(Standing(heading, row.numbers[i], tuple(sorted(others))))
     return tuple(found)
 
 
-def _run_order(run: Run) -> tuple[int, str, str]:
-    return (len(run.seed), run.seed, run.name)
-
-
-def _run(sha256: str, records: Sequence[Record]) -> Run:
-    model = records[0].model
-    seed = training_of(model).get("seed")
-    paths = [
-        record_path(PurePosixPath(), model["name"], sha256, r.dataset["name"], r.suite)  # type: ignore[arg-type]
-        for r in records
+def _plots(part: SuitePart, model: str, board: Board) -> tuple[Plot, ...]:
+    ranked = [row.model for row in board.rows if row.model != model and not row.control]
+    mine = [
+        view
+        for view in board.views
+        if (view.suite, view.protocol) == (part.suite, part.protocol) and model in view.curves
     ]
-    return Run(
-        str(model["name"]),
-        "–" if seed is None else str(seed),
-        sha256,
-        tuple(commands_of(records)),
-        tuple(path.as_posix() for path in paths),
-    )
-
-
-def _suite_part(m: SeedGroup, board: Board, lines: dict[Any, pd.DataFrame]) -> SuitePart:
-    mine = [v for v in board.views if (v.suite, v.protocol) == (m.suite, m.protocol)]
-    ranked = [row.model for row in board.rows]
-    doubts = []
-    if failed := failed_checks(m.records):
-        doubts.append(f"Failed sanity check {failed}.")
-    if doubtful := problems(m.records):
-        doubts.append(f"Doubtful outcomes under {doubtful}.")
-    return SuitePart(
-        _suite_title(m.suite, m.protocol),
-        m.suite,
-        m.protocol,
-        m.protocol_note,
-        tuple(doubts),
-        _metrics(m, lines[m.configuration, m.suite, m.protocol]),
-        tuple(_plot(v, m.configuration, ranked) for v in mine if m.configuration in v.curves),
-        _cells(m),
-        _checks(m.records),
-        _pretty(m.records[0].suite_config),
-        _facts(m.records),
-    )
-
-
-def _plot(view: View, model: str, ranked: Sequence[str]) -> Plot:
-    others = [name for name in ranked if name != model and name in view.curves][:OTHERS]
-    panels = []
-    for i, panel in enumerate(view.panels):
-        own = tuple(drawn(c, panel, view, STROKES[0].marker) for c in view.curves[model][i])
-        behind = [c for name in others for c in view.curves[name][i] if not c.thin]
-        panels.append((panel, own, tuple(drawn(c, panel, view, "").line for c in behind)))
-    return Plot(view, tuple(panels))
-
-
-def _metrics(m: SeedGroup, lines: pd.DataFrame) -> Table:
-    rows = [
-        _metric_row(str(x["metric"]), str(x["heading"]), bool(x["percent"]), x)
-        for x in lines.to_dict("records")
-    ]
-    if m.about.suffices:
-        rows += [
-            _metric_row("", f"Smallest share, {x['group']}", True, x)
-            for x in share_data([m]).to_dict("records")
-        ]
-    return Table(("Metric", "Value", "s.d. over seeds", "Images", "Interval", "Key"), tuple(rows))
-
-
-_INTERVALS = {"t": "Student's t", "wilson": "Wilson", "bootstrap": "bootstrap"}
-
-
-def _metric_row(
-    key: str, heading: str, percent: bool, line: dict[Any, Any]
-) -> tuple[TableCell, ...]:
-    value, sd = float(line["value"]), float(line["sd"])
-    spread = "–" if math.isnan(sd) else number_text(sd, value, percent)
-    return (
-        TableCell(heading + (", %" if percent else "")),
-        _cell(value, float(line["low"]), float(line["high"]), percent),
-        TableCell(spread),
-        TableCell(f"{int(line['n']):,}"),
-        TableCell(_INTERVALS[str(line["interval"])]),
-        TableCell(key),
-    )
-
-
-def _cell(value: float, low: float, high: float, percent: bool, marked: bool = False) -> TableCell:
-    if math.isnan(value):
-        return TableCell("–", marked=marked)
-    text = number_text(value, value, percent)
-    ends = (number_text(end, value, percent) for end in (low, high))
-    return TableCell(text, "" if math.isnan(low) else "[{}, {}]".format(*ends), marked=marked)
-
-
-def _cells(m: SeedGroup) -> Table:
-    """Every condition with each of its outcome columns, averaged over images and seeds."""
-    record = m.records[0]
-    columns = list(dict.fromkeys(name for cell in record.cells for name in cell.outcomes))
-    percent = {name: is_share(record, name) for name in columns}
-    doubtful: dict[str, str] = {}
-    for r in m.records:
-        for cell in r.cells:
-            if cell.problem:
-                doubtful.setdefault(cell.condition, cell.problem)
-    rows = []
-    for cell in record.cells:
-        problem = doubtful.get(cell.condition, "")
-        numbers = [_outcome(m, cell, name, percent[name], bool(problem)) for name in columns]
-        named = [TableCell(cell.condition), TableCell(cell.group or "reference")]
-        level = TableCell(f"{cell.level:g}")
-        rows.append((*named, level, *numbers, *([TableCell(problem)] if doubtful else [])))
-    headings = [f"{name}, %" if percent[name] else name for name in columns]
-    last = ("Problem",) if doubtful else ()
-    return Table(("Condition", "Group", "Level", *headings, *last), tuple(rows))
-
-
-def _outcome(m: SeedGroup, cell: Cell, column: str, percent: bool, marked: bool) -> TableCell:
-    if column not in cell.outcomes:
-        return TableCell("–")
-    result = number(m.records, (cell.condition,), column)
-    return _cell(result.value, result.low, result.high, percent, marked)
-
-
-def _checks(records: Sequence[Record]) -> tuple[CheckLine, ...]:
-    found: dict[str, list[tuple[bool, str]]] = {}
-    for record in records:
-        for check in record.checks:
-            found.setdefault(check.name, []).append((check.passed, check.detail))
-    return tuple(
-        CheckLine(
-            name,
-            sum(passed for passed, _ in results),
-            len(results),
-            next((detail for passed, detail in results if not passed), results[0][1]),
-        )
-        for name, results in found.items()
-    )
-
-
-def _facts(records: Sequence[Record]) -> tuple[tuple[str, str], ...]:
-    """Where the numbers come from; what differs between seeds is listed."""
-    first = records[0]
-    seconds = sum(cell.wall_time_s for r in records for cell in r.cells)
-    said = {
-        "Suite version": {str(r.suite_version) for r in records},
-        "Test images": {f"{r.index.size:,} of {r.dataset['name']}" for r in records},
-        "Fingerprint of the images": {str(r.dataset["fingerprint"]) for r in records},
-        "Seed of the draws": {str(r.seed) for r in records},
-        "Device": {r.device for r in records},
-        "Measured": {r.created for r in records},
-        "Measuring took": {f"{seconds:,.0f} s, all seeds together"},
-        "Versions": {", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in records},
-    }
-    if first.extra:
-        said["Also in the record"] = {", ".join(sorted(first.extra))}
-    return tuple((key, "; ".join(sorted(values))) for key, values in said.items())
-
-
-def _pretty(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
+    plots = []
+    for view in mine:
+        others = [name for name in ranked if name in view.curves]
+        plots.append(Plot(view, model, tuple(others[:OTHERS]), len(others) > OTHERS))
+    return tuple(plots)

@@ -19,7 +19,7 @@ from robustbench_coss.files import write_atomically
 from robustbench_coss.pages.html import render
 from robustbench_coss.pages.site import plots
 from robustbench_coss.pages.site.data import Board, Site, load_site
-from robustbench_coss.pages.site.plots import STROKES, Point, View
+from robustbench_coss.pages.site.plots import STROKES, Curve, Point, View
 from robustbench_coss.records.commands import MODEL, RECIPE
 
 MARKER = "coss-bench-site.json"  # says that a folder is a site, and which files are part of it
@@ -46,7 +46,7 @@ def write_site(results: Path, out: Path) -> Path:
 def render_site(site: Site) -> dict[str, str]:
     """Every file of the folder: path below it -> content."""
     shared = {"version": __version__, "geometry": plots, "strokes": STROKES}
-    weights = {run.sha256 for page in site.models for run in page.runs}
+    weights = {run.sha256 for page in site.models for run in page.model.runs}
     templates = files("robustbench_coss.pages").joinpath("templates")
     pages = {
         "assets/site.css": "".join(
@@ -77,6 +77,7 @@ def _compare_data(board: Board) -> dict[str, Any]:
     place = {row.model: i for i, row in enumerate(board.rows)}
     return {
         "strokes": [asdict(stroke) for stroke in STROKES],
+        "marker": plots.MARKER,
         "chance": board.chance,
         "models": [[row.page, row.name, row.rest] for row in board.rows],
         "headline": [
@@ -99,27 +100,27 @@ def _view_data(view: View, place: Mapping[str, int]) -> dict[str, Any]:
     levels = [list(panel.x) for panel in view.panels]
     return {
         "label": view.label,
-        "y": [view.y_low, view.y_high, plots.TOP, plots.BOTTOM],
         "panels": [
             {
                 "title": panel.title,
                 "x_label": panel.x_label,
                 "levels": [f"{level:g}" for level in panel.x],
-                "x": list(panel.x.values()),
             }
             for panel in view.panels
         ],
         "curves": {
             str(place[model]): [
-                [
-                    [int(c.thin), [_point_data(p, at) for p in c.points if p.level in at]]
-                    for c in curves
-                ]
+                [_curve_data(c, at) for c in curves]
                 for curves, at in zip(mine, levels, strict=True)
             ]
             for model, mine in view.curves.items()
         },
     }
+
+
+def _curve_data(curve: Curve, levels: list[float]) -> list[Any]:
+    points = [_point_data(p, levels) for p in curve.points if p.level in levels]
+    return [int(curve.thin), curve.band, curve.line, curve.marks, points]
 
 
 def _point_data(point: Point, levels: list[float]) -> list[Any]:

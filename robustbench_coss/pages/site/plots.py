@@ -1,7 +1,8 @@
 """Plots of pages as SVG: frames and curves in pixels, from the data that figures are drawn from.
 
-A frame (axes, ticks, chance) is the same for every model of a test set, so that pages can be
-compared by eye, and the script of the comparison page only lays curves into it.
+Everything is drawn here and nothing in the browser: a model's page then needs no script, and the
+script of the comparison page only lays the paths of the models chosen into one frame. So a frame
+(axes, ticks, chance) is the same for every model of a test set, and pages can be compared by eye.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from robustbench_coss.figures.looks import (
     tick_text,
     with_reference,
 )
+from robustbench_coss.pages.dossier.suites import suite_title
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
 from robustbench_coss.tables.cells import number_text
@@ -35,6 +37,7 @@ WIDTH, HEIGHT = 320, 210
 LEFT, RIGHT, TOP, BOTTOM = 40, 308, 10, 168
 PLOT_AT_ONCE = 4
 LINE_WIDTH = 2.0
+MARKER = "*"
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A model's curve in a panel; a thin one is a control."""
+    """A model's curve in a panel, with its paths in pixels, each "" where there is none.
 
-    points: tuple[Point, ...]
+    Attributes:
+        thin: whether it is a control, which has a line alone.
+        band: around the interval.
+        marks: with `MARKER` in place of a marker, which says the model.
+    """
+
     thin: bool
+    points: tuple[Point, ...]
+    band: str
+    line: str
+    marks: str
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ class View:
     """All panels of one quantity of one suite, with the curves of every model of the test set.
 
     Attributes:
-        suite, protocol: what was measured.
+        suite, protocol: what was measured; `title`: the same in words.
         label: the y label.
         y_low, y_high: ends of the y axis, in the units of the values.
         chance: y of guessing in px; None where it says nothing.
@@ -140,6 +152,7 @@ class View:
 
     suite: str
     protocol: str
+    title: str
     label: str
     y_low: float
     y_high: float
@@ -166,23 +179,30 @@ def _view(measurements: Sequence[SeedGroup], axis: Axis, data: pd.DataFrame) -> 
     m, about = measurements[0], measurements[0].about
     styles = panel_styles(measurements, axis, data["group"])
     panels = tuple(_panel(style, about.scale, levels_of(data, style.group)) for style in styles)
-    curves = {
-        str(model): tuple(_curves(mine, style.group, about, axis) for style in styles)
+    found = {
+        str(model): [_lines(mine, style.group, about, axis) for style in styles]
         for model, mine in data.groupby("model", sort=False)
     }
-    drawn = [p for mine in curves.values() for panel in mine for c in panel for p in c.points]
-    low, high = _y_ends(drawn, axis.percent)
-    thin = any(c.thin for mine in curves.values() for panel in mine for c in panel)
+    lines = [line for mine in found.values() for panel in mine for line in panel]
+    low, high = _y_ends([p for _, points in lines for p in points], axis.percent)
+    curves = {
+        model: tuple(
+            tuple(_draw(thin, points, panel, (low, high)) for thin, points in drawn)
+            for panel, drawn in zip(panels, mine, strict=True)
+        )
+        for model, mine in found.items()
+    }
     guess = 100 * m.test_set.chance
     return View(
         m.suite,
         m.protocol,
+        suite_title(m),
         axis.column_label,
         low,
         high,
         tuple(Tick(y_px(v, low, high), _axis_text(v)) for v in _nice(low, high)),
         y_px(guess, low, high) if axis.column == "correct" and low <= guess <= high else None,
-        about.control if thin else "",
+        about.control if any(thin for thin, _ in lines) else "",
         panels,
         curves,
     )
@@ -207,15 +227,16 @@ def _panel(style: PanelStyle, scale: str, levels: list[float]) -> Panel:
     return Panel(style.title, style.x_label, x, ticks)
 
 
-def _curves(mine: pd.DataFrame, group: str, about: SuiteAbout, axis: Axis) -> tuple[Curve, ...]:
-    """A model's curve of a group and those of the controls that are drawn into its panel."""
+def _lines(
+    mine: pd.DataFrame, group: str, about: SuiteAbout, axis: Axis
+) -> list[tuple[bool, tuple[Point, ...]]]:
+    """(thin, points) of a model's curve of a group after the controls drawn into its panel."""
     present = set(mine["group"])
     thin = [c for c, into in about.controls.items() if group in into and c in present]
     own = [group] if group in present else []
-    return tuple(
-        Curve(_points(with_reference(mine, name), axis.percent), name != group)
-        for name in [*thin, *own]
-    )
+    return [
+        (name != group, _points(with_reference(mine, name), axis.percent)) for name in [*thin, *own]
+    ]
 
 
 def _points(lines: pd.DataFrame, percent: bool) -> tuple[Point, ...]:
@@ -255,31 +276,21 @@ def y_px(value: float, low: float, high: float) -> float:
     return round(BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP), 1)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A curve as SVG paths: interval, line, markers, each "" where there is none."""
+def _draw(
+    thin: bool, points: tuple[Point, ...], panel: Panel, y_ends: tuple[float, float]
+) -> Curve:
+    at = [(panel.x[p.level], p) for p in points if p.level in panel.x and math.isfinite(p.value)]
 
-    band: str
-    line: str
-    marks: str
-
-
-def drawn(curve: Curve, panel: Panel, view: View, marker: str) -> Drawn:
-    """A curve in its panel's pixels. The script of the comparison page does the same."""
-    at = [
-        (panel.x[p.level], p) for p in curve.points if p.level in panel.x and math.isfinite(p.value)
-    ]
-
-    def path(points: Sequence[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{x:g} {y_px(y, view.y_low, view.y_high):g}" for x, y in points)
+    def path(places: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{x:g} {y_px(y, *y_ends):g}" for x, y in places)
 
     if not at:
-        return Drawn("", "", "")
+        return Curve(thin, points, "", "", "")
     line = path([(x, p.value) for x, p in at])
-    if curve.thin:
-        return Drawn("", line, "")
+    if thin:
+        return Curve(thin, points, "", line, "")
     upper = [(x, p.high) for x, p in at if math.isfinite(p.low)]
     lower = [(x, p.low) for x, p in at if math.isfinite(p.low)]
     band = path(upper + lower[::-1]) + "Z" if len(upper) > 1 else ""
-    marks = "".join(f"M{x:g} {y_px(p.value, view.y_low, view.y_high):g}{marker}" for x, p in at)
-    return Drawn(band, line, marks)
+    marks = "".join(f"M{x:g} {y_px(p.value, *y_ends):g}{MARKER}" for x, p in at)
+    return Curve(thin, points, band, line, marks)

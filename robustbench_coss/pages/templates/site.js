@@ -98,7 +98,7 @@
   };
 
   const filterable = (board) => {
-    const rows = [...board.querySelectorAll("table.numbers tbody tr")];
+    const rows = [...board.querySelectorAll("table.numbers tr[data-id]")];
     const find = board.querySelector("input[data-find]");
     const selects = [...board.querySelectorAll("select[data-filter]")];
     const count = board.querySelector("[data-count]");
@@ -148,7 +148,7 @@
     };
     for (const board of boards) {
       const most = Number(board.dataset.most);
-      for (const row of board.querySelectorAll("table.numbers tbody tr")) {
+      for (const row of board.querySelectorAll("table.numbers tr[data-id]")) {
         const head = row.cells[0];
         const name = head.textContent.trim();
         const box = make("input", { type: "checkbox", class: "pick", autocomplete: "off" });
@@ -196,34 +196,18 @@
     return picture;
   };
 
-  /** A curve as paths: what `site/plots.py` does for the pages of single models. */
-  const draw = (curve, panel, y, stroke) => {
-    const [low, high, top, bottom] = y;
-    const px = (v) => (bottom - ((v - low) / (high - low)) * (bottom - top)).toFixed(1);
-    const [thin, listed] = curve;
-    const points = listed
-      .map(([at, ...texts]) => [panel.x[at], ...texts.map(value)])
-      .filter(([, v]) => !Number.isNaN(v));
-    const path = (pairs) => `M${pairs.map(([x, v]) => `${x} ${px(v)}`).join("L")}`;
+  /** A curve in a model's colour, dash and marker; its paths come with the page. */
+  const draw = ([thin, band, line, marks], stroke, marker) => {
     const group = make("g");
     group.style.setProperty("--c", stroke.colour);
-    if (points.length === 0) return group;
-    const line = path(points.map(([x, v]) => [x, v]));
+    const add = (attributes) => attributes.d && group.append(make("path", attributes));
     if (thin) {
-      group.append(make("path", { class: "thin", d: line }));
-      return group;
+      add({ class: "thin", d: line });
+    } else {
+      add({ class: "band", d: band });
+      add({ class: "line", d: line, "stroke-dasharray": stroke.dash });
+      add({ class: "marks", d: marks.replaceAll(marker, stroke.marker) });
     }
-    const sure = points.filter(([, , lower]) => !Number.isNaN(lower));
-    if (sure.length > 1) {
-      const upper = sure.map(([x, , , v]) => [x, v]);
-      const lower = sure.map(([x, , v]) => [x, v]).reverse();
-      group.append(make("path", { class: "band", d: `${path([...upper, ...lower])}Z` }));
-    }
-    const marks = points.map(([x, v]) => `M${x} ${px(v)}${stroke.marker}`).join("");
-    group.append(
-      make("path", { class: "line", d: line, "stroke-dasharray": stroke.dash }),
-      make("path", { class: "marks", d: marks }),
-    );
     return group;
   };
 
@@ -295,7 +279,7 @@
     view.panels.forEach((panel, p) => {
       const own = picked.map((model) => {
         const curve = (view.curves[model]?.[p] ?? []).find(([thin]) => !thin);
-        return new Map((curve?.[1] ?? []).map(([at, ...texts]) => [at, texts]));
+        return new Map((curve?.at(-1) ?? []).map(([at, ...texts]) => [at, texts]));
       });
       panel.levels.forEach((level, at) => {
         if (own.some((points) => points.has(at))) {
@@ -314,7 +298,7 @@
     const page = document.getElementById("compare");
     if (page === null) return;
     const data = JSON.parse(document.getElementById("data").textContent);
-    const { models, strokes, headline, views, chance } = data;
+    const { models, strokes, marker, headline, views, chance } = data;
     const place = new Map(models.map(([id], i) => [id, i]));
     const label = (model) => models[model].slice(1).filter(Boolean).join(" · ");
     const [add, show] = ["add", "show"].map((id) => document.getElementById(id));
@@ -363,7 +347,7 @@
         section.querySelectorAll(".curves").forEach((group, p) => {
           const drawn = picked.flatMap((model, k) =>
             (view.curves[model]?.[p] ?? []).map((curve) =>
-              draw(curve, view.panels[p], view.y, strokes[k]),
+              draw(curve, strokes[k], marker),
             ),
           );
           group.replaceChildren(...drawn);

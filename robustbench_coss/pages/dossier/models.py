@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import PurePosixPath
 
 from robustbench_coss.analysis.configurations import SeedGroup, method_name
 from robustbench_coss.figures.receptive_fields import read_fields
-from robustbench_coss.pages.report.words import counted, flat, listed, several
+from robustbench_coss.pages.dossier.words import counted, flat, listed, pretty, several
 from robustbench_coss.records.commands import MODEL, RECIPE, commands_of, recipe_of
-from robustbench_coss.records.record import Record
+from robustbench_coss.records.record import Record, record_path
 from robustbench_coss.records.training import recipe_in, training_of
-from robustbench_coss.tables.cells import MISSING, Block, TableCell, block, percent_text
+from robustbench_coss.tables.cells import MISSING, percent_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its weights, what its probe got right, where its records lie, how to repeat it.
+
+    Attributes:
+        seed, train, validation: as text; a dash where not known. The latter two in %.
+        commands: shell commands, in order.
+        records: paths below the results folder.
+    """
+
+    name: str
+    seed: str
+    sha256: str
+    train: str
+    validation: str
+    commands: tuple[str, ...]
+    records: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -23,18 +42,19 @@ class ModelPart:
     Attributes:
         label: the configuration.
         facts: (name, value) of the model.
-        runs: a row per run: name, seed, checkpoint, probe accuracies.
+        runs: by seed.
         recipe: of its training, as YAML; "" if this tool did not train it.
         probe: settings as (dotted key, value).
         data: (test set, SHA-256 of its images).
         versions, measured: software, and when.
-        commands: shell commands, in order.
+        commands: of the first run of those that differ in name and seed alone, in order.
         remarks: what the commands cannot say.
+        metadata: the model's entry in the first record, as JSON.
     """
 
     label: str
     facts: tuple[tuple[str, str], ...]
-    runs: Block
+    runs: tuple[Run, ...]
     recipe: str
     probe: tuple[tuple[str, str], ...]
     data: tuple[tuple[str, str], ...]
@@ -42,6 +62,7 @@ class ModelPart:
     measured: str
     commands: str
     remarks: tuple[str, ...]
+    metadata: str
 
 
 def model_part(label: str, mine: Sequence[SeedGroup]) -> ModelPart:
@@ -62,7 +83,7 @@ def model_part(label: str, mine: Sequence[SeedGroup]) -> ModelPart:
     return ModelPart(
         label=label,
         facts=tuple(model_facts(mine)),
-        runs=_runs(runs),
+        runs=tuple(sorted(map(_run, runs), key=lambda run: (len(run.seed), run.seed, run.name))),
         recipe=recipe_of(records[0]),
         probe=tuple(flat(settings | dict(probe.get("settings") or {}))) if probe else (),
         data=tuple(
@@ -77,6 +98,7 @@ def model_part(label: str, mine: Sequence[SeedGroup]) -> ModelPart:
         measured=_span([r.created for r in records]),
         commands=commands,
         remarks=(*others, *_remarks(records, commands)),
+        metadata=pretty(model),
     )
 
 
@@ -84,6 +106,7 @@ def model_facts(mine: Sequence[SeedGroup]) -> list[tuple[str, str]]:
     """(name, value) of what is known of a configuration; what is not known is left out."""
     model = mine[0].model
     training = training_of(model)
+    own_head = bool((model.get("probe") or {}).get("own_head"))
     seeds = list(dict.fromkeys(training_of(r.model).get("seed") for m in mine for r in m.records))
     width = model.get("width")
     arch = str(model["arch"]) if model.get("arch") else ""
@@ -103,6 +126,7 @@ def model_facts(mine: Sequence[SeedGroup]) -> list[tuple[str, str]]:
         ("Pretrained on", str(model.get("dataset") or "")),
         ("Training", ", ".join(budget)),
         ("Seeds", several(seeds)),
+        ("Classifier", "the model's own head" if own_head else ""),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -117,23 +141,26 @@ def _field(mine: Sequence[SeedGroup]) -> str:
     return f"{named[1]} px" if named else ""
 
 
-def _runs(runs: Sequence[Sequence[Record]]) -> Block:
-    models = [records[0].model for records in runs]
-    probes = [model.get("probe") or {} for model in models]
-
-    def share(probe: Mapping[str, Any], key: str) -> TableCell:
-        value = probe.get(key)
-        return TableCell(percent_text(value) if isinstance(value, (int, float)) else MISSING)
-
-    seeds = [training_of(model).get("seed") for model in models]
-    return block(
-        [
-            ("Run", [TableCell(str(model["name"])) for model in models]),
-            ("Seed", [TableCell(MISSING if s is None else str(s)) for s in seeds]),
-            ("Probe, train (%)", [share(p, "train_top1") for p in probes]),
-            ("validation (%)", [share(p, "validation_top1") for p in probes]),
-            ("SHA-256 of the weights", [TableCell(m["checkpoint_sha256"]) for m in models]),
-        ]
+def _run(records: Sequence[Record]) -> Run:
+    model = records[0].model
+    name, sha256, probe = str(model["name"]), model["checkpoint_sha256"], model.get("probe") or {}
+    seed = training_of(model).get("seed")
+    paths = [
+        record_path(PurePosixPath(), name, sha256, r.dataset["name"], r.suite)  # type: ignore[arg-type]
+        for r in records
+    ]
+    shares = (probe.get(f"{part}_top1") for part in ("train", "validation"))
+    train, validation = (
+        percent_text(share) if isinstance(share, (int, float)) else MISSING for share in shares
+    )
+    return Run(
+        name,
+        MISSING if seed is None else str(seed),
+        sha256,
+        train,
+        validation,
+        tuple(_of_run(records)),
+        tuple(path.as_posix() for path in paths),
     )
 
 
@@ -142,13 +169,13 @@ def _span(times: Sequence[str]) -> str:
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
 
 
-def _of_run(records: Sequence[Record]) -> str:
-    """The commands that train and measure one run again, a line each unless they are long."""
+def _of_run(records: Sequence[Record]) -> list[str]:
+    """The commands that train and measure one run again."""
     by_data: dict[str, list[Record]] = {}
     for record in records:
         by_data.setdefault(record.dataset["name"], []).append(record)
     found = [command for group in by_data.values() for command in commands_of(group)]
-    return "\n".join(dict.fromkeys(found))  # training comes with every data set
+    return list(dict.fromkeys(found))  # training comes with every data set
 
 
 def _nameless(record: Record) -> Record:
@@ -161,14 +188,16 @@ def _commands(runs: Sequence[Sequence[Record]]) -> tuple[str, list[str]]:
     """Commands of the runs, and for which others they hold but for the name and seed."""
     alike: dict[str, list[Sequence[Record]]] = {}
     for records in runs:
-        alike.setdefault(_of_run([_nameless(r) for r in records]), []).append(records)
+        same = "\n".join(_of_run([_nameless(r) for r in records]))
+        alike.setdefault(same, []).append(records)
     remarks = []
     for first, *rest in alike.values():
         if rest:
             names = listed([str(records[0].model["name"]) for records in rest])
             name = first[0].model["name"]
             remarks.append(f"{names}: as {name}, with their own seeds and --out.")
-    return "\n".join(_of_run(group[0]) for group in alike.values()), remarks
+    commands = [command for group in alike.values() for command in _of_run(group[0])]
+    return "\n".join(commands), remarks
 
 
 def _remarks(records: Sequence[Record], commands: str) -> list[str]:
