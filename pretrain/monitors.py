@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.encoders.knn import nearest_class
+from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
 from robustbench_coss.machine.terminal import progress_bar
@@ -39,6 +43,10 @@ from robustbench_coss.seeds import seed_of
 
 COLLAPSED = 0.05
 """Embedding standard deviation, in units of that of isotropic embeddings, that counts as dead."""
+
+FEWEST_DIRECTIONS, SMALLEST_SHARE = 4.0, 0.02
+"""Effective rank of representations, and its share of their dimension, below which they count as
+collapsed: dimensional collapse, which standard deviations do not show."""
 
 
 class OnlineProbe(pl.Callback):
@@ -96,34 +104,57 @@ class OnlineProbe(pl.Callback):
         self.optimizer.load_state_dict(state_dict["optimizer"])
 
 
-@torch.no_grad()
-def knn_top1(
-    method: Method, train: ImageSet, validation: ImageSet, bank: int = 5000, queries: int = 1000
-) -> float:
-    """Weighted kNN accuracy of the exported encoder on validation images.
+@dataclass(frozen=True)
+class Look:
+    """What an encoder's representations are worth, without any training.
 
-    The bank and the queries are fixed random subsets, which the ranks encode a share of each.
+    Attributes:
+        knn_top1: weighted kNN accuracy on validation images; NaN without labels.
+        effective_rank: of the representations of the bank's images.
     """
-    encoder = method.exported_encoder()
+
+    knn_top1: float
+    effective_rank: float
+
+
+@torch.no_grad()
+def look_at(
+    encoder: Encoder,
+    device: torch.device,
+    train: ImageSet,
+    validation: ImageSet,
+    bank: int = 5000,
+    queries: int = 1000,
+    alone: bool = False,
+) -> Look:
+    """kNN and effective rank of an encoder on a device.
+
+    The bank and the queries are fixed random subsets; each rank encodes a share of them, unless one
+    looks `alone`.
+    """
+    first, step = (0, 1) if alone else (rank(), world_size())
     was_training = encoder.training
     encoder.eval()
 
     def features(images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
         chosen = subset(len(images), count)
-        rows = torch.zeros(len(chosen), encoder.dim, device=method.device)
-        mine = range(rank(), len(chosen), world_size())
+        rows = torch.zeros(len(chosen), encoder.dim, device=device)
+        mine = range(first, len(chosen), step)
         for start in range(0, len(mine), 250):
             some = torch.tensor(mine[start : start + 250])
-            pixels = images.images(chosen[some].tolist()).to(method.device)
-            found = F.normalize(encoder(pixels.float() / 255).float(), dim=1)
-            rows[some.to(method.device)] = found
-        return sum_over_ranks(rows), images.labels[chosen].to(method.device)
+            pixels = images.images(chosen[some].tolist()).to(device)
+            rows[some.to(device)] = encoder(pixels.float() / 255).float()
+        return (rows if alone else sum_over_ranks(rows)), images.labels[chosen].to(device)
 
     keys, labels = features(train, bank)
-    wanted, truth = features(validation, queries)
-    answer = nearest_class(wanted, keys, labels, len(train.classes))
+    accuracy = float("nan")
+    if bool((labels >= 0).all()):
+        wanted, truth = features(validation, queries)
+        unit = F.normalize(wanted, dim=1), F.normalize(keys, dim=1)
+        answer = nearest_class(*unit, labels, len(train.classes))
+        accuracy = float((answer == truth).float().mean())
     encoder.train(was_training)
-    return float((answer == truth).float().mean())
+    return Look(accuracy, effective_rank(keys.cpu()))
 
 
 class Diverged(CossError):
@@ -131,7 +162,7 @@ class Diverged(CossError):
 
 
 class Watch(pl.Callback):
-    """kNN accuracy every few epochs, collapse warnings, and a stop on divergence.
+    """kNN and effective rank every few epochs, warnings of collapse, and a stop on divergence.
 
     Divergence stops training before the epoch's checkpoint is written, so the last one is good.
     Checkpoints carry the fingerprint of the training images, for `pretrain.train` to compare.
@@ -139,7 +170,6 @@ class Watch(pl.Callback):
 
     def __init__(self, train: ImageSet, validation: ImageSet, every: int) -> None:
         self.train, self.validation, self.every = train, validation, every
-        self.labelled = bool((train.labels >= 0).all())
 
     def on_train_batch_end(
         self,
@@ -186,10 +216,21 @@ class Watch(pl.Callback):
                 stacklevel=1,
             )
         epoch = trainer.current_epoch + 1
-        if self.labelled and (epoch % self.every == 0 or epoch == trainer.max_epochs):
+        if epoch % self.every == 0 or epoch == trainer.max_epochs:
             assert isinstance(pl_module, Method)
-            accuracy = knn_top1(pl_module, self.train, self.validation)
-            pl_module.log("validation/knn_top1", accuracy)
+            encoder = pl_module.exported_encoder()
+            seen = look_at(encoder, pl_module.device, self.train, self.validation)
+            pl_module.log("train/effective_rank", seen.effective_rank)
+            if not math.isnan(seen.knn_top1):
+                pl_module.log("validation/knn_top1", seen.knn_top1)
+            least = max(FEWEST_DIRECTIONS, SMALLEST_SHARE * encoder.dim)
+            if seen.effective_rank < least and rank() == 0:
+                warnings.warn(
+                    f"representations are collapsing into few directions: their effective rank is "
+                    f"{seen.effective_rank:.1f} of {encoder.dim}; raise the EMA momentum, make the "
+                    "views differ more or lower the learning rate",
+                    stacklevel=1,
+                )
 
 
 class MetricsFile(pl.Callback):
@@ -273,6 +314,8 @@ class ProgressLine(pl.Callback):
         self.note = f"loss {float(metrics['train/loss']):.3f}"
         if knn is not None:
             self.note += f" kNN {float(knn):.1%}"
+        if (directions := metrics.get("train/effective_rank")) is not None:
+            self.note += f" rank {float(directions):.1f}"
         line = f"{self._epoch(trainer)} {self.note}"
         self.bar.update(self.task, note=line)
         if not self.console.is_terminal:

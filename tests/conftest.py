@@ -18,7 +18,7 @@ import pytest
 from helpers.bench import Bench, Outcome
 
 from robustbench_coss import cli
-from robustbench_coss.pretrain import monitors
+from robustbench_coss.pretrain import beside_controls, monitors
 
 
 @pytest.fixture
@@ -44,5 +44,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
 def small_bank() -> Iterator[None]:
     """kNN accuracy during training, the costliest part of tiny runs, on fewer images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitors, "knn_top1", partial(monitors.knn_top1, bank=200, queries=100))
+        patch.setattr(monitors, "look_at", partial(monitors.look_at, bank=200, queries=100))
+        patch.setattr(beside_controls, "BANK", 200)
+        patch.setattr(beside_controls, "QUERIES", 100)
         yield

@@ -136,5 +136,17 @@ def _train(recipe: Recipe, run: Path, **how: Any) -> None:
             typer.echo(f"interrupted; go on with: {again} --resume --out {run}", err=True)
         raise typer.Exit(130) from None
     if rank() == 0:
+        if line := _beside_controls(exported, how["device"], how["data_root"]):
+            typer.echo(line)
         typer.echo(f"encoder: {exported}")
         typer.echo(f"next: coss-bench eval {run} --suite all")
+
+
+def _beside_controls(exported: Path, device: str, data_root: Path) -> str:
+    from robustbench_coss.machine.environment import resolve_device
+    from robustbench_coss.pretrain.beside_controls import beside_controls
+
+    try:
+        return beside_controls(exported, device=resolve_device(device), data_root=data_root)
+    except CossError as error:  # the data set is gone since; the run is whole
+        return f"kNN beside the controls was not measured: {error}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROWS = 2_048
-"""Rows that are enough where there are more features than these: the smaller product is taken."""
+ROWS, WIDEST = 16_384, 2_048
+"""Rows that count at most, and features above which no more rows than these do: what is decomposed
+is the smaller product."""
 
 
 def effective_rank(features: Tensor) -> float:
@@ -16,10 +17,11 @@ def effective_rank(features: Tensor) -> float:
     arXiv 2210.02885. From 1 (one direction) to min(N - 1, D); 0 if the features do not vary.
 
     Args:
-        features: [N, D], finite; of more than 2,048 features the first 2,048 rows count.
+        features: [N, D], finite. Of more rows than 16,384 (with over 2,048 features: than 2,048),
+            some are taken, spread evenly.
     """
-    x = features if features.shape[1] <= ROWS else features[:ROWS]
-    x = x.double()
+    most = ROWS if features.shape[1] <= WIDEST else WIDEST
+    x = features[:: -(-len(features) // most)].double()
     x = x - x.mean(dim=0)
     values = torch.linalg.eigvalsh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
     # Squares that are rounding of the largest one have roots that are not small beside it.

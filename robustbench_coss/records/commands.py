@@ -61,6 +61,7 @@ def _control(model: Mapping[str, Any]) -> str:
     words = ["control", model["control"]]
     if model["control"] == "untrained":
         words += [model["arch"], f"{model['width']:g}", str(model["training"]["seed"])]
+        words += ["no-mlp"] if model.get("mlp") is False else []
     return ":".join(words)
 
 

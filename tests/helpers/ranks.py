@@ -88,8 +88,8 @@ def prepare(patch: pytest.MonkeyPatch) -> None:
     """Small networks in float64 and a small bank for kNN."""
     patch.setattr(train, "build_encoder", SmallEncoder)
     patch.setattr(train, "open_dataset", functools.cache(open_dataset))
-    small_bank = functools.partial(monitors.knn_top1, bank=101, queries=51)  # uneven shares
-    patch.setattr(monitors, "knn_top1", small_bank)
+    small_bank = functools.partial(monitors.look_at, bank=101, queries=51)  # uneven shares
+    patch.setattr(monitors, "look_at", small_bank)
     single = Tensor.float
     patch.setattr(Tensor, "float", lambda x: x if x.dtype == torch.float64 else single(x))
     torch.set_default_dtype(torch.float64)
@@ -103,7 +103,7 @@ def stop_after_first_epoch(out: Path) -> None:
         raise reported_once(CossError("stopped on purpose"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitors, "knn_top1", fail)
+        patch.setattr(monitors, "look_at", fail)
         with pytest.raises(CossError, match="on purpose"):
             train.pretrain(recipe("co-byol", **LONGER), out, device="cpu")
 
@@ -204,13 +204,13 @@ def pretrain_slowly() -> None:
     """`coss-bench` with the arguments of this process."""
     with pytest.MonkeyPatch.context() as patch:
         prepare(patch)
-        quick = monitors.knn_top1
+        quick = monitors.look_at
 
         def slow(*arguments: Any) -> float:
             time.sleep(1)
             return quick(*arguments)
 
-        patch.setattr(monitors, "knn_top1", slow)
+        patch.setattr(monitors, "look_at", slow)
         cli.main()
 
 

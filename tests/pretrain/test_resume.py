@@ -210,7 +210,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(monitors, "knn_top1", fail)  # called at the end of the last epoch
+        patch.setattr(monitors, "look_at", fail)  # called at the end of the last epoch
         with pytest.raises(CossError, match="on purpose"):
             train(run, "byol", epochs=2, limit=64, monitor_every=2)
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 0

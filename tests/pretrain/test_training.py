@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from robustbench_coss.datasets.base import ArraySet, open_dataset
+from robustbench_coss.datasets.base import ArraySet, ImageSet, open_dataset
+from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
-from robustbench_coss.pretrain import data
+from robustbench_coss.pretrain import beside_controls, data, monitors
 from robustbench_coss.pretrain.data import EpochOrder, subset, training_loader
 from robustbench_coss.pretrain.loop import ClipGradients, StopOnSignal, compile_stages
 from robustbench_coss.pretrain.methods.base import Method
@@ -133,6 +136,7 @@ def test_a_finished_run_holds_what_it_promises(tmp_path: Path) -> None:
         assert float(row["train/loss"]) == pytest.approx(combined, rel=1e-4)
         assert 0 <= float(row["validation/knn_top1"]) <= 1
         assert float(row["train/embedding_std"]) > 0
+        assert float(row["train/effective_rank"]) >= 1
     # EMA momentum rises along a cosine from 0.9 to 1; the mean of the first four of eight steps.
     ema = [1 - 0.1 * (math.cos(math.pi * k / 7) + 1) / 2 for k in range(8)]
     assert float(rows[0]["train/ema_momentum"]) == pytest.approx(sum(ema[:4]) / 4, rel=1e-5)
@@ -238,6 +242,68 @@ def test_collapse_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(Method, "watch_collapse", lambda self, z: None)  # stays at zero
     with pytest.warns(UserWarning, match="collapsing"):
         pretrain(tiny(epochs=1), tmp_path / "run", device="cpu")
+
+
+def test_representations_along_few_directions_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "look_at", lambda *_: monitors.Look(0.5, 2.5))
+    with pytest.warns(UserWarning, match=r"few directions.*2\.5 of"):
+        pretrain(tiny(epochs=1), tmp_path / "run", device="cpu")
+
+
+class OneDirection(Encoder):
+    """Features along one line, whatever the image: their effective rank is 1."""
+
+    def __init__(self) -> None:
+        super().__init__(InputSpec(32), local_dim=6, dim=6)
+
+    def local(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(1, 2, 3))[:, None, None, None] * torch.arange(1.0, 7).view(6, 1, 1)
+
+
+def test_a_look_at_an_encoder_finds_its_rank_and_leaves_its_mode(parts: ArraySet) -> None:
+    validation = open_dataset("parts", "validation")
+    encoder = OneDirection().train()
+    cpu = torch.device("cpu")
+    seen = monitors.look_at(encoder, cpu, parts, validation)
+    assert seen.effective_rank == pytest.approx(1, abs=1e-3)
+    assert 0 <= seen.knn_top1 <= 1
+    assert encoder.training
+    bare = copy.copy(parts)
+    bare.labels = torch.full_like(parts.labels, -1)
+    assert math.isnan(monitors.look_at(encoder, cpu, bare, validation).knn_top1)
+
+
+def test_a_run_is_set_beside_pixels_and_the_encoder_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = pretrain(tiny(epochs=1, seed=3), tmp_path / "run", device="cpu")
+    cpu = torch.device("cpu")
+    line = beside_controls.beside_controls(exported, device=cpu, data_root=Path("data"))
+    found = re.fullmatch(
+        r"kNN on 100 validation images: ([\d.]+)% \(pixels ([\d.]+)%, untrained ([\d.]+)%\); "
+        r"effective rank ([\d.]+) of \d+(; NOT ABOVE .*)?",
+        line,
+    )
+    assert found is not None, line
+    trained, *others = (float(value) for value in found.groups()[:3])
+    # The pixels' share by hand: cosines, exp(cosine / 0.07), the same images.
+    train, validation = (open_dataset("parts", role) for role in ("train", "validation"))
+    bank, queries = data.subset(len(train), 200), data.subset(len(validation), 100)
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+    def unit(images: ImageSet, chosen: Tensor) -> Tensor:
+        pixels = images.images(chosen.tolist()).float() / 255
+        return torch.nn.functional.normalize(((pixels - mean) / std).flatten(1), dim=1)
+
+    near = (unit(validation, queries) @ unit(train, bank).T).topk(20, dim=1)
+    votes = torch.zeros(100, len(train.classes))
+    votes.scatter_add_(1, train.labels[bank][near.indices], (near.values / 0.07).exp())
+    right = (votes.argmax(dim=1) == validation.labels[queries]).double().mean()
+    assert others[0] == pytest.approx(100 * float(right), abs=0.06)
+    assert (found[5] is not None) == (trained <= max(others))
 
 
 def test_bf16_trains_on_a_cpu_too(tmp_path: Path) -> None:
