@@ -12,9 +12,10 @@ from robustbench_coss.cli import app
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.models.load import load_model
-from robustbench_coss.records.record import find_records, read_record
+from robustbench_coss.records.record import find_records
 
 TRAIN = 300
 
@@ -32,8 +33,7 @@ def test_pixels_are_as_accurate_as_scikit_learn_s_regression_on_them(tmp_path: P
     def load():  # type: ignore[no-untyped-def]
         return load_model("control:pixels", dataset="parts")
 
-    paths = evaluate_run(
-        load,
+    asked = Evaluation(
         ["clean"],
         dataset="parts",
         results=tmp_path,
@@ -41,7 +41,7 @@ def test_pixels_are_as_accurate_as_scikit_learn_s_regression_on_them(tmp_path: P
         device="cpu",
         probe=ProbeConfig(max_train=TRAIN, l2_values=6),
     )
-    record = read_record(paths[0])
+    (record,) = evaluate_run(load, asked).values()
     assert record.model["control"] == "pixels"
     (x, y), (held_x, held_y) = first_of("train", TRAIN), first_of("validation", TRAIN)
     both, labels = torch.cat([x, held_x]).double(), torch.cat([y, held_y])
@@ -58,16 +58,16 @@ def test_pixels_are_as_accurate_as_scikit_learn_s_regression_on_them(tmp_path: P
 
 def test_pixels_refuse_suites_of_local_representations_and_keep_the_others(tmp_path: Path) -> None:
     for suite in ("occlusion", "redundancy", "rf"):
+        asked = Evaluation(
+            [suite, "clean"],
+            dataset="parts",
+            results=tmp_path,
+            limit=20,
+            device="cpu",
+            probe=ProbeConfig(max_train=60, l2_values=2),
+        )
         with pytest.raises(CossError, match=f"no local representations.*'{suite}'.*--suite clean"):
-            evaluate_run(
-                lambda: load_model("control:pixels", dataset="parts"),
-                [suite, "clean"],
-                dataset="parts",
-                results=tmp_path,
-                limit=20,
-                device="cpu",
-                probe=ProbeConfig(max_train=60, l2_values=2),
-            )
+            evaluate_run(lambda: load_model("control:pixels", dataset="parts"), asked)
     assert {record.suite for _, record in find_records(tmp_path)} == {"clean"}
 
 
