@@ -271,7 +271,9 @@ def write_record(path: Path, record: Record) -> None:
     """
     content = to_json(record)
     cells = content.pop("cells")
-    lines = {name: canonical_json(content.pop(name)) for name in ("extra", "about")}
+    # `about` as it is: its panels are drawn in the order of its keys.
+    about = json.dumps(content.pop("about"), separators=(",", ":"), allow_nan=False)
+    lines = {"extra": canonical_json(content.pop("extra")), "about": about}
     head = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
     body = ",\n".join("  " + canonical_json(cell) for cell in cells)
     rest = "".join(f' "{name}": {line},\n' for name, line in lines.items())

@@ -17,7 +17,16 @@ from robustbench_coss.figures.write import draw_figures
 from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.records.about import SuiteAbout, about_of, about_suite, own_suites
 from robustbench_coss.records.migrate import migrate
-from robustbench_coss.records.record import SCHEMA, Axis, Cell, Metric, Record, to_json
+from robustbench_coss.records.record import (
+    SCHEMA,
+    Axis,
+    Cell,
+    Metric,
+    Record,
+    read_record,
+    to_json,
+    write_record,
+)
 from robustbench_coss.tables.leaderboard import headline_columns
 
 TILT = SuiteAbout(
@@ -51,6 +60,12 @@ def test_what_a_suite_says_survives_being_written_as_json() -> None:
         record = tilted()
         record.about = json.loads(json.dumps(about.stored()))
         assert about_of(record) == about
+
+
+def test_panels_keep_their_order_through_a_record(tmp_path: Path) -> None:
+    assert list(TILT.panels) != sorted(TILT.panels)
+    write_record(tmp_path / "record.json", tilted())
+    assert list(about_of(read_record(tmp_path / "record.json")).panels) == list(TILT.panels)
 
 
 def test_a_suite_that_is_not_installed_has_its_titles_and_captions(tmp_path: Path) -> None:
