@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustbench_coss.analysis.labels import (
+    MISSING,
+    Configuration,
+    configuration_key,
+    configurations_of,
+    differences,
+    lookup,
+    seed_of_model,
+    setting_aside,
+    settings_of,
+    without_identity,
+)
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.records.about import SuiteAbout, about_of, in_order
 from robustbench_coss.records.record import Record, find_records
-from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.intervals import Estimate
-
-_METHODS = {
-    "byol": "BYOL",
-    "co-byol": "CO-BYOL",
-    "dino": "DINO",
-    "co-dino": "CO-DINO",
-    "mocov3": "MoCo v3",
-    "co-mocov3": "CO-MoCo v3",
-    "simclr": "SimCLR",
-    "co-simclr": "CO-SimCLR",
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SeedGroup:
 
     Attributes:
         test_set: what it was measured on.
-        configuration: label, unique within the test set ("CO-BYOL · rf29_resnet18 ×0.25").
+        configuration: whose runs these are; its label is unique within the test set.
         suite: name of the suite.
         protocol: "" where the suite has one protocol on this test set, else "a", "b", …
         protocol_note: what sets this protocol apart from the suite's others ("" if nothing).
@@ -66,7 +66,7 @@ class SeedGroup:
     """
 
     test_set: TestSet
-    configuration: str
+    configuration: Configuration
     suite: str
     protocol: str
     protocol_note: str
@@ -85,7 +85,12 @@ class SeedGroup:
     @property
     def control(self) -> str:
         """Which control it is, "pixels" or "untrained"; "" for a model that learnt."""
-        return str(self.model.get("control") or "")
+        return self.configuration.control
+
+    @property
+    def label(self) -> str:
+        """The configuration's ("CO-BYOL · rf29_resnet18 ×0.25")."""
+        return self.configuration.label
 
     def columns(self, result: Estimate) -> dict[str, Any]:
         """An estimate made from this measurement, as the columns tables and figures share."""
@@ -124,33 +129,35 @@ def load_measurements(results: Path) -> list[SeedGroup]:
     found: list[SeedGroup] = []
     for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
         here = [r for r in records if _test_set_key(r) == set_key]
-        labels = configuration_labels(r.model for r in here)
+        configurations = configurations_of(r.model for r in here)
         for suite in in_order({r.suite: about_of(r) for r in here}):
             mine = [r for r in here if r.suite == suite]
             protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}
-            notes = _differences([protocols[key] for key in sorted(protocols)])
+            notes = differences([protocols[key] for key in sorted(protocols)])
             for i, (protocol_key, note) in enumerate(zip(sorted(protocols), notes, strict=True)):
                 by_configuration: dict[str, list[Record]] = defaultdict(list)
                 for record in mine:
                     if canonical_json(_protocol(record)) == protocol_key:
-                        by_configuration[_configuration_key(record.model)].append(record)
+                        by_configuration[configuration_key(record.model)].append(record)
                 found.extend(
                     SeedGroup(
                         test_set,
-                        labels[key],
+                        configurations[key],
                         suite,
                         _letter(i) if len(protocols) > 1 else "",
                         note,
                         tuple(_latest_per_seed(group)),
                     )
                     for key, group in sorted(
-                        by_configuration.items(), key=lambda item: labels[item[0]]
+                        by_configuration.items(), key=lambda item: configurations[item[0]].label
                     )
                 )
     return found
 
 
-def along(measurements: Iterable[SeedGroup], *settings: str) -> dict[str, list[SeedGroup]]:
+def along(
+    measurements: Iterable[SeedGroup], *settings: str
+) -> dict[Configuration, list[SeedGroup]]:
     """Measurements whose models differ in some training settings and in nothing else.
 
     Args:
@@ -158,45 +165,45 @@ def along(measurements: Iterable[SeedGroup], *settings: str) -> dict[str, list[S
         settings: dotted keys of model metadata ("training.views.min_crop", "arch").
 
     Returns:
-        Label of what the models share -> measurements, for those families of models in which every
+        What the models share -> measurements, for those families of models in which every
         one of the settings takes at least two values.
     """
     families: dict[str, list[SeedGroup]] = defaultdict(list)
     shared: dict[str, dict[str, Any]] = {}
     for m in measurements:
-        flat = [_lookup(_settings(m.model), key) for key in settings]
-        if any(value is _MISSING for value in flat):
+        flat = [lookup(settings_of(m.model), key) for key in settings]
+        if any(value is MISSING for value in flat):
             continue
-        model = _setting_aside(_settings(m.model), settings)
-        key = _configuration_key(model)
+        model = setting_aside(settings_of(m.model), settings)
+        key = configuration_key(model)
         families[key].append(m)
         shared[key] = model
     varied = {
         key: family
         for key, family in families.items()
         if all(
-            len({canonical_json(_lookup(_settings(m.model), s)) for m in family}) > 1
+            len({canonical_json(lookup(settings_of(m.model), s)) for m in family}) > 1
             for s in settings
         )
     }
-    labels = configuration_labels(shared[key] for key in varied)
-    return {labels[key]: varied[key] for key in sorted(varied, key=lambda key: labels[key])}
+    found = configurations_of(shared[key] for key in varied)
+    return {found[key]: varied[key] for key in sorted(varied, key=lambda key: found[key].label)}
 
 
 def without_local_term(m: SeedGroup, measurements: Iterable[SeedGroup]) -> SeedGroup | None:
     """The measurement of a CO- model's base method, all else being equal; None if there is none."""
-    mine = _without_identity(m.model)
-    options = _lookup(mine, "training.options")
+    mine = without_identity(m.model)
+    options = lookup(mine, "training.options")
     for other in measurements:
-        theirs = _without_identity(other.model)
-        fewer = _lookup(theirs, "training.options")
-        if f"co-{theirs.get('method')}" != mine.get("method") or _MISSING in (options, fewer):
+        theirs = without_identity(other.model)
+        fewer = lookup(theirs, "training.options")
+        if f"co-{theirs.get('method')}" != mine.get("method") or MISSING in (options, fewer):
             continue
         # The base method has some of the options, with the same values.
         if not fewer.items() <= options.items():
             continue
         aside = ("method", "training.options")
-        if _setting_aside(mine, aside) == _setting_aside(theirs, aside):
+        if setting_aside(mine, aside) == setting_aside(theirs, aside):
             return other
     return None
 
@@ -206,107 +213,14 @@ def setting(m: SeedGroup, key: str) -> Any:
 
     `training` is one mapping of all that sets a training apart ("training.options.w_s").
     """
-    value = _lookup(_settings(m.model), key)
-    return None if value is _MISSING else value
-
-
-def configuration_labels(models: Iterable[dict[str, Any]]) -> dict[str, str]:
-    """Unique labels by configuration key; equal short labels are told apart by what differs."""
-    by_key = {_configuration_key(model): model for model in models}
-    short = {key: _short_label(model) for key, model in by_key.items()}
-    clashes = Counter(short.values())
-    labels = dict(short)
-    for label in (label for label, count in clashes.items() if count > 1):
-        keys = sorted(key for key in short if short[key] == label)
-        notes = _differences([_without_identity(by_key[key]) for key in keys])
-        labels |= {key: f"{label} ({note})" for key, note in zip(keys, notes, strict=True)}
-    return labels
-
-
-def method_name(method: str) -> str:
-    """A method as it is written in text ("co-byol" -> "CO-BYOL")."""
-    return _METHODS.get(method, method)
-
-
-def control_name(model: dict[str, Any]) -> str:
-    """A control as `coss-bench eval` is asked for it, without the seed."""
-    if model["control"] != "untrained":
-        return f"control:{model['control']}"
-    width = float(model.get("width") or 1)
-    name = f"control:untrained:{model['arch']}" + (f":{width:g}" if width != 1 else "")
-    return name + (":no-mlp" if model.get("mlp") is False else "")
-
-
-def _short_label(model: dict[str, Any]) -> str:
-    if model.get("control"):
-        return control_name(model)
-    if not model.get("method") or model.get("arch") is None:
-        return str(model["name"])
-    width = float(model.get("width", 1.0))
-    named = filter(None, (method_name(model["method"]), model["arch"]))  # "" is set aside
-    return " · ".join(named) + (f" ×{width:g}" if width != 1 else "")
-
-
-_MISSING = object()
-
-
-def _settings(model: dict[str, Any]) -> dict[str, Any]:
-    """Metadata with all that sets a training apart in one mapping."""
-    return model | {"training": training_of(model)}
-
-
-def _lookup(model: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key, or _MISSING: None is a value that a setting may have."""
-    value: Any = model
-    for part in key.split("."):
-        value = value.get(part, _MISSING) if isinstance(value, dict) else _MISSING
-    return value
-
-
-def _setting_aside(model: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Metadata without some settings and what follows from them."""
-    kept = dict(model)
-    for key in settings:
-        first, _, rest = key.partition(".")
-        kept[first] = _setting_aside(kept[first], [rest]) if rest else ""
-        if key == "arch":
-            kept.pop("parameters", None)
-    return kept
-
-
-# What was set about a probe; the rest of its summary was found, and differs between seeds.
-_PROBE_SETTINGS = ("dataset", "settings", "n_train")
-
-
-def _without_identity(model: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that seeds of one configuration share: no name, seeds, hashes or findings."""
-    kept = {key: value for key, value in _settings(model).items() if key != "name"}
-    if isinstance(probe := kept.get("probe"), dict):
-        kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
-    stripped: dict[str, Any] = _strip(kept)
-    return stripped
-
-
-def _strip(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {k: _strip(v) for k, v in value.items() if k != "seed" and not k.endswith("sha256")}
-
-
-def _seed(model: dict[str, Any]) -> Any:
-    """What was drawn with it: the training, or an untrained network's weights."""
-    return training_of(model).get("seed")
-
-
-def _configuration_key(model: dict[str, Any]) -> str:
-    key = _without_identity(model)
-    return canonical_json(key if _seed(model) is not None else key | {"name": model["name"]})
+    value = lookup(settings_of(m.model), key)
+    return None if value is MISSING else value
 
 
 def _latest_per_seed(records: list[Record]) -> list[Record]:
     latest: dict[Any, Record] = {}
     for record in sorted(records, key=lambda r: (r.created, r.model["checkpoint_sha256"])):
-        latest[_seed(record.model)] = record
+        latest[seed_of_model(record.model)] = record
     return [latest[seed] for seed in sorted(latest, key=lambda s: (str(type(s)), s))]
 
 
@@ -346,23 +260,6 @@ def _letter(i: int) -> str:
     return chr(ord("a") + i) if i < 26 else str(i + 1)
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested dicts as {"a.b": text}."""
-    if not isinstance(value, dict):
-        return {prefix: value if isinstance(value, str) else canonical_json(value)}
-    flat: dict[str, str] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _differences(variants: list[dict[str, Any]]) -> list[str]:
-    """For each variant what sets it apart from the others, as "epochs=10, width=0.5"."""
-    flat = [_flat(variant) for variant in variants]
-    keys = sorted({key for f in flat for key in f if len({g.get(key) for g in flat}) > 1})
-    return [", ".join(f"{k.rpartition('.')[2]}={f.get(k, 'none')}" for k in keys) for f in flat]
-
-
 def check_record(path: Path | str, record: Record) -> None:
     """Refuse a record whose parts do not fit together.
 
@@ -382,7 +279,7 @@ def check_record(path: Path | str, record: Record) -> None:
                 raise ValueError(f"metric {metric.name} has no conditions")
             for condition in metric.conditions:
                 record.column(condition, metric.column)
-        _test_set_key(record), _short_label(record.model), record.model["checkpoint_sha256"]
+        _test_set_key(record), configurations_of([record.model]), record.model["checkpoint_sha256"]
         about_of(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CossError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from robustbench_coss.analysis.configurations import SeedGroup, control_name
+from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.labels import control_name
 from robustbench_coss.analysis.numbers import is_share, values_of
 from robustbench_coss.analysis.pairing import mismatch
 from robustbench_coss.statistics.paired_tests import difference
@@ -59,7 +60,7 @@ def standing(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) -> Stand
         model: what was measured of it, on one test set. Controls are never asked to beat controls.
         measured: all that was measured, the controls among it.
     """
-    (label, control), *_ = [(m.configuration, m.control) for m in model] or [("", "")]
+    (label, control), *_ = [(m.label, m.control) for m in model] or [("", "")]
     if control:
         return Standing(label, (), ())
     unbeaten: list[str] = []
@@ -68,7 +69,7 @@ def standing(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) -> Stand
         for other in _controls(mine, measured):
             found.add(other.control)
             if not _beats(mine, other):
-                unbeaten.append(other.configuration)
+                unbeaten.append(other.label)
     missing = tuple(kind for kind in (PIXELS, UNTRAINED) if kind not in found)
     return Standing(label, tuple(dict.fromkeys(unbeaten)), missing)
 
@@ -111,7 +112,7 @@ def without_controls(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) 
     about, where = model[0].model, model[0].test_set.label
     if not any(m.suite == "clean" for m in model):
         return (
-            f"{model[0].configuration} was not measured on clean images of {where}, so nothing "
+            f"{model[0].label} was not measured on clean images of {where}, so nothing "
             "says whether it has learnt; `coss-bench eval RUN --suite clean` measures it"
         )
     kinds = standing(model, measured).missing

@@ -27,19 +27,10 @@ def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
     controls after them."""
     clean: dict[str, float] = {}
     for m in measurements:
-        if m.suite == "clean" and m.configuration not in clean:
-            clean[m.configuration] = metric_estimate(m, m.records[0].metrics[0]).value
-    apart = {m.configuration: bool(m.control) for m in measurements}
+        if m.suite == "clean" and m.label not in clean:
+            clean[m.label] = metric_estimate(m, m.records[0].metrics[0]).value
+    apart = {m.label: bool(m.control) for m in measurements}
     return sorted(apart, key=lambda name: (apart[name], -clean.get(name, -math.inf), name))
-
-
-def legend_labels(models: Sequence[str]) -> tuple[list[str], str]:
-    """Labels without what all models share after " · ", and what they share ("" if nothing)."""
-    parts = [model.partition(" · ") for model in models]
-    rests = {rest for _, _, rest in parts}
-    if len(models) < 2 or len(rests) > 1 or "" in rests:
-        return list(models), ""
-    return [head for head, _, _ in parts], rests.pop()
 
 
 def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> pd.DataFrame:
@@ -112,7 +103,7 @@ def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) ->
 def _data_line(m: SeedGroup, about: dict[str, Any], result: Estimate) -> dict[str, Any]:
     return {
         "suite": m.suite,
-        "model": m.configuration,
+        "model": m.label,
         **about,
         **m.columns(result),
     }
@@ -143,7 +134,7 @@ def training_data(measurements: Sequence[SeedGroup], key: str) -> pd.DataFrame:
     Columns: suite, model, configuration, level, metric, value, low, high, sd, seeds, n, interval.
     """
     lines = []
-    for label, family in along(measurements, key).items():
+    for shared, family in along(measurements, key).items():
         points = [(_level(m, key), m) for m in family]
         base = without_local_term(family[0], measurements) if key != MIN_CROP else None
         if base is not None and 0.0 not in dict(points):
@@ -151,8 +142,8 @@ def training_data(measurements: Sequence[SeedGroup], key: str) -> pd.DataFrame:
         for level, m in sorted(points, key=lambda point: point[0]):
             metric = m.records[0].metrics[0]
             about = {
-                "model": label,
-                "configuration": m.configuration,
+                "model": shared.label,
+                "configuration": m.label,
                 "level": level,
                 "metric": metric.name,
             }
@@ -174,11 +165,11 @@ def field_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
     fields come first, by size, then the other architectures by name.
     """
     lines = []
-    for label, family in along(measurements, "arch", MIN_CROP).items():
+    for shared, family in along(measurements, "arch", MIN_CROP).items():
         for m in sorted(family, key=lambda m: (field_order(m.model["arch"]), _level(m, MIN_CROP))):
             metric = m.records[0].metrics[0]
             about = {
-                "model": label,
+                "model": shared.label,
                 "arch": m.model["arch"],
                 "level": _level(m, MIN_CROP),
                 "metric": metric.name,

@@ -138,7 +138,7 @@ def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
     """A line of the long table."""
     return {
         "test_set": m.test_set.label,
-        "model": m.configuration,
+        "model": m.label,
         "control": m.control,
         "method": m.model.get("method"),
         "arch": m.model.get("arch"),
@@ -199,7 +199,7 @@ def _corruption_error_lines(measurements: list[SeedGroup], baseline: str) -> lis
             by = ALEXNET_BASELINE if chosen is None else _baseline_for(m, chosen)
             errors = [corruption_errors(record, by) for record in m.records]
         except CossError as error:
-            refused[m.test_set.label, str(error)].append(m.configuration)
+            refused[m.test_set.label, str(error)].append(m.label)
             continue
         for name, label, columns in (
             ("corruption_mce", "mCE", [[e.mce_per_image] for e in errors]),

@@ -38,7 +38,7 @@ def find_model(measurements: Sequence[SeedGroup], name: str) -> Chosen:
     Raises:
         CossError: nothing goes by that name (the nearest are given), or several things do.
     """
-    labels = sorted({m.configuration for m in measurements})
+    labels = sorted({m.label for m in measurements})
     runs = {_folder(record): record for m in measurements for record in m.records}
     wanted, folder = _plain(name), Path(name).name
     steps: tuple[Iterable[str], ...] = (
@@ -62,7 +62,7 @@ def find_model(measurements: Sequence[SeedGroup], name: str) -> Chosen:
 def _choose(measurements: Sequence[SeedGroup], runs: dict[str, Record], found: str) -> Chosen:
     """All of a configuration by its label, or of a run by its folder."""
     if found not in runs:
-        return Chosen(found, tuple(m for m in measurements if m.configuration == found))
+        return Chosen(found, tuple(m for m in measurements if m.label == found))
     narrowed = [
         replace(m, records=tuple(r for r in m.records if _folder(r) == found)) for m in measurements
     ]

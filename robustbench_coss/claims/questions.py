@@ -90,7 +90,7 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
         for protocol, group in _by_protocol(here, measure.suite):
             if claim.kind is Kind.models:
-                if left_out := sorted({m.configuration for m in group} & unlearnt.keys()):
+                if left_out := sorted({m.label for m in group} & unlearnt.keys()):
                     found.lacking.append(f"{NOT_TRAINED}, left out: {', '.join(left_out)}")
                 for other, redundant in _by_protocol(here, WITHIN.suite):
                     letters = "".join(dict.fromkeys((protocol, other)))
@@ -98,7 +98,7 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
                         found,
                         measure,
                         letters,
-                        [m for m in group if m.configuration not in unlearnt],
+                        [m for m in group if m.label not in unlearnt],
                         redundant,
                     )
                 continue
@@ -122,8 +122,8 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
 def _unlearnt(here: Sequence[SeedGroup]) -> dict[str, str]:
     """Configuration -> why it decides nothing, for those that do not beat the controls."""
     found = {}
-    for label in dict.fromkeys(m.configuration for m in here):
-        if reason := standing([m for m in here if m.configuration == label], here).reason:
+    for label in dict.fromkeys(m.label for m in here):
+        if reason := standing([m for m in here if m.label == label], here).reason:
             found[label] = reason
     return found
 
@@ -147,7 +147,7 @@ class Term:
 
     @property
     def label(self) -> str:
-        return self.source.measurement.configuration
+        return self.source.measurement.label
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -172,16 +172,16 @@ def _pairs(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterat
         base = without_local_term(co, group)
         if base is None:
             found.lacking.append(
-                f"{co.configuration}, {co.suite}: no records of its base method, all else equal"
+                f"{co.label}, {co.suite}: no records of its base method, all else equal"
             )
         elif terms := _terms(found, measure, [(1, "co", co), (-1, "base", base)]):
-            yield WeightedSum("pair", terms[0].metric.label, co.configuration, terms)
+            yield WeightedSum("pair", terms[0].metric.label, co.label, terms)
 
 
 def _crops(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterator[WeightedSum]:
     """CO- minus base at the largest minimum crop, less the same at the smallest."""
     some = False
-    for label, family in along(group, MIN_CROP).items():
+    for shared, family in along(group, MIN_CROP).items():
         both = [
             (m, base)
             for m in family
@@ -205,7 +205,7 @@ def _crops(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterat
             yield WeightedSum(
                 "pair",
                 f"{name}, large less small crops",
-                f"{label}, minimum crop {sizes}",
+                f"{shared.label}, minimum crop {sizes}",
                 terms,
             )
     if not some:
@@ -217,7 +217,7 @@ def _terms(
 ) -> tuple[Term, ...]:
     """The sides of a sum if they can be set against each other, else none, and why."""
     metrics = [measure.find(m.records[0]) for _, _, m in sides]
-    first, label = metrics[0], sides[0][2].configuration
+    first, label = metrics[0], sides[0][2].label
     if first is None or any(m is None or m.conditions != first.conditions for m in metrics):
         wanted = " or ".join(measure.groups.values())
         found.lacking.append(f"{label}: {wanted} not measured for it and its base method alike")
@@ -288,11 +288,11 @@ def _correlation(
     redundant: Sequence[SeedGroup],
 ) -> Iterator[Question]:
     """Redundancy and what is kept of clean accuracy, over all models measured in both."""
-    by_label = {m.configuration: m for m in redundant if WITHIN.find(m.records[0])}
+    by_label = {m.label: m for m in redundant if WITHIN.find(m.records[0])}
     both = [
-        (by_label[m.configuration], m)
+        (by_label[m.label], m)
         for m in robust
-        if m.configuration in by_label and kept_share(measure, m) is not None
+        if m.label in by_label and kept_share(measure, m) is not None
     ]
     metrics = [metric for _, m in both if (metric := measure.find(m.records[0]))]
     name = " or ".join({m.label: None for m in metrics} or measure.groups.values())

@@ -86,8 +86,8 @@ def examine(results: Path) -> list[Outcome]:
 
 def _lacking_controls(here: Sequence[SeedGroup]) -> str:
     """What is lacking to tell whether models have learnt, of the first model that lacks it."""
-    for label in dict.fromkeys(m.configuration for m in here):
-        model = [m for m in here if m.configuration == label]
+    for label in dict.fromkeys(m.label for m in here):
+        model = [m for m in here if m.label == label]
         if said := without_controls(model, here):
             return said
     return ""

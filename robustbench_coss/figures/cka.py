@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
         positions = found[0][1]
         if any(other != positions for _, other in found):
             raise CossError(
-                f"seeds of {m.configuration} have CKA at different positions; "
+                f"seeds of {m.label} have CKA at different positions; "
                 "measure them again with `coss-bench eval … --suite redundancy --force`"
             )
         values = np.stack([matrix for matrix, _ in found])
@@ -46,7 +47,7 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
         lines += [
             {
                 "suite": m.suite,
-                "model": m.configuration,
+                "model": m.label,
                 "row_a": a[0],
                 "column_a": a[1],
                 "row_b": b[0],
@@ -109,14 +110,11 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
 
 
 def _folded(title: str) -> str:
-    """A label in lines that stay within a panel, broken between its parts."""
-    lines: list[str] = []
-    for part in title.split(" · "):
-        if lines and len(f"{lines[-1]} · {part}") <= LETTERS:
-            lines[-1] += f" · {part}"
-        else:
-            lines.append(part)
-    return "\n".join(lines)
+    """A label in lines that stay within a panel, broken between its words or a name's parts."""
+    if len(title) > LETTERS and " " not in title:
+        parts = title.replace(":", ": ")
+        return fill(parts, LETTERS, break_on_hyphens=False).replace(": ", ":")
+    return fill(title, LETTERS, break_long_words=False, break_on_hyphens=False)
 
 
 def _mark_rows(panel: Any, row_of: NDArray[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -15,15 +15,16 @@ from matplotlib.lines import Line2D
 from robustbench_coss.analysis.configurations import (
     SeedGroup,
     TestSet,
+    along,
 )
 from robustbench_coss.analysis.curves import (
     GRID,
     MIN_CROP,
     field_data,
     field_order,
-    legend_labels,
     training_data,
 )
+from robustbench_coss.analysis.labels import Configuration, short_labels
 from robustbench_coss.figures.curves import (
     draw_line,
     handle,
@@ -72,7 +73,8 @@ def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> li
         for name, (key, x_label, caption) in TRAINING.items():
             data = training_data(mine, key)
             if not data.empty:
-                figure = _draw_training(data, test_set, x_label)
+                families = {shared.label: shared for shared in along(mine, key)}
+                figure = _draw_training(data, families, test_set, x_label)
                 caption = f"{caption} The y axis does not start at 0."
                 made.append(Drawing(f"training-{name}{suffix}", data, figure, caption, TRAINED))
         data = field_data(mine)
@@ -96,13 +98,14 @@ def _seeds_note(data: pd.DataFrame) -> str:
     return f"{count} seed{'s' if high > 1 else ''} per point"
 
 
-def _draw_training(data: pd.DataFrame, test_set: TestSet, x_label: str) -> Figure:
+def _draw_training(
+    data: pd.DataFrame, families: Mapping[str, Configuration], test_set: TestSet, x_label: str
+) -> Figure:
     """One panel, one line per family of models; the y axis need not start at 0."""
-    families = list(dict.fromkeys(data["model"]))
     best = data.groupby("model")["value"].max()
     drawn = sorted(families, key=lambda f: -best[f])[:MOST_MODELS]
-    drawn.sort(key=families.index)
-    labels, common = legend_labels(drawn)
+    drawn.sort(key=list(families).index)
+    labels, common = short_labels([families[label] for label in drawn])
     figure = new_figure(2.0)
     panel = figure.subplots()
     # Levels without a number of their own (all positions) take the place after the largest one.

@@ -20,12 +20,12 @@ from robustbench_coss.analysis.configurations import (
 )
 from robustbench_coss.analysis.curves import (
     curve_data,
-    legend_labels,
     metric_data,
     metrics_apart,
     rank_models,
     share_data,
 )
+from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.figures.bars import draw_metrics, draw_summary
 from robustbench_coss.figures.cka import cka_data, draw_cka
@@ -111,21 +111,21 @@ def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[D
     Called within `styles.styled`, whose style the figures get.
     """
     here = [m for m in measurements if m.test_set == test_set]
-    controls = {m.configuration for m in here if m.control}
-    ranked = [model for model in rank_models(here) if model not in controls]
-    labels, common = legend_labels(ranked[:MOST_MODELS])
+    known = {m.label: m.configuration for m in here}
+    ranked = [model for model in rank_models(here) if not known[model].control]
+    labels, common = short_labels([known[model] for model in ranked[:MOST_MODELS]])
     pens = {
         model: LineStyle(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
         for i, model in enumerate(ranked[:MOST_MODELS])
     }
-    pens |= control_pens([model for model in rank_models(here) if model in controls])
-    kept = [m for m in here if m.configuration in pens]
+    pens |= control_pens([model for model in rank_models(here) if known[model].control])
+    kept = [m for m in here if m.label in pens]
     cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
     note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
     made = []
     for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in kept):
         mine = [m for m in kept if (m.suite, m.protocol) == (suite, protocol)]
-        mine.sort(key=lambda m: list(pens).index(m.configuration))
+        mine.sort(key=lambda m: list(pens).index(m.label))
         made += _suite_figures(test_set, mine, pens, note)
     return [*_summary(test_set, kept, pens, note), *made, *training_figures(test_set, here)]
 
@@ -156,7 +156,7 @@ def _suite_figures(
     if not apart.empty:
         add("metrics", apart, draw_metrics(apart, pens, note))
     fields = {
-        pens[m.configuration].label: found
+        pens[m.label].label: found
         for m in mine
         if "fields" in about.pictures and (found := read_fields(m.records[0]))
     }

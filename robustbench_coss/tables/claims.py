@@ -86,7 +86,7 @@ def _row_json(row: Row) -> dict[str, Any]:
         "images": _images(row),
         "sources": [
             {
-                "configuration": s.measurement.configuration,
+                "configuration": s.measurement.label,
                 "role": s.role,
                 "suite": s.measurement.suite,
                 "seeds": len(s.measurement.records),
@@ -214,7 +214,7 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
         )
     sources = [s for row in rows for s in row.question.sources]
     notes += [
-        f"{MARK} {s.measurement.configuration}, {s.measurement.suite}: {words}."
+        f"{MARK} {s.measurement.label}, {s.measurement.suite}: {words}."
         for s in sources
         if (words := doubts_of(s.measurement.records))
     ]
@@ -231,7 +231,7 @@ def _records_notes(sources: Iterable[Source]) -> list[str]:
     """ "Records of BYOL: records/{byol-s0-…,byol-s1-…}/parts/{clean,crop}.json", for a shell."""
     paths: dict[str, list[PurePath]] = {}
     for s in sources:
-        paths.setdefault(s.measurement.configuration, []).extend(_paths(s))
+        paths.setdefault(s.measurement.label, []).extend(_paths(s))
     notes = []
     for label in sorted(paths):
         *parents, files = zip(*(path.with_suffix("").parts for path in paths[label]), strict=True)

@@ -14,9 +14,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Group
 
-from robustbench_coss.analysis.configurations import (
-    method_name,
-)
+from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.files import write_atomically
 from robustbench_coss.tables import cells as tables

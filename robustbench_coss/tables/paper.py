@@ -7,7 +7,7 @@ the choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import pandas as pd
 from robustbench_coss.analysis.comparison import TESTS, differences, judge
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED
-from robustbench_coss.analysis.curves import legend_labels
+from robustbench_coss.analysis.labels import Configuration, short_labels
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError, unknown_name
@@ -82,6 +82,7 @@ class PaperTable:
         relative: whether rows show their difference to the base.
         whole: whether all columns go into one printed table.
         refused: what was measured and could not be compared with the base, with the reason.
+        configurations: whose rows these are, by label.
     """
 
     frame: pd.DataFrame
@@ -90,6 +91,7 @@ class PaperTable:
     relative: bool
     whole: bool
     refused: tuple[str, ...]
+    configurations: Mapping[str, Configuration]
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
@@ -157,9 +159,13 @@ def paper_table(
     if base and rows and base.label not in {row.label for row in rows}:
         rows.insert(0, base)
     # A single run becomes a row of its own beside the configurations.
-    labels = {m.configuration for m in measured}
+    labels = {m.label for m in measured}
     runs = {row.label: row for row in ([*rows, base] if base else rows) if row.label not in labels}
-    apart = [replace(m, configuration=run.label) for run in runs.values() for m in run.measurements]
+    apart = [
+        replace(m, configuration=Configuration("", run.label, control=m.control))
+        for run in runs.values()
+        for m in run.measurements
+    ]
     frame = table_of([*measured, *apart], baseline)
     if not rows:
         names = [n for n in dict.fromkeys(frame["model"]) if n in labels or base]
@@ -173,11 +179,19 @@ def paper_table(
     refused: list[str] = []
     if base is not None:
         frame, refused = _compared(frame, rows, base, measured)
-    return PaperTable(frame, tuple(shown), spread, bool(relative_to), bool(metrics), tuple(refused))
+    return PaperTable(
+        frame,
+        tuple(shown),
+        spread,
+        bool(relative_to),
+        bool(metrics),
+        tuple(refused),
+        {m.label: m.configuration for m in [*measured, *apart]},
+    )
 
 
 def _measurements_of(measured: Sequence[SeedGroup], label: str) -> tuple[SeedGroup, ...]:
-    return tuple(m for m in measured if m.configuration == label)
+    return tuple(m for m in measured if m.label == label)
 
 
 def _choose(
@@ -263,7 +277,7 @@ def _layout(table: PaperTable, width: int) -> list[Section]:
 
 def _section(table: PaperTable, title: str, part: pd.DataFrame, width: int, last: bool) -> Section:
     models = list(dict.fromkeys(part["model"]))
-    labels, common = legend_labels(models)
+    labels, common = short_labels([table.configurations[model] for model in models])
     short = dict(zip(models, labels, strict=True))
     columns = list(_number_columns(table, part, models))
     names = name_cells(models, part, labels)

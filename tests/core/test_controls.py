@@ -45,7 +45,7 @@ def controls(pixels: float, untrained: float, seeds: int = 2) -> list[Record]:
 
 
 def of(measured: list[SeedGroup], label: str) -> list[SeedGroup]:
-    return [m for m in measured if m.configuration.startswith(label)]
+    return [m for m in measured if m.label.startswith(label)]
 
 
 def verdict_on_clean(results: Path) -> Outcome:
@@ -54,7 +54,7 @@ def verdict_on_clean(results: Path) -> Outcome:
 
 def test_seeds_of_an_untrained_network_are_one_row(tmp_path: Path) -> None:
     save(tmp_path, *controls(0.5, 0.3, seeds=4))
-    rows = {m.configuration: m for m in load_measurements(tmp_path)}
+    rows = {m.label: m for m in load_measurements(tmp_path)}
     assert {label: len(m.records) for label, m in rows.items()} == {"control:pixels": 1, LABEL: 4}
     assert {label: m.control for label, m in rows.items()} == {
         "control:pixels": "pixels",

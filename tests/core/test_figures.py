@@ -20,7 +20,8 @@ from scipy import stats
 
 from robustbench_coss.analysis import curves as data_of
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
-from robustbench_coss.analysis.curves import curve_data, legend_labels
+from robustbench_coss.analysis.curves import curve_data
+from robustbench_coss.analysis.labels import Configuration, short_labels
 from robustbench_coss.cli.plot import plot
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures import curves, looks, training, write
@@ -237,7 +238,7 @@ def test_crops_are_drawn_by_agreement_and_cosine_too(drawn: Path) -> None:
     for column in ("agrees", "cosine"):
         data = pd.read_csv(drawn / f"crop-{column}.csv")
         for m in records:
-            mine = data[(data["model"] == m.configuration) & (data["group"] == "centre")]
+            mine = data[(data["model"] == m.label) & (data["group"] == "centre")]
             expected = [
                 np.mean([r.column(f"centre@{level}", column) for r in m.records])
                 for level in mine["level"]
@@ -273,7 +274,7 @@ def test_the_share_that_keeps_95_percent_is_marked_and_written_out(tmp_path: Pat
         simulate.save(tmp_path, pooled({1.0: 80, 0.5: half, 0.25: 20}, seed))
     (m,) = load_measurements(tmp_path)
     data, shares = data_of.curve_data([m]), data_of.share_data([m])
-    pens = {m.configuration: looks.LineStyle("a", COLOURS[0], MARKERS[0], DASHES[0])}
+    pens = {m.label: looks.LineStyle("a", COLOURS[0], MARKERS[0], DASHES[0])}
     axis = m.records[0].axis
     styles = looks.panel_styles([m], axis, data["group"])
     figure = curves.draw_curves(data, shares, axis, styles, m.about, m.test_set, pens, "")
@@ -404,10 +405,17 @@ def test_models_differ_in_colour_marker_and_dash() -> None:
 
 
 def test_what_all_models_share_moves_from_the_labels_to_the_legend_title() -> None:
-    assert legend_labels(["A · net ×2", "B · net ×2"]) == (["A", "B"], "net ×2")
-    assert legend_labels(["A · net", "A · other"]) == (["A · net", "A · other"], "")
-    assert legend_labels(["A · net"]) == (["A · net"], "")
-    assert legend_labels(["one", "two"]) == (["one", "two"], "")
+    def labels(*given: tuple[str, str]) -> tuple[list[str], str]:
+        return short_labels([Configuration("", name, arch, 2.0) for name, arch in given])
+
+    assert labels(("A", "net"), ("B", "net")) == (["A", "B"], "net ×2")
+    assert labels(("A", "net"), ("A", "other")) == (["A · net ×2", "A · other ×2"], "")
+    assert labels(("A", "net")) == (["A · net ×2"], "")
+    runs = [Configuration("", "one · a name"), Configuration("", "two · a name")]
+    assert short_labels(runs) == (["one · a name", "two · a name"], "")
+    control = Configuration("", "control:pixels", control="pixels")
+    models = [Configuration("", name, "net") for name in "AB"]
+    assert short_labels([*models, control]) == (["A", "B", "control:pixels"], "net")
 
 
 def test_tick_labels_keep_their_distance() -> None:
@@ -587,8 +595,8 @@ def test_lines_along_a_setting_state_seeds_interval_and_chance(tmp_path: Path) -
     trained(tmp_path, 0.5, min_crop=1.0)
     trained(tmp_path, 0.6, min_crop=1.0, seed=1)
     measurements = load_measurements(tmp_path)
-    data = data_of.training_data(measurements, data_of.MIN_CROP)
-    figure = training._draw_training(data, measurements[0].test_set, "x")
+    drawings = training.training_figures(measurements[0].test_set, measurements)
+    (figure,) = (d.figure for d in drawings if d.name == "training-crop")
     note = figure.legends[0].get_title().get_text()
     assert "chance 10 %" in note
     assert "1 to 2 seeds per point" in note

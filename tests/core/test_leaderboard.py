@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from robustbench_coss.analysis.configurations import configuration_labels, load_measurements
+from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.corruption_error import ALEXNET
+from robustbench_coss.analysis.labels import configurations_of
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.cli.leaderboard import leaderboard
 from robustbench_coss.errors import CossError
@@ -148,7 +149,8 @@ def test_what_a_probe_found_does_not_part_seeds_but_how_it_was_trained_does(
 
 def test_models_without_a_training_seed_are_told_apart_by_name() -> None:
     models = [{"name": name, "checkpoint_sha256": name} for name in ("one", "two")]
-    assert sorted(configuration_labels(models).values()) == ["one", "two"]
+    found = configurations_of(models).values()
+    assert sorted(configuration.label for configuration in found) == ["one", "two"]
 
 
 def test_an_average_of_conditions_weighs_each_condition_the_same(tmp_path: Path) -> None:

@@ -156,5 +156,5 @@ def test_committed_records_keep_their_seeds_together_under_their_names(study: Pa
         committed = {
             (line["model"], line["suite"], int(line["seeds"])) for line in csv.DictReader(file)
         }
-    found = {(m.configuration, m.suite, len(m.records)) for m in load_measurements(study)}
+    found = {(m.label, m.suite, len(m.records)) for m in load_measurements(study)}
     assert found == committed

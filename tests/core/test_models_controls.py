@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from robustbench_coss.analysis.configurations import control_name
+from robustbench_coss.analysis.labels import control_name
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.models.load import load_model

@@ -138,7 +138,7 @@ def test_the_long_table_has_each_number_with_its_interval(
     lines = table.set_index(["model", "suite", "protocol", "metric"])
     for m in measured:
         for metric in m.records[0].metrics:
-            line = lines.loc[(m.configuration, m.suite, m.protocol, metric.name)]
+            line = lines.loc[(m.label, m.suite, m.protocol, metric.name)]
             found = number(m.records, metric.conditions[::-1], metric.column)
             assert (line["value"], line["low"], line["high"]) == (
                 found.value,
@@ -163,7 +163,7 @@ def test_a_run_among_the_seeds_of_a_study_has_the_digits_that_it_has_alone(
     for m in (m for m in measured if m.suite == "clean"):
         folder = f"{m.records[0].model['name']}-{m.records[0].model['checkpoint_sha256'][:8]}"
         chosen = paper_table(STUDY, models=[folder]).frame
-        alone = table[table["model"] == m.configuration].drop(columns=["test_set", "model"])
+        alone = table[table["model"] == m.label].drop(columns=["test_set", "model"])
         both = chosen.merge(alone, on=["suite", "metric"], suffixes=("", "_alone"))
         assert len(both) == len(chosen) > 3
         for end in ENDS:
@@ -196,7 +196,7 @@ def test_compare_states_the_values_of_the_table_and_mirrors(
     a, b = names(measured)
     one, other = compare(results, a, b).table, compare(results, b, a).table
     value = table.set_index(["model", "suite", "metric"])["value"]
-    labels = [m.configuration for m in measured if m.suite == "clean"]
+    labels = [m.label for m in measured if m.suite == "clean"]
     for line, back in zip(lines_of(one), lines_of(other), strict=True):
         assert line["a"] == back["b"] == value[labels[0], line["suite"], line["metric"]]
         assert line["b"] == back["a"] == value[labels[1], line["suite"], line["metric"]]
@@ -235,7 +235,7 @@ def test_report_and_site_show_no_number_but_these(
 def test_a_figures_csv_has_the_numbers_that_it_draws(
     results: Path, table: pd.DataFrame, measured: list[SeedGroup], tmp_path: Path
 ) -> None:
-    paths = write_figures(results, ["summary", "corruption", "adversarial"], out=tmp_path)
+    paths = write_figures(results, ["summary", "corruption", "crop"], out=tmp_path)
     drawn = {path.stem: pd.read_csv(path) for path in paths if path.suffix == ".csv"}
     key = ["model", "suite", "metric"]
     summary = drawn["summary"].merge(table, on=key, suffixes=("", "_table"))
@@ -245,7 +245,7 @@ def test_a_figures_csv_has_the_numbers_that_it_draws(
     for m in (m for m in measured if m.suite in drawn):
         cells, column = m.records[0].cells, m.records[0].axis.column
         curve = drawn[m.suite]
-        for line in lines_of(curve[curve["model"] == m.configuration]):
+        for line in lines_of(curve[curve["model"] == m.label]):
             group = "" if pd.isna(line["group"]) else line["group"]
             at = [c.condition for c in cells if (c.group, c.level) == (group, line["level"])]
             found = number(m.records, at, column)

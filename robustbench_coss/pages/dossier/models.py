@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from robustbench_coss.analysis.configurations import SeedGroup, method_name
+from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.figures.receptive_fields import read_fields
 from robustbench_coss.pages.dossier.words import counted, flat, listed, pretty, several
 from robustbench_coss.records.commands import MODEL, RECIPE, commands_of, recipe_of

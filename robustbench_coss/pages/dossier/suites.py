@@ -11,7 +11,8 @@ import pandas as pd
 
 from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.configurations import SeedGroup
-from robustbench_coss.analysis.curves import legend_labels, share_data
+from robustbench_coss.analysis.curves import share_data
+from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.numbers import is_share, number
 from robustbench_coss.figures.looks import panel_title
 from robustbench_coss.pages.dossier.words import counted, duration, flat, pretty, several
@@ -146,7 +147,7 @@ def suite_parts(mine: Sequence[SeedGroup], table: pd.DataFrame) -> list[SuitePar
     parts = []
     for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in mine):
         here = [m for m in mine if (m.suite, m.protocol) == (suite, protocol)]
-        here.sort(key=lambda m: order.index(m.configuration))
+        here.sort(key=lambda m: order.index(m.label))
         lines = table[(table["suite"] == suite) & (table["protocol"] == protocol)]
         parts.append(_part(here, lines))
     return parts
@@ -154,8 +155,8 @@ def suite_parts(mine: Sequence[SeedGroup], table: pd.DataFrame) -> list[SuitePar
 
 def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
     first, about = here[0], here[0].about
-    models = [m.configuration for m in here]
-    labels, shared = legend_labels(models)
+    models = [m.label for m in here]
+    labels, shared = short_labels([m.configuration for m in here])
     records = [record for m in here for record in m.records]
     return SuitePart(
         suite=first.suite,
@@ -170,12 +171,12 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
         ),
         config=pretty(records[0].suite_config),
         origins=tuple(_origins(records)),
-        doubts=tuple((m.configuration, said) for m in here if (said := doubt_of(m))),
+        doubts=tuple((m.label, said) for m in here if (said := doubt_of(m))),
         checks=tuple(check_lines(records)),
         models=tuple(models),
         labels=tuple(labels),
         shared=shared,
-        controls=frozenset(m.configuration for m in here if m.control),
+        controls=frozenset(m.label for m in here if m.control),
         metrics=(*_metrics(models, lines), *_shares(here, models)),
         outcomes=tuple(_outcomes(here)),
         conditions=tuple(_conditions(here)),

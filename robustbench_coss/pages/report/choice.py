@@ -39,7 +39,7 @@ class Subject:
         return [m for m in self.measurements if m.test_set == test_set]
 
     def of(self, configuration: str) -> list[SeedGroup]:
-        return [m for m in self.measurements if m.configuration == configuration]
+        return [m for m in self.measurements if m.label == configuration]
 
 
 def choose(measurements: Sequence[SeedGroup], names: Sequence[str]) -> Subject:
@@ -62,9 +62,9 @@ def choose(measurements: Sequence[SeedGroup], names: Sequence[str]) -> Subject:
 
 
 def _title(measurements: Sequence[SeedGroup], labels: Sequence[str]) -> str:
-    configurations = list(dict.fromkeys(m.configuration for m in measurements))
+    configurations = list(dict.fromkeys(m.label for m in measurements))
     if len(configurations) > 1:
-        controls = {m.configuration for m in measurements if m.control}
+        controls = {m.label for m in measurements if m.control}
         models = counted(len(configurations) - len(controls), "model")
         return models + (f" and {counted(len(controls), 'control')}" if controls else "")
     whole = not labels or configurations[0] in labels

@@ -171,7 +171,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPa
         key=test_set.slug,
         label=test_set.label,
         chance=test_set.chance,
-        sentences=tuple(summary.sentences(test_set, mine, lines, pairs)),
+        sentences=tuple(summary.sentences(test_set, mine, subject.everything, lines, pairs)),
         cards=tuple(_cards(lines)),
         overview=overview,
         pairs=pairs,

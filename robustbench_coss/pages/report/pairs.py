@@ -75,9 +75,9 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
     notes: list[str] = []
     for a, b, relation in _who(rank_models(mine), mine, everything):
         label = subject.title if len(subject.configurations) == 1 else a
-        one = Chosen(label, tuple(m for m in mine if m.configuration == a))
-        pool = mine if b in {m.configuration for m in mine} else everything
-        other = Chosen(b, tuple(m for m in pool if m.configuration == b))
+        one = Chosen(label, tuple(m for m in mine if m.label == a))
+        pool = mine if b in {m.label for m in mine} else everything
+        other = Chosen(b, tuple(m for m in pool if m.label == b))
         try:
             found = compare_chosen(one, other, subject.everything)
         except CossError as error:
@@ -114,7 +114,7 @@ def _who(
     labels: Sequence[str], mine: Sequence[SeedGroup], everything: Sequence[SeedGroup]
 ) -> list[tuple[str, str, str]]:
     """(label, label, relation) of whom to compare; controls are compared where one is asked for."""
-    controls = {m.configuration for m in everything if m.control}
+    controls = {m.label for m in everything if m.control}
     if len(labels) > 1:
         labels = [label for label in labels if label not in controls]
     single = len(labels) == 1
@@ -137,8 +137,8 @@ def _bases(measurements: Sequence[SeedGroup]) -> dict[str, str]:
     found: dict[str, str] = {}
     for m in measurements:
         alike = [o for o in measurements if (o.suite, o.protocol) == (m.suite, m.protocol)]
-        if m.configuration not in found and (base := without_local_term(m, alike)):
-            found[m.configuration] = base.configuration
+        if m.label not in found and (base := without_local_term(m, alike)):
+            found[m.label] = base.label
     return found
 
 

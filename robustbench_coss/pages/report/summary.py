@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
-from robustbench_coss.analysis.curves import legend_labels
+from robustbench_coss.analysis.labels import Configuration, short_labels
 from robustbench_coss.claims.verdicts import Outcome
 from robustbench_coss.pages.dossier.suites import doubt_of, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
@@ -24,26 +24,33 @@ SINGLE = " These are single runs: with another training seed it may come out dif
 def doubts(measurements: Sequence[SeedGroup]) -> list[str]:
     """Failed sanity checks and doubtful outcomes, a sentence each; empty if there are none."""
     return [
-        f"{m.configuration}, {suite_title(m)} on {m.test_set.label}: {said}"
+        f"{m.label}, {suite_title(m)} on {m.test_set.label}: {said}"
         for m in measurements
         if (said := doubt_of(m))
     ]
 
 
 def sentences(
-    test_set: TestSet, mine: Sequence[SeedGroup], table: pd.DataFrame, pairs: Pairs
+    test_set: TestSet,
+    mine: Sequence[SeedGroup],
+    measured: Sequence[SeedGroup],
+    table: pd.DataFrame,
+    pairs: Pairs,
 ) -> list[str]:
     """The headline numbers on one test set and how they compare.
 
     Args:
-        mine: what was measured on it.
+        mine: what was measured on it of the report's models.
+        measured: what was measured of all models, which they are compared with.
         table: the lines of the long table about it.
     """
-    controls = {m.configuration for m in mine if m.control}
+    controls = {m.label for m in mine if m.control}
     everything = list(dict.fromkeys(table["model"]))
     models = [model for model in everything if model not in controls] or everything
     named = list(dict.fromkeys([*models, *(x for pair in pairs.pairs for x in (pair.a, pair.b))]))
-    short = dict(zip(named, legend_labels(named)[0], strict=True))
+    known = {m.label: m.configuration for m in measured}
+    labels, _ = short_labels([known.get(name, Configuration("", name)) for name in named])
+    short = dict(zip(named, labels, strict=True))
     one = len(models) == 1
     compared = table[table["model"].isin(models)]
     said = [_one(test_set, compared) if one else _several(test_set, models, compared, short)]
@@ -136,8 +143,8 @@ def _change(line: Mapping[Any, Any]) -> str:
 def _coverage(mine: Sequence[SeedGroup], models: Sequence[str]) -> str:
     measured = {m.suite: set[str]() for m in mine}
     for m in mine:
-        if m.configuration in models:
-            measured[m.suite].add(m.configuration)
+        if m.label in models:
+            measured[m.suite].add(m.label)
     missing = [suite for suite in own_suites() if suite not in measured]
     partly = [
         f"{suite} ({len(of)} of {len(models)} models)"

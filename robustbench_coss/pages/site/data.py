@@ -57,7 +57,7 @@ class Row:
 
     Attributes:
         model: the configuration's label.
-        name, rest: the label before and after its first " · ".
+        name, rest: the two parts of its label, see `labels.Configuration`.
         page: file name of its page in `models/`, without ".html".
         about: what the model is, by heading ("Method", …).
         seeds, images: as shown.
@@ -179,7 +179,7 @@ def load_site(results: Path) -> Site:
     for board, here in zip(boards, by_set.values(), strict=True):
         of: dict[str, list[SeedGroup]] = {}
         for m in here:
-            of.setdefault(m.configuration, []).append(m)
+            of.setdefault(m.label, []).append(m)
         lines = table[table["test_set"] == board.title]
         for row in board.rows:
             same = [page for sha in _weights(here, row.model) for page in pages_of[sha]]
@@ -191,7 +191,7 @@ def load_site(results: Path) -> Site:
 
 def _weights(measurements: Sequence[SeedGroup], model: str) -> list[str]:
     """Hashes of the checkpoints of a model, by seed."""
-    records = [r for m in measurements if m.configuration == model for r in m.records]
+    records = [r for m in measurements if m.label == model for r in m.records]
     return list(dict.fromkeys(r.model["checkpoint_sha256"] for r in records))
 
 
@@ -211,15 +211,15 @@ def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> 
         _numbers([row[first + i] for row in shown.rows], [row[0].text for row in shown.rows], lines)
         for i, lines in enumerate(columns)
     ]
+    known = {m.label: m.configuration for m in here}
     rows = []
     for i, (cells, described) in enumerate(zip(shown.rows, about.rows, strict=True)):
         model = cells[0].text
-        name, _, rest = model.partition(" · ")
         rows.append(
             Row(
                 model,
-                name,
-                rest,
+                known[model].name,
+                known[model].setting,
                 page_name(test_set, model),
                 {h: c.text for h, c in zip(about.headings, described, strict=True)},
                 cells[1].text,

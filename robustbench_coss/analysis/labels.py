@@ -1,0 +1,189 @@
+"""What sets one configuration apart from another, and what both are called.
+
+A configuration is all that runs share which differ in name, seed and hashes alone. Reads model
+metadata of records and knows no measurements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from robustbench_coss.files import canonical_json
+from robustbench_coss.records.training import training_of
+
+_METHODS = {
+    "byol": "BYOL",
+    "co-byol": "CO-BYOL",
+    "dino": "DINO",
+    "co-dino": "CO-DINO",
+    "mocov3": "MoCo v3",
+    "co-mocov3": "CO-MoCo v3",
+    "simclr": "SimCLR",
+    "co-simclr": "CO-SimCLR",
+}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration: what it is, and how it is told apart from others.
+
+    Attributes:
+        key: canonical JSON of all that its seeds share.
+        name: the method as it is written, or a run's or control's name where the method or the
+            architecture is not known.
+        arch: architecture; "" where it is not known or set aside.
+        width: of the architecture, 1 if it has the usual one.
+        control: "pixels" or "untrained"; "" for a model that has learnt.
+        differs: what sets it apart from others of the same name, architecture and width; "" if
+            there are none.
+    """
+
+    key: str
+    name: str
+    arch: str = ""
+    width: float = 1.0
+    control: str = ""
+    differs: str = ""
+
+    @property
+    def setting(self) -> str:
+        """What follows the name: "rf29_resnet18 ×0.25 (grid=1)"; "" if nothing is known."""
+        width = f"×{self.width:g}" if self.width != 1 else ""
+        return " ".join(filter(None, [self.arch, width, self.differs and f"({self.differs})"]))
+
+    @property
+    def label(self) -> str:
+        """All of it, unique among the configurations that it was found with."""
+        between = " · " if self.name and self.arch else " "
+        return between.join(filter(None, [self.name, self.setting]))
+
+
+def configurations_of(models: Iterable[dict[str, Any]]) -> dict[str, Configuration]:
+    """Configurations by key, with unique labels.
+
+    Args:
+        models: model metadata of records.
+    """
+    by_key = {configuration_key(model): model for model in models}
+    found = {key: _configuration(key, model) for key, model in by_key.items()}
+    clashes = Counter(configuration.label for configuration in found.values())
+    for label in (label for label, count in clashes.items() if count > 1):
+        keys = sorted(key for key in found if found[key].label == label)
+        notes = differences([without_identity(by_key[key]) for key in keys])
+        found |= {
+            key: replace(found[key], differs=note) for key, note in zip(keys, notes, strict=True)
+        }
+    return found
+
+
+def short_labels(configurations: Sequence[Configuration]) -> tuple[list[str], str]:
+    """Labels without what all models share beside their names, and what they share ("" if
+    nothing). Controls keep theirs."""
+    models = [c for c in configurations if not c.control]
+    settings = {c.setting for c in models}
+    if len(models) < 2 or len(settings) > 1 or "" in settings or not all(c.name for c in models):
+        return [c.label for c in configurations], ""
+    return [c.label if c.control else c.name for c in configurations], settings.pop()
+
+
+def method_name(method: str) -> str:
+    """A method as it is written in text ("co-byol" -> "CO-BYOL")."""
+    return _METHODS.get(method, method)
+
+
+def control_name(model: dict[str, Any]) -> str:
+    """A control as `coss-bench eval` is asked for it, without the seed."""
+    if model["control"] != "untrained":
+        return f"control:{model['control']}"
+    width = float(model.get("width") or 1)
+    name = f"control:untrained:{model['arch']}" + (f":{width:g}" if width != 1 else "")
+    return name + (":no-mlp" if model.get("mlp") is False else "")
+
+
+def _configuration(key: str, model: dict[str, Any]) -> Configuration:
+    control = str(model.get("control") or "")
+    if control:
+        return Configuration(key, control_name(model), control=control)
+    if not model.get("method") or model.get("arch") is None:
+        return Configuration(key, str(model["name"]))
+    method, width = method_name(str(model["method"])), float(model.get("width", 1.0))
+    return Configuration(key, method, str(model["arch"]), width)
+
+
+MISSING = object()
+
+
+def settings_of(model: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with all that sets a training apart in one mapping."""
+    return model | {"training": training_of(model)}
+
+
+def lookup(model: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key, or MISSING: None is a value that a setting may have."""
+    value: Any = model
+    for part in key.split("."):
+        value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def setting_aside(model: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Metadata without some settings and what follows from them."""
+    kept = dict(model)
+    for key in settings:
+        first, _, rest = key.partition(".")
+        kept[first] = setting_aside(kept[first], [rest]) if rest else ""
+        if key == "arch":
+            kept.pop("parameters", None)
+    return kept
+
+
+# What was set about a probe; the rest of its summary was found, and differs between seeds.
+_PROBE_SETTINGS = ("dataset", "settings", "n_train")
+
+
+def without_identity(model: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that seeds of one configuration share: no name, seeds, hashes or findings."""
+    kept = {key: value for key, value in settings_of(model).items() if key != "name"}
+    if isinstance(probe := kept.get("probe"), dict):
+        kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
+    stripped: dict[str, Any] = _strip(kept)
+    return stripped
+
+
+def _strip(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _strip(v) for k, v in value.items() if k != "seed" and not k.endswith("sha256")}
+
+
+def seed_of_model(model: dict[str, Any]) -> Any:
+    """What was drawn with it: the training, or an untrained network's weights."""
+    return training_of(model).get("seed")
+
+
+def configuration_key(model: dict[str, Any]) -> str:
+    """What seeds of one configuration have in common; runs without a seed have their name."""
+    key = without_identity(model)
+    if seed_of_model(model) is None:
+        key |= {"name": model["name"]}
+    return canonical_json(key)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested dicts as {"a.b": text}."""
+    if not isinstance(value, dict):
+        return {prefix: value if isinstance(value, str) else canonical_json(value)}
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def differences(variants: list[dict[str, Any]]) -> list[str]:
+    """For each variant what sets it apart from the others, as "epochs=10, width=0.5"."""
+    flat = [_flat(variant) for variant in variants]
+    keys = sorted({key for f in flat for key in f if len({g.get(key) for g in flat}) > 1})
+    return [", ".join(f"{k.rpartition('.')[2]}={f.get(k, 'none')}" for k in keys) for f in flat]
