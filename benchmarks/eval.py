@@ -34,6 +34,7 @@ from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.evaluations.running.units import Unit
+from robustbench_coss.files import sha256_of
 from robustbench_coss.machine.environment import device_name
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
 
@@ -47,7 +48,7 @@ class Stripes:
         self.name, self.role, self.size = "stripes", role, size
         self.classes = tuple(f"width {i}" for i in range(CLASSES))
         self.labels = torch.arange(count) % CLASSES
-        self.fingerprint = f"stripes {role} {count} {size}"
+        self.fingerprint = sha256_of(f"stripes {role} {count} {size}")
 
     def __len__(self) -> int:
         return len(self.labels)

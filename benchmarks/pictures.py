@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--size", type=int, help="side of the views in px; default: the data set's")
     parser.add_argument("--views", type=int, default=2)
-    parser.add_argument("--local-views", type=int, default=0, help="multi-crop methods have 6")
+    parser.add_argument("--local-crops", type=int, default=0, help="multi-crop methods have 6")
     parser.add_argument("--pictures", type=int, default=500, help="per repeat, each another sample")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)

@@ -50,9 +50,7 @@ def evaluate(
 
       coss-bench eval runs/co-byol --dataset cifar100 --transfer --device cuda
 
-      coss-bench eval control:pixels control:untrained:rf29_resnet18:0.25 --dataset parts
-
-      coss-bench eval control:pixels control:untrained:rf29_resnet18:0.25 --dataset parts
+      coss-bench eval control:pixels control:untrained:resnet18 --dataset parts
 
       coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean
 

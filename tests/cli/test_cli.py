@@ -154,17 +154,21 @@ def test_a_run_prints_its_epochs_and_the_next_step_and_nothing_else(
         *("--method", "byol", "--seed", 3, "--device", "cpu", "--out", out),
     )
     assert outcome.code == 0
-    assert outcome.out.splitlines() == [
+    beside, *rest = outcome.out.splitlines()
+    share = r"\d+\.\d%"
+    controls = rf"kNN on 100 validation images: {share} \(pixels {share}, untrained {share}\); .+"
+    assert re.fullmatch(controls, beside), beside
+    assert rest == [
         f"encoder: {out / 'encoder.safetensors'}",
         f"next: coss-bench eval {out} --suite all",
     ]
     lines = [
-        r"byol seed 3: epoch 1/2 loss \d\.\d{3} kNN \d+\.\d%",
-        r"byol seed 3: epoch 2/2 loss \d\.\d{3} kNN \d+\.\d%",
+        rf"byol seed 3: epoch 1/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d",
+        rf"byol seed 3: epoch 2/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d",
     ]
     assert re.fullmatch("\n".join(lines) + "\n", outcome.err), outcome.err
     # What the next step says, it does.
-    step = outcome.out.splitlines()[1].replace("next: coss-bench ", "").replace("all", "clean")
+    step = rest[1].replace("next: coss-bench ", "").replace("all", "clean")
     results = tmp_path / "results"
     measured = bench(*step.split(), *QUICK, "--results", results)
     assert measured.code == 0, measured.err

@@ -52,8 +52,10 @@ import robustbench_coss
 from robustbench_coss.datasets import parts
 parts.COUNTS.update(train=200, validation=40, test=60)
 model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
-options = {"dataset": "parts", "results": Path(sys.argv[1]), "device": "cpu", "limit": 30}
-assert list(robustbench_coss.evaluate(model, "crop", name="a model", **options))
+asked_for = robustbench_coss.Evaluation(
+    "crop", dataset="parts", results=Path(sys.argv[1]), device="cpu", limit=30
+)
+assert list(robustbench_coss.evaluate(model, asked_for, name="a model"))
 """
 
 COMMAND = """

@@ -108,7 +108,6 @@ NOT_RUN: list[tuple[str, str]] = [
     (r": make test$", "runs this test"),
     (r"start.md: make quickstart$", "is run where README.md says so"),
     (r": make docs$", "installs into an environment of its own; .ci/run calls it"),
-    (r": pytest ", "part of what runs this test"),
     (r": source ", "changes the shell that it is typed in"),
     (r": pre-commit install$", "writes into the repository's .git"),
     (r": pip install --upgrade requests$", "changes the environment of the tests"),
@@ -117,7 +116,6 @@ NOT_RUN: list[tuple[str, str]] = [
     (r": torchrun --nnodes", "needs several machines; with one machine torchrun is run"),
     (r": torchrun --nproc-per-node 8", "needs eight GPUs; with two processes torchrun is run"),
     (r"benchmarks/pretrain.py --arch", "made smaller, it is the command above it"),
-    (r"benchmarks/quickstart.py", "trains for many minutes, by the commands of the quickstart"),
     (r"benchmarks/eval.py --width 1", "made smaller, it is the command above it"),
     (r"performance.md: python -m benchmarks.corruptions", "is run where corruptions.md says so"),
     (r": export OMP_NUM_THREADS=1$", "holds for all that is run here"),
@@ -287,8 +285,8 @@ def for_sweeps(folder: Path) -> None:
 
 def for_gallery(folder: Path) -> None:
     """The records of the repository's studies."""
-    for study in ("long", "crop", "local"):
-        name = f"fashion-mnist-{study}"
+    for study in ("", "-long", "-crop", "-local"):
+        name = f"fashion-mnist{study}"
         shutil.copytree(ROOT / "results" / name / "records", folder / "results" / name / "records")
 
 

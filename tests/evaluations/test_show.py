@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robustbench_coss.cli.show import show
 from robustbench_coss.datasets.base import ArraySet, open_dataset
+from robustbench_coss.datasets.parts import CLASSES as SCENES
 from robustbench_coss.datasets.pictures import PictureSet
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
@@ -367,7 +368,7 @@ def test_of_several_probes_the_one_on_most_images_is_taken_and_damaged_ones_are_
     assert found.classes[:2] == ("class 0", "class 1")  # that data set is not here
 
 
-@pytest.mark.parametrize(("count", "first"), [(10, "disc-disc-bars-bars"), (6, "class 0")])
+@pytest.mark.parametrize(("count", "first"), [(10, SCENES[0]), (6, "class 0")])
 def test_a_model_s_own_head_goes_before_any_probe(run: Path, count: int, first: str) -> None:
     head = nn.Linear(32, count)
     own = replace(load_checkpoint(run), head=head, classes=count)
@@ -420,7 +421,7 @@ def test_wrong_arguments_are_one_clear_line(run: Path, photo: Path, tmp_path: Pa
         "got --index 2000": {"index": 2000},
         "got --index -1": {"index": -1},
         "unknown dataset 'prats'; did you mean parts": {"image": photo, "dataset": "prats"},
-        "did you mean": {"index": 1, "results": results, "explained": "disc-bars-disc"},
+        "did you mean": {"index": 1, "results": results, "explained": SCENES[0][:-1]},
         "--class needs a classifier": {"index": 1, "results": tmp_path, "explained": "1"},
         "is the picture itself": {"image": photo, "out": photo},
     }.items():
