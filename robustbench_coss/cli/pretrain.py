@@ -87,7 +87,7 @@ def pretrain(
 
       coss-bench pretrain --method co-byol --dataset parts --epochs 20
 
-      coss-bench pretrain --recipe quickstart --method byol --out runs/byol-1
+      coss-bench pretrain --recipe quickstart --method simclr --out runs/simclr-1
 
       coss-bench pretrain --resume --out runs/byol-1
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-METHODS = ("byol", "co-byol")
+METHODS = ("simclr", "co-simclr")
 RECIPE = "quickstart"
 TEST_IMAGES = 200
 """Test images per suite: enough for a first look, with the intervals to match."""
@@ -19,7 +19,7 @@ def quickstart(
     ] = Path("runs/quickstart"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Pretrain BYOL and CO-BYOL on generated images, run all suites, print the leaderboard.
+    """Pretrain SimCLR and CO-SimCLR on generated images, run all suites, print the leaderboard.
 
     Two controls are measured beside them: the pixels themselves, and the encoder before training.
     Needs no download and no GPU; takes a few minutes on two CPU cores. Run again, it does only
