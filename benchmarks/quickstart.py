@@ -2,8 +2,9 @@
 
     python benchmarks/quickstart.py --seeds 0 1 2 3 4 --isa avx2 avx512 --threads 1 2
 
-Each case trains SimCLR and CO-SimCLR by the quickstart's recipe in a process of its own, then measures
-the suite `clean` on all test images for both, for the encoder before training and for the pixels.
+Each case trains SimCLR and CO-SimCLR by the quickstart's recipe in a process of its own, then
+measures the suite `clean` on all test images for both, for the encoder before training and for the
+pixels.
 Training is chaotic: other instructions round otherwise, and the same seed gives another network. A
 case is good where both encoders are at least 20 points above the untrained one, and above the
 pixels. Cases that the JSON file already holds are not run again. Not a test.

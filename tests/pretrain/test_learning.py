@@ -21,7 +21,7 @@ from robustbench_coss.pretrain.recipe import build_recipe, merge, read_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 MARGIN = 0.1
-SHORT: dict[str, Any] = {"method": "simclr", "epochs": 2}
+SHORT: dict[str, Any] = {"method": "simclr", "epochs": 4}
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,7 @@ def test_the_recipe_of_the_published_study_is_unchanged() -> None:
         "dataset", "epochs", "limit", "method", "mlp", "monitor_every", "options.ema",
         "options.temperature", "views.grey", "views.hue", "views.saturation", "views.solarize",
     ]  # fmt: skip
-    assert (quick.dataset, quick.limit, quick.epochs, quick.mlp) == ("parts", 4000, 5, False)
+    assert (quick.dataset, quick.limit, quick.epochs, quick.mlp) == ("parts", 4000, 6, False)
     assert quick.options["temperature"] == 0.2
     assert quick.views.solarize == (0, 0)
 
