@@ -30,7 +30,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 # A process per core, each file of tests in one of them: fixtures of a file are made once.
-PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: lint types
 	$(PYTEST)

@@ -103,6 +103,7 @@ class Suite(Protocol):
         about: title, captions, place among suites, look of panels.
         trains_for: kinds of conditions whose outcomes depend on a network that `prepare` trains,
             and so on the machine; `coss-bench verify` holds them less strictly.
+        local: whether it looks at local representations, which raw pixels have not.
         linked: whether a condition needs the outcomes of earlier ones of its group
             (`Batch.earlier`); the conditions of a group are then measured in order.
     """
@@ -112,6 +113,7 @@ class Suite(Protocol):
     axis: Axis
     about: ClassVar[SuiteAbout]
     trains_for: ClassVar[Sequence[str]]
+    local: bool
     linked: bool
 
     def configure(self, test: ImageSet) -> None:
@@ -178,6 +180,7 @@ class BaseSuite:
     axis = Axis("condition")
     about: ClassVar[SuiteAbout] = SuiteAbout()
     trains_for: ClassVar[Sequence[str]] = ()
+    local = False
     linked = False
 
     def configure(self, test: ImageSet) -> None:

@@ -24,7 +24,7 @@ from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.corruptions.fast import corrupt
-from robustbench_coss.evaluations.corruptions.fast.constants import default_protocol
+from robustbench_coss.evaluations.corruptions.fast.constants import default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
 from robustbench_coss.evaluations.probes.linear import DEFAULT, FORMAT, Probe, fold
 from robustbench_coss.evaluations.protocol import Subject, top1
@@ -277,7 +277,7 @@ def corrupted(image: Tensor, index: int) -> dict[str, Tensor]:
     for name in CORRUPTIONS:
         keys = sample_keys([index], 0, "corruption", f"{name}@{SEVERITY}")
         words = f"{name.replace('_', ' ')}\nseverity {SEVERITY}"
-        found[words] = corrupt(image, name, SEVERITY, keys, default_protocol(size))
+        found[words] = corrupt(image, name, SEVERITY, keys, default_constants(size))
     return found
 
 

@@ -20,6 +20,40 @@ from helpers.bench import Bench, Outcome
 from robustbench_coss import cli
 from robustbench_coss.pretrain import beside_controls, monitors
 
+# Files of tests that take long, the longest first, and those that need what not everyone has.
+SLOW = (
+    "test_docs_commands.py",
+    "test_parts.py",
+    "test_learning.py",
+    "test_cluster.py",
+    "test_claims.py",
+    "test_resume.py",
+    "test_distributed.py",
+    "test_measured_controls.py",
+    "test_example_rotation.py",
+    "test_one_number.py",
+    "test_export.py",
+    "test_wheel.py",
+    "test_verify.py",
+    "test_sweep.py",
+    "test_commands.py",
+    "test_suites_corruption.py",
+    "test_site_browser.py",
+    "test_allocator.py",
+)
+NEEDS = {"test_cluster.py": pytest.mark.cluster, "test_site_browser.py": pytest.mark.browser}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the files above, and begin with them: the last to end is then a short one."""
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+        if item.path.name in NEEDS:
+            item.add_marker(NEEDS[item.path.name])
+    place = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:

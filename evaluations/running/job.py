@@ -37,9 +37,6 @@ from robustbench_coss.seeds import permutation
 KEPT_FEATURES = 2**30
 """Bytes of the probe's training features that are kept for suites; more are extracted again."""
 
-LOCAL_SUITES = ("occlusion", "redundancy", "rf")
-"""The suites that look at local representations."""
-
 
 def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
     """A registered suite with keyword arguments.
@@ -229,7 +226,7 @@ class Opened:
 
     def _prepare(self, name: str) -> Suite:
         suite = self.suite(name)
-        if name in LOCAL_SUITES and self.checkpoint.metadata.get("control") == "pixels":
+        if suite.local and self.checkpoint.metadata.get("control") == "pixels":
             raise CossError(f"pixels have no local representations, which suite {name!r} measures")
         if name not in self._prepared:
             subject = self.subject

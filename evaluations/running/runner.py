@@ -20,7 +20,6 @@ from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.draft import Draft, Finished, alone, draft
 from robustbench_coss.evaluations.running.job import (
-    LOCAL_SUITES,
     Opened,
     measure_unit,
     train_probe,
@@ -69,7 +68,7 @@ def suites_for(checkpoint: Checkpoint, asked: Sequence[str]) -> list[str]:
     names = suite_names(asked)
     everything = any("all" in text.split(",") for text in asked)
     if everything and checkpoint.metadata.get("control") == "pixels":
-        return [name for name in names if name not in LOCAL_SUITES]
+        return [name for name in names if not getattr(registry.load("suite", name), "local", False)]
     return names
 
 

@@ -25,7 +25,7 @@ from robustbench_coss import seeds
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.corruptions.fast import corrupt
-from robustbench_coss.evaluations.corruptions.fast.constants import PROTOCOLS, default_protocol
+from robustbench_coss.evaluations.corruptions.fast.constants import CONSTANT_SETS, default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_ready_made
 from robustbench_coss.evaluations.corruptions.reference import (
@@ -60,8 +60,8 @@ def check_options(
     """
     if backend not in BACKENDS:
         raise CossError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-    if constants is not None and constants not in PROTOCOLS:
-        raise CossError(f"unknown constants {constants!r}; known: {', '.join(PROTOCOLS)}")
+    if constants is not None and constants not in CONSTANT_SETS:
+        raise CossError(f"unknown constants {constants!r}; known: {', '.join(CONSTANT_SETS)}")
     if backend == "reference" and constants == "cifar-c":
         raise CossError(
             "the reference backend has ImageNet-C's constants only; "
@@ -132,7 +132,7 @@ class Corruption(BaseSuite):
         if self.root is not None:
             self._ready_made = open_ready_made(self.root, test)
         else:
-            self.constants = self.constants or default_protocol(test.size)
+            self.constants = self.constants or default_constants(test.size)
 
     def config(self) -> dict[str, Any]:
         if self._ready_made is not None:
@@ -185,7 +185,7 @@ class Corruption(BaseSuite):
             return pixels.to(images.device).float() / 255
         if self.backend == "fast":
             keys = sample_keys(index, seed, self.name, condition.name)
-            constants = self.constants or default_protocol(images.shape[-1])
+            constants = self.constants or default_constants(images.shape[-1])
             return corrupt(images, name, severity, keys, constants)
         pixels = (images * 255).round().clamp(0, 255).to(torch.uint8)
         array = np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())

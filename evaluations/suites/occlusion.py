@@ -69,6 +69,7 @@ class Occlusion(BaseSuite):
 
     name = "occlusion"
     version = 2
+    local = True
     axis = Axis("masked share (noise: sigma in channel s.d.)")
     about = SuiteAbout(
         title="Occlusion",

@@ -39,6 +39,7 @@ class EffectiveField(BaseSuite):
 
     name = "rf"
     version = 1
+    local = True
     axis = Axis(
         "stage", column="radius", column_label="effective field, r.m.s. radius (px)", percent=False
     )

@@ -61,6 +61,7 @@ class Redundancy(BaseSuite):
 
     name = "redundancy"
     version = 2
+    local = True
     axis = Axis("share of local representations pooled")
     about = SuiteAbout(
         title="Redundancy",

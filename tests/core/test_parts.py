@@ -179,14 +179,12 @@ def test_grey_pixels_tell_a_linear_classifier_little(parts: dict[str, Any], ridg
     assert least_squares_hits(x, train.labels, x_test, test.labels, ridge) / len(test) < 0.2
 
 
-@pytest.mark.slow
 def test_all_pixels_tell_a_linear_classifier_little(parts: dict[str, Any]) -> None:
     train, test = parts["train"], parts["test"]
     x, x_test = (s.pixels.float().flatten(1) for s in (train, test))
     assert least_squares_hits(x, train.labels, x_test, test.labels, 0.1) / len(test) < 0.2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_a_small_encoder_with_labels_tells_the_class_at_every_level(level: float) -> None:
     torch.manual_seed(0)

@@ -30,9 +30,9 @@ from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.datasets.vision import FASHION_MNIST
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import (
+    CONSTANT_SETS,
     CONSTANTS,
-    PROTOCOLS,
-    default_protocol,
+    default_constants,
 )
 from robustbench_coss.evaluations.corruptions.fast.draws import Draws, sample_keys
 from robustbench_coss.evaluations.corruptions.fast.filters import shift_by_image, shift_by_step
@@ -109,7 +109,7 @@ def test_deterministic_corruptions_give_the_pictures_of_the_package(name: str, s
 def test_jpeg_is_libjpeg_s_to_the_byte() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), np.uint8)
     for pictures in (photographs(96, 2), noise):
-        for protocol in PROTOCOLS:
+        for protocol in CONSTANT_SETS:
             for severity in SEVERITIES:
                 got = fast(pictures, "jpeg_compression", severity, keys_of(2), protocol)
                 quality = CONSTANTS[protocol]["jpeg_compression"][severity - 1]
@@ -279,7 +279,7 @@ def chi_square(observed: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
 @pytest.mark.parametrize("level", [0, 1, 40, 128, 255])
 def test_shot_noise_is_poisson_cut_at_white(protocol: str, level: int) -> None:
     pictures = np.full((8, 64, 64, 3), level, np.uint8)
@@ -296,7 +296,7 @@ def test_shot_noise_is_poisson_cut_at_white(protocol: str, level: int) -> None:
         assert observed[expected == 0].sum() == 0
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
 def test_impulse_noise_replaces_its_share_half_by_black_half_by_white(protocol: str) -> None:
     pictures = np.full((8, 64, 64, 3), 100, np.uint8)
     for severity in SEVERITIES:
@@ -455,7 +455,7 @@ def test_draws_do_not_depend_on_the_batch(index: list[int], random: Any) -> None
 # ---- both protocols ----
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
 def test_pictures_do_not_depend_on_batch_order_type_or_size_of_chunks(
     protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,7 +477,7 @@ def test_pictures_do_not_depend_on_batch_order_type_or_size_of_chunks(
 
 
 def test_the_default_protocol_changes_above_64_px() -> None:
-    assert [default_protocol(size) for size in (32, 64, 65, 224)] == [
+    assert [default_constants(size) for size in (32, 64, 65, 224)] == [
         *("cifar-c", "cifar-c", "imagenet-c", "imagenet-c")
     ]
 
@@ -600,7 +600,7 @@ def test_cifar_c_s_affine_map_and_displacements_are_those_of_opencv_and_scipy() 
         assert np.abs(got - picture[0]).mean() > 4
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
 @pytest.mark.parametrize("size", [33, 65])
 def test_every_cell_works_at_any_size(protocol: str, size: int) -> None:
     pictures = photographs(size, 1)
@@ -642,7 +642,7 @@ def cuda() -> torch.device:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
 def test_a_gpu_gives_the_pictures_of_the_cpu(protocol: str, cuda: torch.device) -> None:
     pixels = torch.from_numpy(photographs(96, 4)).permute(0, 3, 1, 2).contiguous()
     keys = keys_of(4)

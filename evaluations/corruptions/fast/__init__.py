@@ -66,7 +66,7 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
 
 
 @torch.inference_mode()
-def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, protocol: str) -> Tensor:
+def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, constant_set: str) -> Tensor:
     """Corrupt a batch.
 
     Args:
@@ -75,15 +75,15 @@ def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, protocol: st
         name: one of the 19 corruptions.
         severity: 1 … 5.
         keys: [B] int64, one per image (`draws.sample_keys`): what its random draws depend on.
-        protocol: "imagenet-c" or "cifar-c".
+        constant_set: "imagenet-c" or "cifar-c".
 
     Returns:
         Whole grey levels of the shape, type, range and device of `images`. On another device or
         in another batch a float's rounding can change a value by a grey level, where a rounding
         decides over more (JPEG, the edges in spatter) by more; the draws are the same.
     """
-    function = _FUNCTIONS[protocol][name]
-    constants = CONSTANTS[protocol][name][severity - 1]
+    function = _FUNCTIONS[constant_set][name]
+    constants = CONSTANTS[constant_set][name][severity - 1]
     pixels = images if images.dtype == torch.uint8 else (images * 255).round_().clamp_(0, 255)
     limit = _CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK
     count = max(1, limit // (3 * images.shape[-1] ** 2))

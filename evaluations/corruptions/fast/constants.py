@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-PROTOCOLS = ("imagenet-c", "cifar-c")
+CONSTANT_SETS = ("imagenet-c", "cifar-c")
 
 
-def default_protocol(size: int) -> str:
-    """The protocol for images of a side in px: CIFAR-10-C's up to 64 px, else ImageNet-C's."""
+def default_constants(size: int) -> str:
+    """The constants for images of a side in px: CIFAR-10-C's up to 64 px, else ImageNet-C's."""
     return "cifar-c" if size <= 64 else "imagenet-c"
 
 
