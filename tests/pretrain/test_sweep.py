@@ -123,12 +123,12 @@ def test_every_run_has_its_own_name_and_the_recipe_of_that_point(
 def test_base_values_lie_over_the_recipe_and_under_the_grid() -> None:
     content = {
         "recipe": "quickstart",
-        "base": {"epochs": 7, "options": {"ema": 0.5}},
+        "base": {"epochs": 7, "options": {"temperature": 0.5}},
         "grid": {"views.min_crop": [0.3]},
     }
     (run,) = plan(Sweep.model_validate(content), Path("out"))
     expected = read_recipe("quickstart")
-    expected |= {"epochs": 7, "options": expected["options"] | {"ema": 0.5}}
+    expected |= {"epochs": 7, "options": expected["options"] | {"temperature": 0.5}}
     expected["views"] = expected["views"] | {"min_crop": 0.3}
     assert run.recipe == build_recipe(expected, "test")
 
