@@ -14,6 +14,7 @@ from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.labels import control_name
 from robustbench_coss.analysis.numbers import is_share, values_of
 from robustbench_coss.analysis.pairing import mismatch
+from robustbench_coss.records.training import recipe_in
 from robustbench_coss.statistics.paired_tests import difference
 
 PIXELS, UNTRAINED = "pixels", "untrained"
@@ -118,9 +119,8 @@ def without_controls(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) 
     kinds = standing(model, measured).missing
     if not kinds or model[0].control:
         return ""
-    recipe = (about.get("training") or {}).get("recipe") or {}
     untrained = {"control": UNTRAINED, "arch": about.get("arch") or "ARCH"}
-    untrained |= {"width": about.get("width"), "mlp": recipe.get("mlp")}
+    untrained |= {"width": about.get("width"), "mlp": recipe_in(about).get("mlp")}
     names = {PIXELS: "control:pixels", UNTRAINED: control_name(untrained)}
     wanted = " ".join(names[kind] for kind in kinds)
     which = "no controls" if len(kinds) > 1 else f"no control {names[kinds[0]]}"
