@@ -1,0 +1,47 @@
+"""Pages of the site, read as a browser reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from helpers import simulate
+from helpers.html_pages import Element, parse
+from robustbench_coss.pages.site import write_site
+from robustbench_coss.records.record import Record
+
+
+def read(page: Path) -> Element:
+    return parse(page.read_text(encoding="utf-8"))
+
+
+def board_rows(index: Element) -> dict[str, list[Element]]:
+    """Model -> its number cells, of the first table of headline numbers."""
+    (table, *_) = index.all("table", class_="numbers")
+    (body,) = table.all("tbody")
+    found = {}
+    for row in body.all("tr"):
+        (name,) = row.all("th")
+        found[name.text] = row.all("td")
+    return found
+
+
+def write(tmp_path: Path, *records: Record) -> Path:
+    simulate.save(tmp_path / "results", *records)
+    write_site(tmp_path / "results", tmp_path / "site")
+    return tmp_path / "site"
+
+
+def page_of(site: Path, model: str) -> Element:
+    """The page that the leaderboard links a model's name to."""
+    index = read(site / "index.html")
+    (link,) = [a for a in index.all("a") if a.text == model]
+    return read(site / unquote(link.attributes["href"]))
+
+
+def texts(site: Path) -> dict[str, str]:
+    return {
+        p.relative_to(site).as_posix(): p.read_text(encoding="utf-8")
+        for p in site.rglob("*")
+        if p.is_file()
+    }
