@@ -100,6 +100,12 @@ def test_what_fits_is_loaded_if_the_user_says_so(tmp_path: Path) -> None:
     assert torch.equal(module.conv1.weight, whole()["conv1.weight"])
 
 
+def test_a_model_is_not_loaded_in_part_unless_it_is_asked_for(tmp_path: Path) -> None:
+    path, _ = damaged(tmp_path)
+    with pytest.raises(CossError, match=r"3 keys.*--allow-partial"):
+        load_model(str(path), arch="torchvision:resnet18")
+
+
 def test_a_model_loaded_in_part_says_so_is_another_model_and_the_same_each_time(
     tmp_path: Path,
 ) -> None:
