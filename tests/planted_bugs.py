@@ -1,0 +1,151 @@
+"""Plant bugs one at a time and see whether the tests of their area notice: a test of the tests.
+
+    python tests/planted_bugs.py                    # all of them, two at a time
+    python tests/planted_bugs.py --only EMA --jobs 1
+
+`planted_bugs.yaml` lists the bugs: what each is, the edits that plant it, and the tests that should
+fail. Every bug is planted in a copy of the working tree, so the tree itself is never touched. The
+run ends with a table of what went unnoticed, and fails below 95 %. Takes about an hour on two
+cores, so it is run before a release and not by `make test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BAR = 0.95
+CAUGHT, MISSED, UNFIT = "caught", "NOT CAUGHT", "does not fit"
+MINUTES = 10
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A bug to plant.
+
+    Attributes:
+        name: what it is.
+        file: the source that it goes into, from the root of the repository.
+        edits: (old, new) texts; each old one occurs once.
+        tests: files or folders of tests of its area.
+    """
+
+    name: str
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
+
+
+def read_bugs(path: Path) -> list[Bug]:
+    """The bugs of a YAML file: mappings with bug, file, tests, and old and new or edits."""
+    bugs = []
+    for entry in yaml.safe_load(path.read_text()):
+        edits = entry.get("edits") or [[entry["old"], entry["new"]]]
+        tests = entry["tests"].split()
+        bugs.append(Bug(entry["bug"], entry["file"], tuple(map(tuple, edits)), tuple(tests)))
+    return bugs
+
+
+def plant(bug: Bug, text: str) -> str | None:
+    """A source with the bug in it; None if an edit's old text does not occur exactly once."""
+    for old, new in bug.edits:
+        if text.count(old) != 1:
+            return None
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def planted(bug: Bug, tree: Path) -> Iterator[bool]:
+    """The bug in a copy of the tree while the block runs; gives whether it could be planted."""
+    path = tree / bug.file
+    before = path.read_text()
+    after = plant(bug, before)
+    if after is not None:
+        path.write_text(after)
+    try:
+        yield after is not None
+    finally:
+        path.write_text(before)
+
+
+def try_out(bug: Bug, tree: Path) -> str:
+    """Whether the tests of its area notice a bug."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *bug.tests]
+    with planted(bug, tree) as fits:
+        if not fits:
+            return UNFIT
+        try:
+            run = subprocess.run(
+                words, cwd=tree, env=environment, capture_output=True, timeout=60 * MINUTES
+            )
+        except subprocess.TimeoutExpired:
+            return CAUGHT  # it hangs: nobody would miss that
+    return {0: MISSED, 1: CAUGHT}.get(run.returncode, UNFIT)
+
+
+def copy_tree(to: Path) -> Path:
+    """A copy of what git tracks or would add, links as links."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        source = ROOT / name
+        if source.is_symlink() or source.exists():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, to / name, follow_symlinks=False)
+    return to
+
+
+def main() -> int:
+    """Plant what is asked for and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--only", default="", help="bugs whose name or file contains this")
+    parser.add_argument("--jobs", type=int, default=2, help="bugs that are tried side by side")
+    asked: Any = parser.parse_args()
+    every = read_bugs(ROOT / "tests" / "planted_bugs.yaml")
+    bugs = [b for b in every if asked.only.lower() in f"{b.name} {b.file}".lower()]
+    if not bugs:
+        print(f"no bug is called {asked.only!r}", file=sys.stderr)
+        return 2
+    trees: SimpleQueue[Path] = SimpleQueue()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(asked.jobs) as pool:
+        for number in range(asked.jobs):
+            trees.put(copy_tree(Path(folder) / str(number)))
+
+        def work(bug: Bug) -> str:
+            tree, began = trees.get(), time.monotonic()
+            try:
+                outcome = try_out(bug, tree)
+            finally:
+                trees.put(tree)
+            print(f"{outcome:<12} {bug.name}, {time.monotonic() - began:.0f} s", flush=True)
+            return outcome
+
+        found = dict(zip([b.name for b in bugs], pool.map(work, bugs), strict=True))
+    caught = sum(outcome == CAUGHT for outcome in found.values())
+    for name, outcome in found.items():
+        if outcome != CAUGHT:
+            print(f"{outcome}: {name}")
+    print(f"{caught} of {len(found)} planted bugs caught ({caught / len(found):.1%})")
+    return 0 if caught >= BAR * len(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
