@@ -13,7 +13,7 @@ import pytest
 from helpers import simulate
 
 from robustbench_coss.pages.site import write_site
-from robustbench_coss.pages.site.data import Number, Site, load_site
+from robustbench_coss.pages.site.data import Site, load_site
 from robustbench_coss.pages.site.pages import put_in_place, render_site
 from robustbench_coss.pages.site.plots import STROKES
 
@@ -345,9 +345,7 @@ def test_five_hundred_models_load_sort_and_filter_within_two_seconds(
     for i in range(500):
         row = board.rows[i % 5]
         shifted = tuple(
-            number
-            if number.value is None
-            else Number(number.cell, number.value * (1 + i % 97), number.bar)
+            number if number.value is None else replace(number, value=number.value * (1 + i % 97))
             for number in row.numbers
         )
         about = row.about | {"Model": f"model {i} {row.model}"}

@@ -181,7 +181,9 @@ def _of_run(records: Sequence[Record]) -> list[str]:
 
 def _nameless(record: Record) -> Record:
     """A record without what runs of one configuration may differ in."""
-    training = {"recipe": recipe_in(record.model) and recipe_in(record.model) | {"seed": 0}}
+    if not (recipe := recipe_in(record.model)):
+        return record
+    training = {"recipe": recipe | {"seed": 0}}
     return replace(record, model={**record.model, "name": "run", "training": training})
 
 

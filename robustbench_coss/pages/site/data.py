@@ -31,12 +31,14 @@ class Number:
     Attributes:
         cell: as shown.
         value: for sorting; None where it was not measured.
+        interval: its two ends, in the units of `value`; None where there is none.
         bar: left end, value and right end of the interval on the column's range, in [0, 1]; None
             where there is no interval.
     """
 
     cell: TableCell
     value: float | None
+    interval: tuple[float, float] | None
     bar: tuple[float, float, float] | None
 
 
@@ -270,13 +272,12 @@ def _numbers(
     for cell, model in zip(cells, models, strict=True):
         line = found.get(model)
         value = math.nan if line is None else float(line["value"])
-        bar = None
+        interval = bar = None
         if line is not None and cell.interval:
-            low, middle, high = (
-                round((float(line[k]) - left) / span, 4) for k in ("low", "value", "high")
-            )
+            low, high = interval = float(line["low"]), float(line["high"])
+            low, middle, high = (round((end - left) / span, 4) for end in (low, value, high))
             bar = (low, middle, high)
-        numbers.append(Number(cell, value if math.isfinite(value) else None, bar))
+        numbers.append(Number(cell, value if math.isfinite(value) else None, interval, bar))
     return numbers
 
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from robustbench_coss import __version__
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
 from robustbench_coss.pages.html import render
 from robustbench_coss.pages.site import plots
-from robustbench_coss.pages.site.data import Board, Site, load_site
-from robustbench_coss.pages.site.plots import STROKES, Curve, Point, View
+from robustbench_coss.pages.site.compare import comparison
+from robustbench_coss.pages.site.data import Site, load_site
+from robustbench_coss.pages.site.plots import STROKES
 from robustbench_coss.records.commands import MODEL, RECIPE
 
 MARKER = "coss-bench-site.json"  # says that a folder is a site, and which files are part of it
@@ -58,7 +56,7 @@ def render_site(site: Site) -> dict[str, str]:
     }
     for board in site.boards:
         pages[f"compare-{board.slug}.html"] = render(
-            "site_compare.html", root="", board=board, data=_compare_data(board), **shared
+            "site_compare.html", root="", board=board, **comparison(board), **shared
         )
     for page in site.models:
         pages[f"models/{page.row.page}.html"] = render(
@@ -70,63 +68,6 @@ def render_site(site: Site) -> dict[str, str]:
             **shared,
         )
     return pages
-
-
-def _compare_data(board: Board) -> dict[str, Any]:
-    """What the script of the comparison page draws and lists."""
-    place = {row.model: i for i, row in enumerate(board.rows)}
-    return {
-        "strokes": [asdict(stroke) for stroke in STROKES],
-        "marker": plots.MARKER,
-        "chance": board.chance,
-        "models": [[row.page, row.name, row.rest] for row in board.rows],
-        "headline": [
-            {
-                "heading": heading.text,
-                "percent": heading.percent,
-                "cells": [_cell_data(row.numbers[i].cell) for row in board.rows],
-            }
-            for i, heading in enumerate(board.headings)
-        ],
-        "views": [_view_data(view, place) for view in board.views],
-    }
-
-
-def _cell_data(cell: Any) -> list[Any]:
-    return [cell.text, cell.interval, int(cell.marked)]
-
-
-def _view_data(view: View, place: Mapping[str, int]) -> dict[str, Any]:
-    levels = [list(panel.x) for panel in view.panels]
-    return {
-        "label": view.label,
-        "panels": [
-            {
-                "title": panel.title,
-                "x_label": panel.x_label,
-                "levels": [f"{level:g}" for level in panel.x],
-            }
-            for panel in view.panels
-        ],
-        "curves": {
-            str(place[model]): [
-                [_curve_data(c, at) for c in curves]
-                for curves, at in zip(mine, levels, strict=True)
-            ]
-            for model, mine in view.curves.items()
-        },
-    }
-
-
-def _curve_data(curve: Curve, levels: list[float]) -> list[Any]:
-    points = [_point_data(p, levels) for p in curve.points if p.level in levels]
-    return [int(curve.thin), curve.band, curve.line, curve.marks, points]
-
-
-def _point_data(point: Point, levels: list[float]) -> list[Any]:
-    if math.isnan(point.value):
-        return [levels.index(point.level), "", "", ""]
-    return [levels.index(point.level), point.text, point.low_text, point.high_text]
 
 
 def check_free(out: Path) -> None:

@@ -5,7 +5,6 @@
 (() => {
   const THEME = "coss-bench-theme";
   const root = document.documentElement;
-  const minus = /\u2212/;
 
   const remembered = () => {
     try {
@@ -27,7 +26,7 @@
 
   /** An element with attributes and children; strings become text. */
   const make = (name, attributes = {}, ...children) => {
-    const svg = ["svg", "g", "path", "text", "circle"].includes(name);
+    const svg = ["svg", "g", "path"].includes(name);
     const made = svg
       ? document.createElementNS("http://www.w3.org/2000/svg", name)
       : document.createElement(name);
@@ -184,8 +183,6 @@
 
   // ---- comparison ----
 
-  const value = (text) => (text === "" ? NaN : parseFloat(text.replace(minus, "-")));
-
   const swatch = (stroke) => {
     const picture = make("svg", { class: "swatch", viewBox: "0 0 44 14", "aria-hidden": "true" });
     picture.style.setProperty("--c", stroke.colour);
@@ -197,8 +194,8 @@
   };
 
   /** A curve in a model's colour, dash and marker; its paths come with the page. */
-  const draw = ([thin, band, line, marks], stroke, marker) => {
-    const group = make("g");
+  const draw = ([thin, band, line, marks], stroke, marker, down) => {
+    const group = make("g", { transform: `translate(0 ${down})` });
     group.style.setProperty("--c", stroke.colour);
     const add = (attributes) => attributes.d && group.append(make("path", attributes));
     if (thin) {
@@ -211,53 +208,6 @@
     return group;
   };
 
-  /** Headline shares as rows of dots with whiskers, a dot per model. */
-  const dotPlot = (headline, picked, strokes, chance) => {
-    const rows = headline.filter((row) => row.percent);
-    const [left, right, step] = [190, 620, 11 * picked.length + 14];
-    const height = rows.length * step + 44;
-    const px = (v) => left + ((right - left) * v) / 100;
-    const plot = make("svg", {
-      viewBox: `0 0 640 ${height}`,
-      role: "img",
-      "aria-label": "Headline shares with 95 % intervals; the numbers are in the table below",
-    });
-    for (let v = 0; v <= 100; v += 20) {
-      plot.append(
-        make("path", { class: "grid", d: `M${px(v)} 4V${height - 34}` }),
-        make("text", { class: "x", x: px(v), y: height - 18 }, String(v)),
-      );
-    }
-    plot.append(
-      make("text", { class: "x", x: (left + right) / 2, y: height - 2 }, "share of images (%)"),
-    );
-    const guess = `M${px(chance)} 4V${height - 34}`;
-    plot.append(make("path", { class: "chance", d: guess }));
-    rows.forEach((row, i) => {
-      const middle = 4 + step * (i + 0.5);
-      plot.append(make("text", { class: "row", x: left - 12, y: middle + 4 }, row.heading));
-      if (i > 0) plot.append(make("path", { class: "grid", d: `M0 ${4 + step * i}H${right}` }));
-      picked.forEach((model, k) => {
-        const [text, interval] = row.cells[model];
-        const at = value(text);
-        if (Number.isNaN(at)) return;
-        const y = middle + 11 * (k - (picked.length - 1) / 2);
-        const mark = make("g", { class: "curves" });
-        mark.style.setProperty("--c", strokes[k].colour);
-        if (interval !== "") {
-          const [low, high] = interval.slice(1, -1).split(", ").map(value);
-          mark.append(make("path", { class: "reach", d: `M${px(low)} ${y}H${px(high)}` }));
-        }
-        mark.append(make("path", { class: "marks", d: `M${px(at)} ${y}${strokes[k].marker}` }));
-        plot.append(mark);
-      });
-    });
-    const dots = make("span", { class: "dots", "aria-hidden": "true" });
-    const key = make("p", { class: "key" }, dots, ` chance, ${Number(chance.toPrecision(3))} %`);
-    const region = { class: "dotplot", role: "region", "aria-label": "Plot", tabindex: "0" };
-    return [make("div", region, plot), key];
-  };
-
   const cell = (text, interval, marked) => {
     const made = make("td", {}, make("span", { class: "num" }, text));
     if (marked) {
@@ -268,37 +218,21 @@
     return made;
   };
 
-  const headlineRows = (headline, picked) =>
-    headline.map((row) => [
-      row.heading + (row.percent ? ", %" : ""),
-      picked.map((model) => cell(...row.cells[model])),
-    ]);
-
-  const viewRows = (view, picked) => {
-    const rows = [];
-    view.panels.forEach((panel, p) => {
-      const own = picked.map((model) => {
-        const curve = (view.curves[model]?.[p] ?? []).find(([thin]) => !thin);
-        return new Map((curve?.at(-1) ?? []).map(([at, ...texts]) => [at, texts]));
-      });
-      panel.levels.forEach((level, at) => {
-        if (own.some((points) => points.has(at))) {
-          const cells = own.map((points) => {
-            const [text, low, high] = points.get(at) ?? ["", "", ""];
-            return cell(text || "–", low && `[${low}, ${high}]`, false);
-          });
-          rows.push([`${panel.title}, ${panel.x_label} ${level}`, cells]);
-        }
-      });
-    });
-    return rows;
+  /** The rows of a view that one of some models has numbers for. */
+  const rowsOf = (view, picked) => {
+    const own = picked.map((model) => view.cells[model] ?? {});
+    return view.rows.flatMap((name, at) =>
+      own.some((cells) => at in cells)
+        ? [[name, own.map((cells) => cell(...(cells[at] ?? ["–", "", 0])))]]
+        : [],
+    );
   };
 
   const compare = () => {
     const page = document.getElementById("compare");
     if (page === null) return;
     const data = JSON.parse(document.getElementById("data").textContent);
-    const { models, strokes, marker, headline, views, chance } = data;
+    const { models, strokes, marker, views } = data;
     const place = new Map(models.map(([id], i) => [id, i]));
     const label = (model) => models[model].slice(1).filter(Boolean).join(" · ");
     const [add, show] = ["add", "show"].map((id) => document.getElementById(id));
@@ -319,7 +253,7 @@
         : `${picked.length} models are shown.`;
 
     const update = () => {
-      const shown = show.value;
+      const view = views[show.value];
       legend.replaceChildren(
         ...picked.map((model, k) => {
           const away = make("button", { type: "button", class: "quiet" }, "×");
@@ -331,31 +265,23 @@
             add.focus();
           });
           const link = make("a", { href: `models/${models[model][0]}.html` }, label(model));
-          const lacks = shown !== "headline" && !(model in views[shown].curves);
+          const lacks = !(model in view.curves);
           const note = make("span", { class: "faint" }, lacks ? "not measured" : "");
           return make("li", {}, swatch(strokes[k]), link, note, away);
         }),
       );
-      document.getElementById("headline").hidden = shown !== "headline";
-      document.getElementById("headline").replaceChildren(
-        ...(shown === "headline" ? dotPlot(headline, picked, strokes, chance) : []),
-      );
       for (const section of document.querySelectorAll("[data-view]")) {
-        section.hidden = section.dataset.view !== shown;
+        section.hidden = section.dataset.view !== show.value;
         if (section.hidden) continue;
-        const view = views[shown];
         section.querySelectorAll(".curves").forEach((group, p) => {
           const drawn = picked.flatMap((model, k) =>
             (view.curves[model]?.[p] ?? []).map((curve) =>
-              draw(curve, strokes[k], marker),
+              draw(curve, strokes[k], marker, view.apart * (k - (picked.length - 1) / 2)),
             ),
           );
           group.replaceChildren(...drawn);
         });
       }
-      const rows =
-        shown === "headline" ? headlineRows(headline, picked) : viewRows(views[shown], picked);
-      const first = shown === "headline" ? "Metric" : views[shown].label;
       table.replaceChildren(
         make("caption", { class: "sr" }, "What the plot shows, in numbers, with 95 % intervals"),
         make(
@@ -364,20 +290,19 @@
           make(
             "tr",
             {},
-            make("th", { scope: "col" }, first),
+            make("th", { scope: "col" }, view.label),
             ...picked.map((model) => make("th", { scope: "col", class: "model" }, label(model))),
           ),
         ),
         make(
           "tbody",
           {},
-          ...rows.map(([name, cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells)),
+          ...rowsOf(view, picked).map(([name, cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells)),
         ),
       );
       const address = `#models=${picked.map((model) => models[model][0]).join(",")}`;
-      const view = shown === "headline" ? "" : `&show=${shown}`;
       try {
-        history.replaceState(null, "", address + view);
+        history.replaceState(null, "", `${address}&show=${show.value}`);
       } catch {
         // some browsers refuse for files; the page works without
       }
@@ -411,8 +336,7 @@
         if (place.has(id)) pick(place.get(id));
       }
       if (picked.length === 0) models.slice(0, 2).forEach((_, model) => pick(model));
-      const view = wanted.get("show");
-      show.value = view in views ? view : "headline";
+      show.value = Object.hasOwn(views, wanted.get("show")) ? wanted.get("show") : "headline";
       update();
     };
     addEventListener("hashchange", read);

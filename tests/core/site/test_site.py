@@ -150,6 +150,15 @@ def test_controls_stand_apart_below_the_models(tmp_path: Path) -> None:
     assert "A control" not in page_of(site, "BYOL · rf29_resnet18 ×0.25").text
 
 
+def test_untrained_controls_of_several_seeds_share_a_page_with_a_command_each(
+    tmp_path: Path,
+) -> None:
+    drawn = [simulate.control(0.3, arch="resnet18", width=0.5, seed=seed) for seed in range(3)]
+    page = page_of(write(tmp_path, *drawn), "control:untrained:resnet18:0.5")
+    for seed in range(3):
+        assert f"coss-bench eval control:untrained:resnet18:0.5:{seed} " in page.text
+
+
 def test_the_same_weights_on_another_test_set_are_linked(tmp_path: Path) -> None:
     site = write(tmp_path, simulate.clean(0.5), simulate.clean(0.4, dataset="mnist"))
     found = []
