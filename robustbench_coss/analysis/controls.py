@@ -55,7 +55,8 @@ def standing(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) -> Stand
     images (`paired_tests.difference` of single runs, p < 0.01). What is asked is whether these
     networks have learnt, not whether a method would with other seeds: a seed that collapsed makes a
     mean of seeds worthless, and two good seeds are good without a spread to be known. Of untrained
-    controls those of the model's own architecture and width count, else all there are.
+    controls those that the model was before it was trained count (its architecture, width and
+    number of parameters, which tells whether an MLP follows), else all there are.
 
     Args:
         model: what was measured of it, on one test set. Controls are never asked to beat controls.
@@ -86,8 +87,8 @@ def _controls(mine: SeedGroup, measured: Sequence[SeedGroup]) -> list[SeedGroup]
         and not mismatch([*mine.records, *m.records])
     ]
     untrained = [m for m in alike if m.control == UNTRAINED]
-    build = [(m.model.get("arch"), m.model.get("width")) for m in (mine, *untrained)]
-    own = [m for m, b in zip(untrained, build[1:], strict=True) if b == build[0]]
+    build = {key: mine.model.get(key) for key in ("arch", "width", "parameters")}
+    own = [m for m in untrained if {key: m.model.get(key) for key in build} == build]
     return [m for m in alike if m.control != UNTRAINED] + (own or untrained)
 
 

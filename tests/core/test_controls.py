@@ -14,7 +14,9 @@ from robustbench_coss.analysis.controls import NOT_TRAINED, standing, without_co
 from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.claims.verdicts import Outcome, examine
+from robustbench_coss.encoders.base import parameters
 from robustbench_coss.figures.write import GREYS, control_pens
+from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.records.record import Record
 from robustbench_coss.statistics.paired_tests import mcnemar
 from robustbench_coss.tables import cells, claims
@@ -119,6 +121,24 @@ def test_an_untrained_network_of_another_width_counts_where_there_is_no_other(
     save(tmp_path, control(0.3, **OWN))
     measured = load_measurements(tmp_path)
     assert standing(of(measured, "BYOL"), measured).unbeaten == ()
+
+
+@pytest.mark.parametrize("mlp", [True, False])
+def test_an_untrained_network_counts_for_a_model_with_or_without_an_mlp_as_it_is_itself(
+    tmp_path: Path, mlp: bool
+) -> None:
+    size = {m: parameters(build_encoder(**OWN, size=32, mlp=m)) for m in (True, False)}
+    made = [clean(0.8), control(0.5), control(0.3, **OWN), control(0.9, seed=1, **OWN)]
+    for record, has in zip(made[2:], (mlp, not mlp), strict=True):
+        record.model |= {"parameters": size[has]} | ({} if has else {"mlp": False})
+    made[0].model["parameters"] = size[mlp]
+    save(tmp_path, *made)
+    measured = load_measurements(tmp_path)
+    assert standing(of(measured, "BYOL"), measured).unbeaten == ()
+    made[0].model["parameters"] = size[not mlp]
+    save(tmp_path, made[0])
+    measured = load_measurements(tmp_path)
+    assert len(standing(of(measured, "BYOL"), measured).unbeaten) == 1
 
 
 def test_controls_on_other_images_say_nothing(tmp_path: Path) -> None:
