@@ -15,7 +15,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import distributed as dist
 from torch.utils.data import DataLoader
@@ -24,10 +23,11 @@ from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.pretrain.data import TrainingBatch, decoding_processes, explain_dead_workers
 from robustbench_coss.pretrain.distributed import launch, rank, world_size
+from robustbench_coss.pretrain.last_checkpoint import AtomicCheckpointIO, SaveEveryEpoch
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.monitors import MetricsFile, ProgressLine
 from robustbench_coss.pretrain.recipe import Recipe
-from robustbench_coss.pretrain.run_folder import CHECKPOINT_NAME, METRICS_NAME, AtomicCheckpointIO
+from robustbench_coss.pretrain.run_folder import CHECKPOINT_NAME, METRICS_NAME
 
 
 class ClipGradients(pl.Callback):
@@ -92,18 +92,18 @@ def fit(
     loader: DataLoader[TrainingBatch],
     out: Path,
     device: torch.device,
-    last: Path | None,
+    resumed: dict[str, Any] | None,
     monitors: Sequence[pl.Callback],
 ) -> int:
     """Train a method to the end of its recipe, together with the other processes of the run.
 
     Args:
         out: run folder.
-        last: the checkpoint to go on from.
+        resumed: what of its last checkpoint is restored, if it goes on.
         monitors: called before the run folder's files are written.
 
     Returns:
-        Steps of the optimiser, those before `last` included.
+        Steps of the optimiser, those before it was resumed included.
 
     Raises:
         CossError: memory or the other processes are gone, or the folder cannot be written.
@@ -112,23 +112,21 @@ def fit(
     recipe, stop = method.recipe, StopOnSignal()
     quieten_lightning()
     with explain_os_errors("write to", out):
-        trainer = _trainer(recipe, out, device, [stop, *monitors])
+        trainer = _trainer(recipe, out, device, [stop, *monitors], AtomicCheckpointIO(resumed))
         with _failures(stop, recipe, out), explain_dead_workers(decoding_processes(recipe)):
-            trainer.fit(method, loader, ckpt_path=last, weights_only=True)
+            last = None if resumed is None else out / CHECKPOINT_NAME
+            trainer.fit(method, loader, ckpt_path=last)
     return trainer.global_step
 
 
 def _trainer(
-    recipe: Recipe, out: Path, device: torch.device, callbacks: list[pl.Callback]
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+    callbacks: list[pl.Callback],
+    checkpoints: AtomicCheckpointIO,
 ) -> pl.Trainer:
-    callbacks.append(
-        ModelCheckpoint(
-            out,
-            filename=CHECKPOINT_NAME.removesuffix(".ckpt"),
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-    )
+    callbacks.append(SaveEveryEpoch(out / CHECKPOINT_NAME))
     if recipe.optimizer.clip is not None:
         callbacks.append(ClipGradients(recipe.optimizer.clip))
     if rank() == 0:
@@ -150,7 +148,7 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        plugins=[AtomicCheckpointIO(), started.environment],
+        plugins=[checkpoints, started.environment],
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=callbacks,
     )

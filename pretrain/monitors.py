@@ -26,7 +26,7 @@ from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.encoders.knn import nearest_class
 from robustbench_coss.encoders.rank import effective_rank
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
 from robustbench_coss.machine.terminal import progress_bar
 from robustbench_coss.pretrain.data import TrainingBatch, subset
@@ -203,6 +203,9 @@ class Watch(pl.Callback):
     ) -> None:
         checkpoint["dataset_fingerprint"] = self.train.fingerprint
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.callback_metrics.clear()  # what an earlier epoch measured is not this one's
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The last step may have spoilt the weights after a loss that was still finite.
         if not all(bool(torch.isfinite(p).all()) for p in pl_module.parameters()):
@@ -243,10 +246,15 @@ class MetricsFile(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.monotonic()
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            self.rows = [row for row in rows if int(row["epoch"]) <= trainer.current_epoch]
+        if self.path.exists() and trainer.current_epoch:
+            self.rows = read_metrics(self.path)[: trainer.current_epoch]
+            if [row["epoch"] for row in self.rows] != [
+                str(number + 1) for number in range(trainer.current_epoch)
+            ]:
+                raise CossError(
+                    f"{self.path} does not hold the {trainer.current_epoch} epochs that "
+                    "were trained; restore it, or start in another --out"
+                )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -257,18 +265,33 @@ class MetricsFile(pl.Callback):
         row["seconds"] = f"{now - self.started:.2f}"
         self.started = now
         self.rows.append(row)
-        names = list(dict.fromkeys(name for r in self.rows for name in r))
+        names = list(dict.fromkeys(name for r in self.rows for name in r if name != "seconds"))
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+        writer = csv.DictWriter(text, [*names, "seconds"], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_atomically(self.path, text.getvalue())
 
 
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv`. Raises CossError if it is no such file, or damaged."""
+    try:
+        with explain_os_errors("read", path), path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        for row in rows:
+            for value in row.values():
+                float(value or 0)
+            int(row["epoch"]), float(row["seconds"])
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise CossError(
+            f"{path} is damaged ({error}); restore it, or start in another --out"
+        ) from error
+    return rows
+
+
 def last_metrics(path: Path) -> dict[str, float]:
     """Metrics of the last epoch of a `metrics.csv`, without its counts and timing."""
-    with path.open(newline="") as file:
-        *_, row = csv.DictReader(file)
+    row = read_metrics(path)[-1]
     return {
         name: float(value)
         for name, value in row.items()

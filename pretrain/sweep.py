@@ -6,7 +6,6 @@ folder, so a sweep keeps no state of its own and can be stopped and started agai
 
 from __future__ import annotations
 
-import csv
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -186,11 +185,11 @@ def state(run: Run) -> State:
         CossError: the folder holds another run, or something else.
     """
     from robustbench_coss.models.checkpoint import FILE_NAME
-    from robustbench_coss.pretrain.run_folder import RECIPE_NAME, run_recipe
+    from robustbench_coss.pretrain.run_folder import RECIPE_NAME, is_vacant, run_recipe
 
     remedy = "move it away, or pass another --out"
     if not (run.folder / RECIPE_NAME).is_file():
-        if run.folder.exists() and not (run.folder.is_dir() and not any(run.folder.iterdir())):
+        if run.folder.exists() and not (run.folder.is_dir() and is_vacant(run.folder)):
             raise CossError(f"{run.folder} is in the way: it is no run folder; {remedy}")
         return "new"
     changed = differing_keys(run.recipe, run_recipe(run.folder))
@@ -233,13 +232,13 @@ def results(folder: Path) -> tuple[float | None, float | None]:
     The seconds are those of all epochs, whichever attempt they were trained in. None for what the
     file does not hold.
     """
+    from robustbench_coss.pretrain.monitors import read_metrics
     from robustbench_coss.pretrain.run_folder import METRICS_NAME
 
     path = folder / METRICS_NAME
     if not path.is_file():
         return None, None
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(path)
     knn = rows[-1].get("validation/knn_top1") if rows else None
     seconds = sum(float(row["seconds"]) for row in rows) if rows else None
     return float(knn) if knn else None, seconds

@@ -7,6 +7,9 @@ or srun, several processes share every batch (`pretrain.distributed`); the first
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +19,7 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
-from robustbench_coss.files import write_atomically
+from robustbench_coss.files import remove_leftovers, write_atomically
 from robustbench_coss.machine.environment import device_name, resolve_device, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.pretrain.bad_images import FILE_NAME as UNREADABLE_NAME
@@ -30,6 +33,7 @@ from robustbench_coss.pretrain.distributed import (
     synchronise_batchnorm,
     world_size,
 )
+from robustbench_coss.pretrain.last_checkpoint import restorable
 from robustbench_coss.pretrain.loop import compile_stages, fit
 from robustbench_coss.pretrain.methods.base import Method, parse_options
 from robustbench_coss.pretrain.monitors import OnlineProbe, Watch, last_metrics
@@ -39,7 +43,7 @@ from robustbench_coss.pretrain.run_folder import (
     METRICS_NAME,
     RECIPE_NAME,
     check_folder,
-    check_resumable,
+    locked,
 )
 from robustbench_coss.pretrain.views import refuse_empty_maps
 from robustbench_coss.seeds import seed_of
@@ -79,15 +83,36 @@ def pretrain(
     target = resolve_device(device)
     join(target)
     exported = out / FILE_NAME
-    with same_outcome():
-        check_folder(recipe, out, resume)
-        finished = resume and exported.is_file()
-    if finished:
-        return exported
+    with ExitStack() as stack:
+        with same_outcome():
+            check_folder(recipe, out, resume)
+            finished = resume and exported.is_file()
+            if not finished and rank() == 0:
+                stack.enter_context(locked(out))
+                check_folder(recipe, out, resume)  # again: another process may just have ended
+        if finished:
+            remove_leftovers(out)
+        else:
+            images = partial(_images, recipe, out, data_root, download, skip_bad_images)
+            _train(recipe, exported, target, images, resume=resume, compiled=compiled)
+    return exported
+
+
+def _train(
+    recipe: Recipe,
+    exported: Path,
+    target: torch.device,
+    images: Callable[[], tuple[ImageSet, ImageSet, str]],
+    *,
+    resume: bool,
+    compiled: bool,
+) -> None:
+    """Train in a run folder that is this run's alone, and export."""
+    out = exported.parent
     with same_outcome():
         method_type: type[Method] = registry.load("method", recipe.method)
         parse_options(method_type, recipe.options)
-    train, validation, unreadable = _images(recipe, out, data_root, download, skip_bad_images)
+    train, validation, unreadable = images()
     if method_type.uses_labels and bool((train.labels < 0).any()):
         raise reported_once(
             CossError(
@@ -95,8 +120,7 @@ def pretrain(
                 "without one; choose a self-supervised --method or a labelled --dataset"
             )
         )
-    checkpoint = out / CHECKPOINT_NAME
-    last = checkpoint if resume and checkpoint.is_file() else None
+    last, resumed = out / CHECKPOINT_NAME, None
     with same_outcome():
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))
         encoder = build_encoder(recipe.arch, size=train.size, width=recipe.width, mlp=recipe.mlp)
@@ -104,8 +128,8 @@ def pretrain(
         loader = training_loader(train, recipe, method.views, method.local_crops, target)
         local_side = recipe.views.local_side(train.size)
         refuse_empty_maps(encoder, {train.size, local_side if method.local_crops else train.size})
-        if last is not None:
-            check_resumable(last, method, train)
+        if resume and last.is_file():
+            resumed = restorable(last, method, train, len(loader), target)
         if not resume and rank() == 0:
             write_atomically(out / RECIPE_NAME, dump_recipe(recipe))
         if unreadable and rank() == 0:
@@ -120,10 +144,9 @@ def pretrain(
         OnlineProbe(encoder.dim, len(train.classes), recipe.seed),
         Watch(train, validation, every),
     ]
-    steps = fit(method, loader, out, target, last, monitors)
+    steps = fit(method, loader, out, target, resumed, monitors)
     if rank() == 0:
         _export(exported, method, train, steps, target)
-    return exported
 
 
 def _images(

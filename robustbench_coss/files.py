@@ -1,4 +1,8 @@
-"""Reading and writing files so that a crash never leaves half of one."""
+"""Reading and writing files so that a crash never leaves half of one, nor two processes a mixture.
+
+What a killed process leaves is a temporary file or a lock with a name of its own; the next process
+that writes to the folder removes it, and nobody counts it as content.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,38 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from robustbench_coss.errors import explain_os_errors
+from filelock import FileLock, Timeout
+
+from robustbench_coss.errors import CossError, explain_os_errors
+
+LOCK = ".coss-folder.lock"
+"""Name of the lock of a folder that one process at a time may write to."""
+
+_LEFTOVER = re.compile(r"\.coss-.+\.(tmp|lock)")
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
     """Write a file whole or not at all: to a temporary file beside it, synced, then renamed.
 
     Raises:
-        CossError: the folder cannot be made or written (says why: full disk, permission, …).
+        CossError: the folder cannot be made or written (says why: full disk, permission, …), or
+            the path is a folder, a device or a pipe.
     """
     payload = data.encode() if isinstance(data, str) else data
     with explain_os_errors("write", path):
+        if path.exists() and not path.is_file():
+            raise CossError(f"cannot write {path}: it is not a regular file; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        remove_leftovers(path.parent)
+        handle, temporary = _locked_temporary(path.parent)
+        lock = os.dup(handle)  # until it has its name, it must not be taken for a leftover
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(payload)
@@ -33,6 +52,115 @@ def write_atomically(path: Path, data: bytes | str) -> None:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+        finally:
+            os.close(lock)
+
+
+def _locked_temporary(folder: Path) -> tuple[int, str]:
+    """A new temporary file, open and locked."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".coss-", suffix=".tmp")
+        # Another process may have removed it before it was locked.
+        if not _lock(handle) or os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; False where another has, or where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a path is named like the temporary files and locks that killed processes leave."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left in a folder; what is in use is left alone."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if is_leftover(path) and path.is_file() and not path.is_symlink():
+                with suppress(OSError), path.open("rb") as file:
+                    if _lock(file.fileno()):
+                        path.unlink()
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that goes at the end; those that killed processes left go first.
+
+    Raises:
+        CossError: there is no temporary folder that can be written to.
+    """
+    try:
+        top = Path(tempfile.gettempdir())
+        for old in top.glob(f"{prefix}*"):
+            with suppress(OSError):
+                _remove_unlocked(old)
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+    except OSError as error:
+        raise CossError(
+            f"no temporary folder can be used ({error.strerror or error}); "
+            "set TMPDIR to a folder that can be written to"
+        ) from error
+    handle = os.open(folder, os.O_RDONLY)
+    _lock(handle)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if _lock(handle):
+            shutil.rmtree(folder)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes off what a lock file stands for, which goes again at the end.
+
+    A folder that is made for the file goes with it if nothing else was put there.
+
+    Args:
+        busy: what another process that holds the lock is doing, and where.
+
+    Raises:
+        CossError: one does, or the file cannot be made.
+    """
+    folder = lock.parent
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    held = FileLock(lock, blocking=False)
+    with explain_os_errors("write to", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire()
+        except Timeout as error:
+            raise CossError(f"another process is {busy}; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        # Removed while it is held: who waits for a file that is gone starts over with a new one.
+        with suppress(OSError):
+            lock.unlink()
+        held.release()
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
 
 
 def cache_folder() -> Path:

@@ -26,7 +26,7 @@ from robustbench_coss.evaluations.probes import logistic, sgd
 from robustbench_coss.evaluations.probes.design import chunks, standardisation
 from robustbench_coss.evaluations.probes.features import extract, labelled
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.files import sha256_of, write_atomically
+from robustbench_coss.files import canonical_json, sha256_of, write_atomically
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Check
 from robustbench_coss.seeds import permutation
@@ -339,8 +339,15 @@ def get_probe(
     }
     tensors = {"weight": classifier.weight.contiguous(), "bias": classifier.bias.contiguous()}
     header = {"format": FORMAT, "probe": json.dumps(summary, sort_keys=True, allow_nan=False)}
-    write_atomically(path, safetensors.torch.save(tensors, metadata=header))
+    write_atomically(path, _in_fixed_order(safetensors.torch.save(tensors, metadata=header)))
     return Probe(classifier, key, summary)
+
+
+def _in_fixed_order(data: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted; the library writes them in any order."""
+    size = int.from_bytes(data[:8], "little")
+    text = canonical_json(json.loads(data[8 : 8 + size])).encode()
+    return data[:8] + text.ljust(size) + data[8 + size :]
 
 
 def _subset(images: ImageSet, config: ProbeConfig) -> list[int]:

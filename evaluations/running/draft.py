@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from robustbench_coss.encoders.base import parameters
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import convergence
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
-from robustbench_coss.files import sha256_of
+from robustbench_coss.files import alone, remove_leftovers, sha256_of
 from robustbench_coss.machine.environment import versions
 from robustbench_coss.records.record import (
     SCHEMA,
@@ -65,8 +64,17 @@ class Draft:
                 self.record, self.up_to_date = found, True
 
     def on_disk(self) -> Iterator[Finished]:
-        """The cells of a record that is up to date."""
+        """The cells of a record that is up to date, or that were measured before."""
         yield from (self._finished(cell) for cell in self.record.cells)
+
+    def tidy(self) -> None:
+        """Remove what a process left that was killed after it had written the record."""
+        partial = partial_path(self.path)
+        remove_leftovers(self.path.parent)
+        if partial.exists():
+            # Where nothing can be written, or another process measures it again, it may stay.
+            with suppress(CossError, OSError), alone(lock_path(self.path), "at work"):
+                partial.unlink(missing_ok=True)
 
     def _finished(self, cell: Cell) -> Finished:
         return Finished(self.suite.name, cell, self.path, self.record)
@@ -259,29 +267,9 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.partial.json")
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes off a record while it is measured.
-
-    Raises:
-        CossError: one is at it.
-    """
-    file = path.with_name(f".{path.stem}.lock")
-    lock = FileLock(file, blocking=False)
-    with explain_os_errors("write", path):
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise CossError(
-                f"another process is measuring {path}; wait for it, or stop it"
-            ) from error
-    try:
-        yield
-    finally:
-        # Removed while it is held: who waits for a file that is gone starts over with a new one.
-        with suppress(OSError):
-            file.unlink()
-        lock.release()
+def lock_path(path: Path) -> Path:
+    """Whose holder alone may measure a record."""
+    return path.with_name(f".coss-{path.stem}.lock")
 
 
 def describe_model(opened: Opened) -> dict[str, Any]:

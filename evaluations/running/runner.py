@@ -18,7 +18,7 @@ from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.evaluations.running.draft import Draft, Finished, alone, draft
+from robustbench_coss.evaluations.running.draft import Draft, Finished, draft, lock_path
 from robustbench_coss.evaluations.running.job import (
     Opened,
     measure_unit,
@@ -26,6 +26,7 @@ from robustbench_coss.evaluations.running.job import (
 )
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.units import Measured, Unit
+from robustbench_coss.files import alone
 from robustbench_coss.machine.environment import check_writable
 from robustbench_coss.machine.executors import Executor
 from robustbench_coss.models.checkpoint import Checkpoint, load_checkpoint
@@ -142,13 +143,15 @@ def evaluate_stream(
         wanted = [s for s in chosen if request.force or not drafts[s].up_to_date]
         for s in chosen:
             if s not in wanted:
+                drafts[s].tidy()
                 yield from drafts[s].on_disk()
         if not wanted:
             return
         for folder in {drafts[s].path.parent for s in wanted} | {Path(request.results) / "probes"}:
             check_writable(folder)
         for s in wanted:
-            stack.enter_context(alone(drafts[s].path))
+            path = drafts[s].path
+            stack.enter_context(alone(lock_path(path), f"measuring {path}"))
         if request.force and opened.checkpoint.head is None:
             probe_path(Path(request.results), opened.classifier_key).unlink(missing_ok=True)
         if executor is not None:
@@ -158,6 +161,7 @@ def evaluate_stream(
         for s in wanted:
             drafts[s].start(opened)
             progress.plan(drafts[s].open_images)
+            yield from drafts[s].on_disk()
             yield from drafts[s].finish()
         todo = {s: drafts[s] for s in wanted}
         if executor is None:

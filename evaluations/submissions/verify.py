@@ -5,7 +5,6 @@ What cannot be checked at all raises; what was checked and is wrong is in the re
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +24,7 @@ from robustbench_coss.evaluations.submissions.again import Sample, measure_again
 from robustbench_coss.evaluations.submissions.agreement import OTHER, SAME, Pair, try_pairs
 from robustbench_coss.evaluations.submissions.bundle import ENCODER, Bundle, open_bundle
 from robustbench_coss.evaluations.submissions.report import Finding, Report
-from robustbench_coss.files import canonical_json, slug, write_atomically
+from robustbench_coss.files import canonical_json, scratch_folder, slug, write_atomically
 from robustbench_coss.machine.environment import check_writable, device_name, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, load_checkpoint
 from robustbench_coss.models.load import load_model
@@ -78,11 +77,11 @@ def verify(
     report = Report(plan.seed)
     size = f"{len(bundle.names)} files as listed, {len(contents)} records of the form of a record"
     report.facts.append(Finding(True, size))
-    with tempfile.TemporaryDirectory(prefix="coss-verify-") as folder:
-        load = _encoder(bundle, encoder, Path(folder))
+    with scratch_folder("coss-verify-") as folder:
+        load = _encoder(bundle, encoder, folder)
         for group in _alike(contents):
             for retrain in (False, True) if plan.retrain_probe else (False,):
-                _verify_group(bundle, group, load, plan, Path(folder), retrain, report, progress)
+                _verify_group(bundle, group, load, plan, folder, retrain, report, progress)
     return report
 
 

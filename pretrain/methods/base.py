@@ -178,7 +178,8 @@ class Method(pl.LightningModule):
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         self.log("train/lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True)  # type: ignore[union-attr]
 
-    def configure_optimizers(self) -> Any:
+    def make_optimizer(self, device: torch.device) -> torch.optim.Optimizer:
+        """The optimiser of the recipe over all parameters that are trained."""
         targets = {id(p) for _, target in self.momentum_pairs for p in target.parameters()}
         trained = [m for m in self.children() if not all(id(p) in targets for p in m.parameters())]
         decayed, plain = get_weight_decay_parameters(trained)
@@ -188,7 +189,10 @@ class Method(pl.LightningModule):
         ]
         options = self.recipe.optimizer
         lr = options.lr * self.recipe.batch_size / 256  # linear scaling (Goyal et al. 2017)
-        optimizer = build_optimizer(options, groups, lr, fused=self.device.type == "cuda")
+        return build_optimizer(options, groups, lr, fused=device.type == "cuda")
+
+    def configure_optimizers(self) -> Any:
+        optimizer, options = self.make_optimizer(self.device), self.recipe.optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = min(round(options.warmup_epochs * steps / self.recipe.epochs), steps - 1)
         schedule = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=steps)

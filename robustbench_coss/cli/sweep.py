@@ -73,6 +73,7 @@ def sweep(
     """
     from rich.console import Console
 
+    from robustbench_coss.files import LOCK, alone, remove_leftovers
     from robustbench_coss.pretrain.sweep import plan, read_sweep, state
 
     if gpus_per_run is not None and cluster is None:
@@ -92,7 +93,10 @@ def sweep(
         return
     open_runs = [run for run in runs if states[run] != LABELS["finished"]]
     try:
-        failures = _train(open_runs, device, cluster, gpus_per_run, data_root, download)
+        with alone(folder / LOCK, f"running a sweep in {folder}"):
+            for run in runs:
+                remove_leftovers(run.folder)
+            failures = _train(open_runs, device, cluster, gpus_per_run, data_root, download)
     except KeyboardInterrupt:
         typer.echo("interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None

@@ -45,7 +45,7 @@ from robustbench_coss.figures.looks import (
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.training import training_figures
-from robustbench_coss.files import slug, write_atomically
+from robustbench_coss.files import LOCK, alone, slug, write_atomically
 
 
 def write_figures(
@@ -88,10 +88,12 @@ def write_figures(
                 hint = did_you_mean(name, known) or f"there are {', '.join(known)}"
                 raise CossError(f"these records allow no figure {name!r}; {hint}")
         written: list[Path] = []
-        for test_set, drawing in made:
-            if not names or drawing.name in names:
-                folder = (out or results / "figures") / test_set.slug
-                written += _save(folder / slug(drawing.name), drawing.data, drawing.figure)
+        top = out or results / "figures"
+        with alone(top / LOCK, f"writing figures to {top}"):  # a figure and its numbers belong
+            for test_set, drawing in made:  # together
+                if not names or drawing.name in names:
+                    path = top / test_set.slug / slug(drawing.name)
+                    written += _save(path, drawing.data, drawing.figure)
     return written
 
 

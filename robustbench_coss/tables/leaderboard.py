@@ -16,7 +16,7 @@ from rich.console import Group
 
 from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.analysis.numbers import load_table
-from robustbench_coss.files import write_atomically
+from robustbench_coss.files import LOCK, alone, write_atomically
 from robustbench_coss.tables import cells as tables
 from robustbench_coss.tables.cells import (
     MARK,
@@ -237,8 +237,8 @@ def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[
     """
     table = load_table(results) if table is None else table
     texts = {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table)}
-    paths = []
-    for suffix, text in texts.items():
-        paths.append(results / f"leaderboard.{suffix}")
-        write_atomically(paths[-1], text)
-    return paths
+    paths = {results / f"leaderboard.{suffix}": text for suffix, text in texts.items()}
+    with alone(results / LOCK, f"writing tables to {results}"):  # all three of one process
+        for path, text in paths.items():
+            write_atomically(path, text)
+    return list(paths)

@@ -1,18 +1,16 @@
-"""Writing the folder: every page from its template, all of them put in place at once."""
+"""Writing the folder: every page from its template, one after the other, the index last."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from robustbench_coss import __version__
 from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.files import write_atomically
+from robustbench_coss.files import LOCK, alone, is_leftover, write_atomically
 from robustbench_coss.pages.html import render
 from robustbench_coss.pages.site import plots
 from robustbench_coss.pages.site.compare import comparison
@@ -27,7 +25,7 @@ INDEX = "index.html"
 def write_site(results: Path, out: Path) -> Path:
     """Write the pages of all complete records of a results folder. Same records, same bytes.
 
-    An earlier site at `out` is replaced as a whole once the new one is complete.
+    The files of an earlier site at `out` are replaced, one after the other.
 
     Returns:
         The path of `index.html`.
@@ -70,23 +68,30 @@ def render_site(site: Site) -> dict[str, str]:
     return pages
 
 
-def check_free(out: Path) -> None:
+def check_free(out: Path) -> set[str]:
     """Refuse a folder that holds anything but an earlier site.
+
+    Returns:
+        The files of that site, by their paths below the folder.
 
     Raises:
         CossError: it does, or it cannot be read.
     """
     with explain_os_errors("read", out):
         if not out.exists():
-            return
+            return set()
         if not out.is_dir():
             raise CossError(f"{out} is a file; give --out a folder")
-        present = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
+        present = {
+            p.relative_to(out).as_posix()
+            for p in out.rglob("*")
+            if not is_leftover(p) and (p.is_symlink() or not p.is_dir())
+        }
     if not present:
-        return
+        return set()
     try:
         ours = set(json.loads((out / MARKER).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise CossError(
             f"{out} is not empty and holds no earlier site; choose a new folder for --out"
         ) from None
@@ -95,36 +100,32 @@ def check_free(out: Path) -> None:
             f"{out / foreign[0]} is not part of the site and would be lost; move it elsewhere, or "
             "choose a new folder for --out"
         )
+    return present - {MARKER}
 
 
 def put_in_place(out: Path, pages: Mapping[str, str]) -> None:
-    """Write files to a new folder and let it take the place of `out`.
+    """Write files over those of an earlier site, the index last, and remove what is left of it.
 
-    Until then `out` is untouched: a crash leaves the old site or none, never a mixture.
+    Every file is the old or the new one at any time. A folder that a killed process left half new
+    still counts as a site, so that the next process can end what that one began.
 
     Raises:
-        CossError: they cannot be written.
+        CossError: `out` holds other files, they cannot be written, or another process writes them.
     """
-    target = out.resolve()
-    with explain_os_errors("write", out):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        old = made.with_name(f"{made.name}.old")
-        try:
-            for name, text in pages.items():
-                write_atomically(made / name, text)
-            listed = {"written_by": "coss-bench site", "files": sorted(pages)}
-            write_atomically(made / MARKER, json.dumps(listed, indent=1) + "\n")
-            made.chmod(0o755)
-            if target.exists():
-                os.replace(target, old)
-            try:
-                os.replace(made, target)
-            except OSError:
-                if old.exists():
-                    os.replace(old, target)
-                raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)
+    check_free(out)
+    with alone(out / LOCK, f"writing a site to {out}"):
+        before = check_free(out)
+        _mark(out, before | pages.keys())
+        for name in sorted(pages, key=lambda name: (name == INDEX, name)):
+            write_atomically(out / name, pages[name])
+        with explain_os_errors("write", out):
+            for name in sorted(before - pages.keys()):
+                (out / name).unlink()
+                with suppress(OSError):  # not empty
+                    (out / name).parent.rmdir()
+        _mark(out, pages.keys())
+
+
+def _mark(out: Path, names: Iterable[str]) -> None:
+    listed = {"written_by": "coss-bench site", "files": sorted(names)}
+    write_atomically(out / MARKER, json.dumps(listed, indent=1) + "\n")

@@ -27,24 +27,31 @@ def test_a_rebuild_takes_away_what_is_no_longer_measured(tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_crash_leaves_the_old_site_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crash_leaves_every_page_old_or_new_and_the_index_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = write(tmp_path, simulate.clean(0.5))
     before = texts(site)
     simulate.save(tmp_path / "results", simulate.clean(0.6, method="dino"))
+    new = texts(write_site(tmp_path / "results", tmp_path / "undisturbed").parent)
     written = []
 
     def fail(path: Path, data: str) -> None:
         written.append(path)
-        if len(written) == 3:
+        if len(written) == 5:
             raise CossError("cannot write: disk full")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(data)
 
-    monkeypatch.setattr(pages, "write_atomically", fail)
-    with pytest.raises(CossError, match="disk full"):
-        write_site(tmp_path / "results", site)
-    assert texts(site) == before
-    assert {p.name for p in tmp_path.iterdir()} == {"results", "site"}
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "write_atomically", fail)
+        with pytest.raises(CossError, match="disk full"):
+            write_site(tmp_path / "results", site)
+    left = texts(site)
+    assert left[pages.INDEX] == before[pages.INDEX] != new[pages.INDEX]
+    for name in before.keys() - {pages.MARKER}:
+        assert left[name] in (before[name], new.get(name)), name
+    assert texts(write_site(tmp_path / "results", site).parent) == new
 
 
 def test_a_folder_of_other_things_is_left_alone(
