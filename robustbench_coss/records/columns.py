@@ -7,6 +7,8 @@ small, readable and diffable.
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 import zlib
 from typing import Annotated, Any, Literal, get_args
 
@@ -38,8 +40,9 @@ class StoredColumn(BaseModel):
     """Type of a value, as numpy names it."""
     n: Annotated[int, Strict(), Field(ge=0)]
     """Number of values."""
-    data: Annotated[str, StringConstraints(strict=True, pattern=BASE64)] = Field(
-        json_schema_extra={"contentEncoding": "base64"}
+    # Not held to the pattern here: `decode` does so, in a fraction of the time.
+    data: Annotated[str, StringConstraints(strict=True)] = Field(
+        json_schema_extra={"contentEncoding": "base64", "pattern": BASE64}
     )
     """The compressed values in base64."""
 
@@ -68,13 +71,15 @@ def decode(stored: StoredColumn) -> NDArray[Any]:
     # Bounded: a forged file cannot make us inflate more than it declares.
     inflater = zlib.decompressobj()
     try:
-        raw = inflater.decompress(base64.b64decode(stored.data, validate=True), expected + 1)
+        raw = inflater.decompress(binascii.a2b_base64(stored.data, strict_mode=True), expected + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if len(raw) != expected:
         raise ValueError(f"{len(raw)} bytes where {expected} were declared")
+    if not inflater.eof:
+        raise ValueError("the compressed data end too early")
     if kind == "bool":
-        return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).astype(bool)
+        return np.unpackbits(np.frombuffer(raw, np.uint8), count=n).view(bool)
     return np.frombuffer(raw, np.dtype(kind).newbyteorder("<")).astype(kind)
 
 
@@ -92,6 +97,8 @@ def _column_schema(_: Any, handler: Any) -> core_schema.CoreSchema:
         stored: StoredColumn = read(value)
         wanted = (info.context or {}).get(COUNT)
         if wanted == UNREAD:
+            if not re.fullmatch(BASE64, stored.data):
+                raise ValueError("data is no base64")
             return stored
         if wanted is not None and stored.n != wanted:
             raise ValueError(f"{stored.n} values where {wanted} were expected")

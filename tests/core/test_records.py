@@ -194,6 +194,19 @@ def test_a_column_that_inflates_beyond_its_declared_length_is_refused(tmp_path: 
         read_record(path)
 
 
+@pytest.mark.parametrize("left", [0, 12, -4])
+def test_a_column_whose_compressed_data_are_cut_off_is_refused(tmp_path: Path, left: int) -> None:
+    path = tmp_path / "r.json"
+    write_record(path, simulate.clean(0.5))
+    fields = json.loads(path.read_text())
+    fields["index"]["data"] = fields["index"]["data"][
+        :left
+    ]  # -4: all values are there, the checksum is not
+    path.write_text(json.dumps(fields))
+    with pytest.raises(CossError, match="damaged"):
+        read_record(path)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CossError, match="damaged"):
