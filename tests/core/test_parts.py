@@ -13,7 +13,7 @@ import torch
 from scipy.stats import binom, kstest
 from torch import Tensor
 
-from robustbench_coss.datasets.base import ROLES, ImageSet, open_dataset
+from robustbench_coss.datasets.base import ROLES, open_dataset
 from robustbench_coss.datasets.parts import (
     COMPANIONS,
     COUNTS,
@@ -185,34 +185,48 @@ def test_all_pixels_tell_a_linear_classifier_little(parts: dict[str, Any]) -> No
     assert least_squares_hits(x, train.labels, x_test, test.labels, 0.1) / len(test) < 0.2
 
 
-@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_a_small_encoder_with_labels_tells_the_class_at_every_level(level: float) -> None:
+def test_a_small_encoder_with_labels_tells_the_class_at_every_level() -> None:
     torch.manual_seed(0)
-    train, test = (open_dataset(f"parts:{level}", role) for role in ("train", "test"))
+    levels = {
+        level: [open_dataset(f"parts:{level}", role) for role in ("train", "test")]
+        for level in (0.0, 0.5, 1.0)
+    }
     encoder = build_encoder("rf29_resnet18", size=32, width=0.125, mlp=None)
     head = torch.nn.Linear(encoder.dim, 10)
-    learn(encoder, head, train, epochs=4)
-    with torch.inference_mode():
-        found = torch.cat(
-            [
-                head(encoder.eval()(test.images(range(i, i + 200)).float() / 255)).argmax(1)
-                for i in range(0, len(test), 200)
-            ]
-        )
-    assert (found == test.labels).float().mean() > 0.95
+    third = len(levels[0.0][0]) // 3
+    images = [
+        train.images(range(k * third, (k + 1) * third))
+        for k, (train, _) in enumerate(levels.values())
+    ]
+    labels = [
+        train.labels[k * third : (k + 1) * third] for k, (train, _) in enumerate(levels.values())
+    ]
+    learn(encoder, head, torch.cat(images), torch.cat(labels), epochs=2)
+    for level, (_, test) in levels.items():
+        with torch.inference_mode():
+            found = torch.cat(
+                [
+                    head(encoder.eval()(test.images(range(i, i + 200)).float() / 255)).argmax(1)
+                    for i in range(0, len(test), 200)
+                ]
+            )
+        print(level, (found == test.labels).float().mean())
+        assert (found == test.labels).float().mean() > 0.95, level
 
 
-def learn(encoder: Encoder, head: torch.nn.Linear, train: ImageSet, epochs: int) -> None:
+def learn(
+    encoder: Encoder, head: torch.nn.Linear, pixels: Tensor, labels: Tensor, epochs: int
+) -> None:
     """Cross-entropy, batches of 64, one cycle of the learning rate."""
     weights = [*encoder.to(memory_format=torch.channels_last).parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(weights, weight_decay=0.01)
-    steps = len(train) // 64
+    steps = len(pixels) // 64
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * steps)
     for _ in range(epochs):
-        for batch in torch.randperm(len(train))[: steps * 64].view(steps, 64):
-            images = train.images(batch.tolist()).float() / 255
+        for batch in torch.randperm(len(pixels))[: steps * 64].view(steps, 64):
+            images = pixels[batch].float() / 255
             images = images.flip(3) if torch.rand(()) < 0.5 else images
-            loss = torch.nn.functional.cross_entropy(head(encoder(images)), train.labels[batch])
+            loss = torch.nn.functional.cross_entropy(head(encoder(images)), labels[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
