@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +37,6 @@ class Clean(BaseSuite):
     name = "clean"
     version = 2
     axis = Axis("undisturbed image")
-    stated_as: ClassVar = {"bank": "knn_bank"}
     about = SuiteAbout(
         title="Clean images",
         does="Images as they are: top-1 and top-5 of the classifier, and a vote of the nearest "

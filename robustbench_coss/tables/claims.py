@@ -13,15 +13,8 @@ from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
 from robustbench_coss.records.record import record_path
-from robustbench_coss.tables.cells import (
-    MARK,
-    MISSING,
-    Column,
-    Section,
-    TableCell,
-    block,
-    number_text,
-)
+from robustbench_coss.tables.cells import MARK, Column, Section, TableCell, block
+from robustbench_coss.tables.comparison import p_text, signed_cell
 
 SCHEMA = 1
 
@@ -157,7 +150,7 @@ def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:
         ("Model", [TableCell(q.compared) for q in questions]),
         ("Runs", [TableCell(_runs(row)) for _, row in rows]),
         ("Effect", [effect_cell(row) for _, row in rows]),
-        ("p (Holm)", [TableCell(_p_text(row.p_holm)) for _, row in rows]),
+        ("p (Holm)", [TableCell(p_text(row.p_holm)) for _, row in rows]),
         ("Verdict", [TableCell(row.verdict, best=_decided(row.verdict)) for _, row in rows]),
     ]
 
@@ -173,22 +166,9 @@ def _runs(row: Row) -> str:
 
 def effect_cell(row: Row) -> TableCell:
     """The effect of a row, signed, with its interval."""
-    percent = row.question.unit == "points"
-
-    def signed(value: float) -> str:
-        text = number_text(value, 0, percent)
-        return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
-
     doubtful = any(doubts_of(s.measurement.records) for s in row.question.sources)
-    if math.isnan(row.effect):
-        return TableCell(MISSING, marked=doubtful)
-    known = not math.isnan(row.low)
-    interval = f"[{signed(row.low)}, {signed(row.high)}]" if known else ""
-    return TableCell(signed(row.effect), interval, marked=doubtful)
-
-
-def _p_text(p: float) -> str:
-    return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
+    percent = row.question.unit == "points"
+    return signed_cell(row.effect, row.low, row.high, 0, percent, doubtful)
 
 
 def _notes(outcomes: Sequence[Outcome]) -> list[str]:

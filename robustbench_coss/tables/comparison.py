@@ -63,8 +63,8 @@ def difference_columns(part: pd.DataFrame) -> list[Column]:
         ("A", [_number(line, "a") for line in lines]),
         ("B", [_number(line, "b") for line in lines]),
         ("A − B", [difference_cell(line) for line in lines]),
-        ("p", [TableCell(_p_text(line["p"])) for line in lines]),
-        ("p (Holm)", [TableCell(_p_text(line["p_holm"])) for line in lines]),
+        ("p", [TableCell(p_text(line["p"])) for line in lines]),
+        ("p (Holm)", [TableCell(p_text(line["p_holm"])) for line in lines]),
         ("Verdict", [TableCell(line["verdict"], best=_decided(line)) for line in lines]),
     ]
 
@@ -82,21 +82,26 @@ def _number(line: Mapping[Any, Any], side: str) -> TableCell:
 def difference_cell(line: Mapping[Any, Any]) -> TableCell:
     """The difference of a line of a comparison's table, signed, with its interval."""
     scale = max(abs(line["a"]), abs(line["b"]))  # as many decimals as the two values have
+    return signed_cell(line["difference"], line["low"], line["high"], scale, line["percent"])
 
-    def signed(value: float) -> str:
-        text = number_text(value, scale, line["percent"])
+
+def signed_cell(
+    value: float, low: float, high: float, scale: float, percent: bool, marked: bool = False
+) -> TableCell:
+    """A number that is positive or negative, with its interval and its sign."""
+
+    def signed(x: float) -> str:
+        text = number_text(x, scale, percent)
         return text if text.startswith("−") or not text.strip("0.") else f"+{text}"
 
-    if math.isnan(line["difference"]):
-        return TableCell(MISSING)
-    known = not math.isnan(line["low"])
-    return TableCell(
-        signed(line["difference"]),
-        f"[{signed(line['low'])}, {signed(line['high'])}]" if known else "",
-    )
+    if math.isnan(value):
+        return TableCell(MISSING, marked=marked)
+    interval = "" if math.isnan(low) else f"[{signed(low)}, {signed(high)}]"
+    return TableCell(signed(value), interval, marked=marked)
 
 
-def _p_text(p: float) -> str:
+def p_text(p: float) -> str:
+    """A p value with three decimals."""
     return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
