@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import difflib
 import json
-import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import torch
 import torchattacks
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, centre, decode
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
@@ -31,6 +28,7 @@ from robustbench_coss.evaluations.protocol import Subject, top1
 from robustbench_coss.evaluations.suites.similarity import cosine_within
 from robustbench_coss.figures.one_image import Sheet, View
 from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.reading import read_bytes
 
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog")
 SEVERITY = 3
@@ -39,9 +37,6 @@ BUDGETS = (2, 8)  # PGD in the L-infinity ball, epsilon in 1/255
 STEPS = 10
 STEP_SHARE = 2.5  # Madry et al. 2018: 2.5 · eps / steps reaches any point of the ball
 AT_ONCE = 1 << 24  # values of maps pooled together: 64 MiB
-
-# What is decoded without another program: PIL hands PostScript to Ghostscript, which would run it.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
@@ -77,40 +72,15 @@ def read_image(path: Path, size: int) -> Tensor:
     """A picture file as a model of `size` px sees it: [1, 3, size, size] uint8.
 
     As in the evaluation of picture data sets, the shorter side goes to size · 256 / 224 and the
-    centre is cut out; a picture of exactly size × size is taken as it is. Turned upright where a
-    camera noted how it was held; of several frames the first.
+    centre is cut out; a picture of exactly size × size is taken as it is.
 
     Raises:
-        CossError: there is no such file, or it is no picture of one of `FORMATS`, too large for
-            safety (`PIL.Image.MAX_IMAGE_PIXELS`), truncated or otherwise damaged.
+        CossError: there is no such file, or it is no picture (`datasets.pictures.decode`).
     """
-    from torchvision.transforms import functional as transforms
-
-    if path.exists() and not path.is_file():
-        raise CossError(f"{path} is not a file; pass one picture")
-    with explain_os_errors("read", path), path.open("rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            opened = Image.open(file, formats=FORMATS)
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise CossError(
-                f"{path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it first"
-            ) from error
-        except UnidentifiedImageError as error:
-            raise CossError(
-                f"{path} is not a picture of a known kind ({', '.join(FORMATS)})"
-            ) from error
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CossError(
-                f"picture {path} is truncated or damaged ({reason}); copy it again"
-            ) from error
+    picture = decode(read_bytes(path, MOST_BYTES), str(path))
     if picture.size != (size, size):
-        shorter = round(size * 256 / 224)
-        picture = transforms.center_crop(transforms.resize(picture, shorter), size)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()
+        picture = centre(picture, size)
+    return as_tensor(picture)[None]
 
 
 def find_classifier(

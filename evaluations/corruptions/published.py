@@ -8,22 +8,27 @@ Only read and paired with the clean test set; `corruption` measures on them. Two
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from robustbench_coss.datasets.base import ImageSet, fit
 from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures, same_name
+from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, decode
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.corruptions.reference import GROUPS, NAMES, SEVERITIES, STANDARD
 from robustbench_coss.files import sha256_of
+from robustbench_coss.reading import check_regular, read_bytes
 
 
 class ReadyMade(Protocol):
@@ -111,11 +116,15 @@ class _Arrays:
 
 def _load(path: Path, ndim: int) -> NDArray[Any]:
     """An array of whole numbers, mapped and not read; never a pickle, which executes code."""
+    check_regular(path)
     with explain_os_errors("read", path):
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            reason = " ".join(str(error).split())
+        except (
+            *(ValueError, EOFError, TypeError, SyntaxError),
+            *(ArithmeticError, MemoryError, RecursionError),
+        ) as error:  # of headers that hold nonsense
+            reason = " ".join(str(error).split())[:200]
             raise CossError(f"{path} is damaged ({reason}); download it again") from error
     if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "ui":
         raise CossError(f"{path} does not hold {ndim}-dimensional whole numbers; download it again")
@@ -134,44 +143,54 @@ class _Folders:
         self.folder, self.names, self.size = folder, names, test.size
         labels = test.labels.tolist()
         self.keys: list[tuple[str, str]] = [
-            (test.classes[labels[i]], test.path(i).stem) for i in range(len(test))
+            (same_name(test.classes[labels[i]]), same_name(test.path(i).stem))
+            for i in range(len(test))
         ]
-        # Endings differ between clean and corrupted pictures (.JPEG, .png): one listing tells.
-        self.ending = self._ending(folder / names[0] / str(SEVERITIES[0]))
+        if len(set(self.keys)) < len(self.keys):
+            category, stem = Counter(self.keys).most_common(1)[0][0]
+            raise CossError(
+                f"class {category} has two test pictures named {stem}, endings aside, so that "
+                f"neither can be paired with a picture in {folder}; rename one"
+            )
         sizes = {}
         for name in names:
             for severity in SEVERITIES:
-                path = self._path(name, severity, 0)
-                if not path.is_file():
-                    raise CossError(
-                        f"{path} is missing, which belongs to {test.path(0)}; the test set and "
-                        "--corruption-root must have the same class folders and file names"
-                    )
-                sizes[f"{name}@{severity}"] = path.stat().st_size
+                sizes[f"{name}@{severity}"] = check_regular(self._path(name, severity, 0))
         self.fingerprint = sha256_of({"pictures": self.keys, "bytes of the first": sizes})
-
-    def _ending(self, folder: Path) -> str:
-        name, stem = self.keys[0]
-        found = sorted((folder / name).glob(f"{stem}.*")) if (folder / name).is_dir() else []
-        return found[0].suffix if found else ".JPEG"
 
     def _path(self, name: str, severity: int, index: int) -> Path:
         category, stem = self.keys[index]
-        return self.folder / name / str(severity) / category / f"{stem}{self.ending}"
+        folder = self.folder / name / str(severity)
+        found = _by_stem(str(folder), category).get(stem)
+        if found is None or not os.path.lexists(folder / found):
+            raise CossError(
+                f"{folder / category / stem} does not exist, with any ending; the test set and "
+                "--corruption-root must have the same class folders and file names"
+            )
+        return folder / found
 
     def images(self, name: str, severity: int, index: Sequence[int]) -> Tensor:
         def read(i: int) -> Tensor:
             path = self._path(name, severity, i)
-            with explain_os_errors("open", path), path.open("rb") as file:
-                try:
-                    picture = np.array(Image.open(file).convert("RGB"))
-                except (OSError, SyntaxError, ValueError) as error:
-                    reason = " ".join(str(error).split())
-                    raise CossError(
-                        f"picture {path} cannot be read ({reason}); unpack it again"
-                    ) from error
-            return fit(torch.from_numpy(picture).permute(2, 0, 1)[None], self.size, pad=False)
+            picture = as_tensor(decode(read_bytes(path, MOST_BYTES, "open"), str(path)))
+            return fit(picture[None], self.size, pad=False)
 
         # Pillow decodes outside the interpreter's lock.
         with ThreadPoolExecutor() as pool:
             return torch.cat(list(pool.map(read, index)))
+
+
+@lru_cache(maxsize=4096)  # the class folders of a few conditions
+def _by_stem(folder: str, category: str) -> dict[str, str]:
+    """Pictures of a class in a folder: file name without ending to the path below the folder."""
+    left_out = LeftOut()
+    with explain_os_errors("read", folder):
+        names = [n for n in class_folders(Path(folder), left_out) if same_name(n) == category]
+        found = [path for path, _ in pictures(folder, names[0], left_out)] if names else []
+    stems = {same_name(Path(path).stem): path for path in found}
+    if len(stems) < len(found):
+        twice = Counter(same_name(Path(path).stem) for path in found).most_common(1)[0][0]
+        raise CossError(
+            f"{folder}/{names[0]} has two pictures named {twice}, endings aside; remove one"
+        )
+    return stems

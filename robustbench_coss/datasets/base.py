@@ -150,6 +150,22 @@ def split_validation(count: int, share: float = 0.1) -> tuple[Tensor, Tensor]:
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def held_out_of(count: int, role: str, share: float = 0.1) -> Tensor:
+    """Sorted indices of the images of role train or validation among `count` training images.
+
+    Raises:
+        CossError: so few images that the share of them that is held out rounds to none.
+    """
+    train, validation = split_validation(count, share)
+    if role == "validation" and not len(validation):
+        raise CossError(
+            f"there are {count:,} training images, and validation, 1/{round(1 / share)} of them, "
+            f"would have none; there must be at least {round(1 / share)}, or a set of validation "
+            "images beside them"
+        )
+    return train if role == "train" else validation
+
+
 def dataset_source(name: str) -> Source:
     """The data set of a name, or of a name and an option, `NAME:OPTION`.
 
@@ -190,6 +206,8 @@ def open_dataset(
         CossError: unknown name or role, missing or damaged data, or no images.
     """
     source = dataset_source(name)
+    if "\0" in str(root):
+        raise CossError(f"data root {str(root)!r} holds a NUL, which no file name can")
     if role not in ROLES:
         raise CossError(f"unknown role {role!r}; known: {', '.join(ROLES)}")
     size = source.default_size if size is None else size

@@ -18,7 +18,6 @@ fixed draw (`base.split_validation`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +26,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustbench_coss.datasets.base import ImageSet, split_validation
-from robustbench_coss.datasets.pictures import ENDINGS, PictureSet
+from robustbench_coss.datasets.base import ImageSet, held_out_of
+from robustbench_coss.datasets.listing import (
+    LeftOut,
+    broken_link,
+    check_every_class,
+    class_folders,
+    filled_classes,
+    pictures,
+    same_name,
+    say_order,
+)
+from robustbench_coss.datasets.pictures import ENDINGS, MOST_BYTES, PictureSet
 from robustbench_coss.datasets.shards import (
     ShardIndex,
     ShardSet,
+    check_numbers,
     class_names,
     find_shards,
     read_index,
 )
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import sha256_of
+from robustbench_coss.reading import read_bytes
 
 
 class FolderSet(PictureSet):
@@ -81,26 +92,7 @@ class FolderSet(PictureSet):
     def read(self, index: int) -> tuple[str, bytes]:
         """Path of a picture and its bytes."""
         path = self.path(index)
-        with explain_os_errors("open", path):
-            return str(path), path.read_bytes()
-
-
-def _classes(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders, sorted; hidden ones do not count."""
-    with explain_os_errors("read", folder), os.scandir(folder) as entries:
-        return tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-
-
-def _pictures(folder: str, below: str) -> Iterator[tuple[str, int]]:
-    """(path relative to `folder`, bytes) of every picture below folder/below, sorted by path."""
-    with os.scandir(os.path.join(folder, below)) as entries:
-        found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-    for entry in found:
-        path = f"{below}/{entry.name}"
-        if entry.is_dir():
-            yield from _pictures(folder, path)
-        elif entry.name.lower().endswith(ENDINGS):
-            yield path, entry.stat().st_size
+        return str(path), read_bytes(path, MOST_BYTES, "open")
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,18 @@ class FolderSource:
 
     def missing(self, root: Path) -> str | None:
         """None if the data are there, else what to do to get them, in one line."""
-        return None if self._find(root) is not None else self.remedy
+        if self._find(root) is not None:
+            return None
+        for folder in (root / name for name in self.inside):
+            for part in ("train", *self.tests):
+                broken_link(folder / part)
+            there = [part for part in self.tests if _is_there(folder, part)]
+            if there and not _is_there(folder, "train"):
+                return (
+                    f"{folder} has {there[0]}/ but no train/, which the names of classes and the "
+                    "images for probes and suites to compare with come from; add train/<class>/"
+                )
+        return self.remedy
 
     def _find(self, root: Path) -> Path | None:
         for name in self.inside:
@@ -154,7 +157,7 @@ class FolderSource:
         if folder is None:
             where = f"{root}, which does not exist" if not root.exists() else str(root)
             cannot = " and cannot be downloaded" if download else ""
-            raise CossError(f"{self.name} is not in {where}{cannot}; {self.remedy}")
+            raise CossError(f"{self.name} is not in {where}{cannot}; {self.missing(root)}")
         folders = self._folders(folder)
         part = folders.get(role, "train")
         in_folders = (folder / part).is_dir()
@@ -164,25 +167,27 @@ class FolderSource:
                 "use folders for both or shards for both"
             )
         held_out = "validation" not in folders and role != "test"
+        images: FolderSet | ShardSet
         if not in_folders:
             index, classes = _index(folder, part)
             if held_out:
                 index = index.take(self._split(role, len(index.labels)))
-            return ShardSet(self.name, role, index, classes, size)
-        classes = _classes(folder / "train")
-        paths, sizes, labels = _scan(folder, part, classes)
-        if held_out:
-            kept = self._split(role, len(labels))
-            paths, sizes, labels = paths[kept], sizes[kept], labels[kept]
-        return FolderSet(
-            self.name, role, folder, paths, sizes, torch.from_numpy(labels), classes, size
-        )
+            images = ShardSet(self.name, role, index, classes, size)
+        else:
+            classes = filled_classes(folder / "train")
+            paths, sizes, labels = _scan(folder, part, classes)
+            if held_out:
+                kept = self._split(role, len(labels))
+                paths, sizes, labels = paths[kept], sizes[kept], labels[kept]
+            known = torch.from_numpy(labels)
+            images = FolderSet(self.name, role, folder, paths, sizes, known, classes, size)
+            say_order(classes, folder / "train")
+        images.say_oddities(f"{folder / part}")
+        return images
 
     def _split(self, role: str, count: int) -> NDArray[np.int64]:
         """Indices of train or validation images where the latter are held out of `count`."""
-        train, validation = split_validation(count, self.held_out)
-        kept: NDArray[np.int64] = (train if role == "train" else validation).numpy()
-        return kept
+        return held_out_of(count, role, self.held_out).numpy()
 
 
 def _is_there(folder: Path, part: str) -> bool:
@@ -194,12 +199,14 @@ def _index(folder: Path, part: str) -> tuple[ShardIndex, tuple[str, ...]]:
     """The pictures in the shards of a part, and the classes of the training shards."""
     train = read_index(find_shards(folder, "train"))
     classes = class_names(folder, int(train.labels.max()) + 1)
+    check_numbers(classes, train.labels, folder, "train")
     index = train if part == "train" else read_index(find_shards(folder, part))
     if (largest := int(index.labels.max())) >= len(classes):
         raise CossError(
             f"the shards {folder / part}-*.tar hold class {largest}, which those of train do not; "
             "number the classes alike in both"
         )
+    check_numbers(classes, index.labels, folder, part)
     return index, classes
 
 
@@ -207,31 +214,39 @@ def _scan(
     folder: Path, part: str, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
     """Paths relative to `folder`, sizes in bytes and labels of the pictures in folder/part."""
-    present = _classes(folder / part)
+    left_out = LeftOut()
+    present = class_folders(folder / part, left_out)
     if not present:
         raise CossError(
             f"{folder / part} has no class folders; sort its pictures into one folder per class"
         )
-    if unknown := sorted(set(present) - set(classes)):
-        raise CossError(
-            f"class folder {folder / part / unknown[0]} has no counterpart in {folder / 'train'}; "
-            "name the class folders alike in both"
-        )
+    numbers = {same_name(name): label for label, name in enumerate(classes)}
     paths: list[bytes] = []
     sizes: list[int] = []
     labels: list[int] = []
     with explain_os_errors("read", folder / part):
         for name in present:
-            label = classes.index(name)
-            for path, count in _pictures(str(folder), f"{part}/{name}"):
+            label = numbers.get(same_name(name), -1)
+            before = len(paths)
+            for path, count in pictures(str(folder), f"{part}/{name}", left_out):
                 paths.append(os.fsencode(path))
                 sizes.append(count)
                 labels.append(label)
+            if len(paths) == before:
+                left_out.empty.append(name)
+            elif label < 0:
+                raise CossError(
+                    f"class folder {folder / part / name} has no counterpart with pictures in "
+                    f"{folder / 'train'}; name the class folders alike in both"
+                )
+    left_out.say(folder / part)
     if not paths:
         raise CossError(
             f"{folder / part} has no pictures in its class folders ({', '.join(ENDINGS)}); "
-            "check --data-root"
+            "convert them, or choose another --data-root"
         )
+    occurring = [classes[label] for label in set(labels)]
+    check_every_class(classes, occurring, str(folder / part), str(folder / "train"))
     # One array of bytes: a tenth of the memory of a list of paths, and shared by worker processes.
     return np.array(paths), np.array(sizes, np.int64), np.array(labels, np.int64)
 

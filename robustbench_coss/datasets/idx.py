@@ -10,6 +10,7 @@ import gzip
 import math
 import struct
 import zlib
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -17,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.reading import open_regular
 
 _UNSIGNED_BYTE = 0x08
 # A header declares its array's size, so a forged one could ask for any amount of memory. The
 # largest real file (60,000 images of 28 x 28) holds 47 MB.
-_LARGEST = 1 << 30
+_LARGEST = 1 << 27
 
 
 def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
@@ -37,7 +39,7 @@ def read_idx(path: Path, ndim: int) -> NDArray[np.uint8]:
     Raises:
         CossError: the file cannot be read, is truncated or too long, or holds no such array.
     """
-    with explain_os_errors("read", path), path.open("rb") as raw:
+    with explain_os_errors("read", path), BufferedReader(open_regular(path)) as raw:
         gzipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         try:

@@ -1,22 +1,152 @@
 """Encoded pictures that are decoded when they are asked for, wherever their bytes lie.
 
-What sets of picture files (`folder`) and of tar shards (`shards`) share; not a data set itself.
+The one place that opens pictures: in folders, in tar shards, corrupted before, or to be shown.
+Not a data set itself.
 """
 
 from __future__ import annotations
 
 import io
-import struct
+import threading
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustbench_coss.errors import CossError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Of files that are taken for pictures; what a picture is, its content says."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded: nothing that Pillow hands to another program (PostScript), none of a plug-in."""
+
+MOST_BYTES = 256 << 20  # of an encoded picture
+MOST_PIXELS = 1 << 26  # 67 million, at 4 bytes each in Pillow
+LOOKED_AT = 1_000  # pictures of a set whose headers are looked at
+_SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 0x0112  # Exif 2.3, tag 274; 1 is upright
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF 6.0
+
+_opening = threading.Lock()  # warnings are silenced for all threads at once
+
+
+def open_picture(data: bytes, where: str) -> Image.Image:
+    """The header of an encoded picture, nothing decoded yet.
+
+    Args:
+        where: the picture lies, for messages.
+
+    Raises:
+        CossError: of no known format, or too large.
+    """
+    if len(data) > MOST_BYTES:
+        raise _refused(where, f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
+    try:
+        with _opening, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _refused(where, f"it has more than {MOST_PIXELS:,} pixels", _SHRINK) from error
+    except UnidentifiedImageError as error:
+        raise _refused(where, f"its content is none of {', '.join(FORMATS)}") from error
+    except Exception as error:  # Pillow's decoders raise whatever damaged files lead them to
+        raise _damaged(where, error) from error
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise _refused(where, f"{width} × {height}, more than {MOST_PIXELS:,} pixels", _SHRINK)
+    return picture
+
+
+_SHRINK = "shrink it or remove it"
+
+
+def decode(data: bytes, where: str) -> Image.Image:
+    """An encoded picture in RGB, as torchvision's `ImageFolder` gives it but for 16 bits of grey.
+
+    The first frame, as it is stored: not turned by the orientation that a camera noted. An alpha
+    channel is dropped, whatever colour lies below. Grey of 9 to 16 bits is brought to 8 by its full
+    scale; Pillow would cut it off at 255.
+
+    Raises:
+        CossError: as `open_picture`; damaged; or numbers of no known scale (32 bits, signed,
+            floating point).
+    """
+    picture = open_picture(data, where)
+    sixteen_bits = picture.mode in _SIXTEEN or (
+        picture.mode == "I" and picture.format in ("PNG", "PPM")
+    )
+    if picture.mode[0] in "IF" and not sixteen_bits:
+        kind = "floating-point" if picture.mode == "F" else "signed or 32-bit"
+        raise _refused(
+            where, f"it holds {kind} numbers, whose black and white nothing states", _EIGHT_BITS
+        )
+    try:
+        picture.load()
+        picture.info.pop("transparency", None)  # dropped either way; Pillow would warn of it
+        if sixteen_bits:
+            return Image.fromarray(_eight_bits(picture)).convert("RGB")
+        return picture.convert("RGB")
+    except Exception as error:
+        raise _damaged(where, error) from error
+
+
+_EIGHT_BITS = "save it with 8 or 16 bits"
+
+
+def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
+    """[H, W] of grey at up to 16 bits: value / largest possible value, in 255ths."""
+    tags = getattr(picture, "tag_v2", {})
+    bits = tags.get(_BITS, (16,))[0]
+    levels = np.asarray(picture).astype(np.uint32)
+    most = (1 << bits) - 1
+    scaled = (levels * 510 + most) // (2 * most)  # rounded to nearest
+    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow heeds up to 8 bits only
+        scaled = 255 - scaled
+    return np.asarray(scaled, np.uint8)
+
+
+def _refused(where: str, reason: str, remedy: str = "convert it or remove it") -> CossError:
+    return CossError(f"picture {where} cannot be read ({reason}); {remedy}")
+
+
+def _damaged(where: str, error: Exception) -> CossError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return _refused(where, reason, "copy it again or remove it")
+
+
+def oddities(picture: Image.Image) -> list[str]:
+    """What of a picture is not seen as some programs show it, in words that follow a number."""
+    try:
+        exif = picture.info.get("exif")
+        # Of a PNG, getexif() decodes the pixels.
+        known = Image.Exif() if picture.format == "PNG" else picture.getexif()
+        if picture.format == "PNG" and exif:
+            known.load(exif)
+        turned = known.get(_ORIENTATION, 1) != 1
+    except Exception:  # damaged metadata; the pixels may be whole
+        turned = False
+    alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    frames = picture.format != "MPO" and getattr(picture, "is_animated", False)
+    return [
+        words
+        for words, found in (
+            ("with an orientation noted by the camera (read as stored)", turned),
+            ("with transparency (dropped)", alpha),
+            ("of several frames (the first is read)", frames),
+            ("in CMYK (converted without a profile)", picture.mode == "CMYK"),
+            ("of 9 to 16 bits (scaled to 8)", picture.mode in _SIXTEEN or picture.mode == "I"),
+        )
+        if found
+    ]
 
 
 class PictureSet:
@@ -27,6 +157,9 @@ class PictureSet:
     """
 
     size: int
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} must define __len__()")
 
     def read(self, index: int) -> tuple[str, bytes]:
         """Where a picture lies, in words for messages, and its encoded bytes."""
@@ -40,17 +173,9 @@ class PictureSet:
         Raises:
             CossError: a picture is missing or damaged.
         """
-        # Imported here: listing data sets must not cost torchvision's start-up time.
-        from torchvision.transforms import functional as transforms
-
-        shorter = round(self.size * 256 / 224)
-        cut = [
-            transforms.center_crop(transforms.resize(self._picture(i), shorter), self.size)
-            for i in indices
-        ]
-        if not cut:
+        if not indices:
             return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
-        return torch.stack([_tensor(picture) for picture in cut])
+        return torch.stack([as_tensor(centre(self._picture(i), self.size)) for i in indices])
 
     def raw(self, index: int) -> Tensor:
         """[3, H, W] uint8: the whole picture.
@@ -58,25 +183,50 @@ class PictureSet:
         Raises:
             CossError: the picture is missing or damaged.
         """
-        return _tensor(self._picture(index))
+        return as_tensor(self._picture(index))
 
     def _picture(self, index: int) -> Image.Image:
         where, data = self.read(index)
-        try:
-            return Image.open(io.BytesIO(data)).convert("RGB")
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            reason = str(error).split(" <_io.BytesIO")[0]  # "cannot identify image file <…>"
-            raise _damaged(where, reason) from error
-        except Image.DecompressionBombError as error:
-            raise _damaged(where, str(error)) from error
+        return decode(data, where)
+
+    def say_oddities(self, where: str) -> None:
+        """Warn of pictures that are not seen as some programs show them, and how many there are.
+
+        Of a large set, the headers of `LOOKED_AT` pictures are looked at, evenly spread.
+        """
+        count = len(self)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int)).tolist()
+        found: Counter[str] = Counter()
+        for index in chosen:
+            try:
+                place, data = self.read(index)
+                found.update(oddities(open_picture(data, place)))
+            except CossError:
+                continue  # named where it is needed
+        if found:
+            among = f"{len(chosen):,}" + (f" looked at of {count:,}" if len(chosen) < count else "")
+            said = "; ".join(f"{number:,} {words}" for words, number in found.items())
+            warnings.warn(f"of the {among} pictures in {where}: {said}", stacklevel=1)
 
 
-def _damaged(where: str, reason: str) -> CossError:
-    return CossError(
-        f"picture {where} cannot be read ({' '.join(reason.split())}); copy it again or remove it"
-    )
+def centre(picture: Image.Image, size: int) -> Image.Image:
+    """The shorter side to size * 256 / 224, bilinear with antialiasing, and the centre cut out."""
+    # Imported here: listing data sets must not cost torchvision's start-up time.
+    from torchvision.transforms import functional as transforms
+
+    shorter = round(size * 256 / 224)
+    width, height = picture.size
+    scale = shorter / min(width, height)
+    if max(width, height) * scale * shorter <= MOST_PIXELS:
+        cut: Image.Image = transforms.center_crop(transforms.resize(picture, shorter), size)
+        return cut
+    # A strip so thin that, enlarged, it would not fit into memory: only its centre is enlarged.
+    side = size / scale
+    at = [(round((int(length * scale) - size) / 2)) / scale for length in (width, height)]
+    box = (at[0], at[1], min(at[0] + side, width), min(at[1] + side, height))
+    return picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
-def _tensor(picture: Image.Image) -> Tensor:
+def as_tensor(picture: Image.Image) -> Tensor:
     """[3, H, W] uint8 of an RGB picture."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()

@@ -18,22 +18,29 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustbench_coss.datasets.pictures import ENDINGS, PictureSet
+from robustbench_coss.datasets.pictures import ENDINGS, MOST_BYTES, PictureSet
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import cache_folder, sha256_of, write_atomically
+from robustbench_coss.reading import check_regular, open_regular, read_text
 
 LARGEST_CLASS = 1_000_000  # a label beyond it is a mistake, not a class
+MOST_NAMES = 64 << 20  # bytes of classes.txt
 WORTH_KEEPING = 10_000  # pictures: their headers take a second or two to read
 _BLOCK = 512  # bytes; everything in a tar archive starts at a multiple of it
 # What tarfile raises, besides its own errors, for headers of nonsense.
-_DAMAGE = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
+_DAMAGE = (
+    *(tarfile.TarError, ValueError, ArithmeticError, LookupError),
+    *(RecursionError, MemoryError),
+)
+MOST_NAME = 1 << 20  # bytes of the headers that hold a long name or attributes
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,9 @@ class ShardSet(PictureSet):
     def read(self, index: int) -> tuple[str, bytes]:
         """Shard and member of a picture, and its bytes."""
         shard = self.index.shards[self.index.shard[index]]
-        with explain_os_errors("open", shard), shard.open("rb", buffering=0) as file:
+        with open_regular(shard, "open") as file, explain_os_errors("open", shard):
             file.seek(int(self.index.offset[index]))
-            data = file.read(int(self.index.length[index]))
+            data = file.read(min(int(self.index.length[index]), MOST_BYTES + 1))
         return f"{os.fsdecode(bytes(self.index.names[index]))} in {shard}", data
 
 
@@ -121,7 +128,10 @@ def read_index(shards: tuple[Path, ...]) -> ShardIndex:
         CossError: a shard is damaged or compressed; a picture has no class number or a wrong one,
             or shares its key with another picture; there are no pictures.
     """
-    states = [path.stat() for path in shards]
+    states = []
+    for path in shards:
+        check_regular(path)
+        states.append(path.stat())
     return _read_index(shards, tuple((state.st_size, state.st_mtime_ns) for state in states))
 
 
@@ -187,7 +197,7 @@ def _samples(path: Path) -> tuple[dict[str, Member], dict[str, int]]:
     """The pictures and the class numbers of a shard, by key."""
     pictures: dict[str, Member] = {}
     classes: dict[str, int] = {}
-    with explain_os_errors("read", path), path.open("rb") as file:
+    with explain_os_errors("read", path), BufferedReader(open_regular(path)) as file:
         try:
             for member in tar_members(file):
                 _note(file, member, path, pictures, classes)
@@ -233,6 +243,21 @@ def _note(
     classes[key] = int(text)
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; one that states more bytes for a name than any has is damaged."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _NAMES and not 0 <= self.size <= MOST_NAME:
+            raise ValueError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
+_NAMES = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+
+
 def tar_members(file: BinaryIO) -> Iterator[Member]:
     """The members of a tar archive in their order; between two, the file may be moved.
 
@@ -244,7 +269,7 @@ def tar_members(file: BinaryIO) -> Iterator[Member]:
     """
     files: dict[str, tuple[int, int]] = {}
     with tarfile.open(
-        fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape"
+        fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape", tarinfo=_Header
     ) as archive:
         for info in archive:
             # Python before 3.11.14 goes back from here, for ever.
@@ -284,13 +309,33 @@ def class_names(folder: Path, count: int) -> tuple[str, ...]:
         CossError: the file lists fewer names than classes occur, or one twice.
     """
     path = folder / "classes.txt"
-    if not path.exists():
+    if not os.path.lexists(path):
         return tuple(str(k) for k in range(count))
-    with explain_os_errors("read", path):
-        names = tuple(path.read_text(encoding="utf-8", errors="replace").splitlines())
+    names = tuple(line.strip() for line in read_text(path, MOST_NAMES).splitlines())
+    while names and not names[-1]:
+        names = names[:-1]
     if len(names) < count or len(set(names)) < len(names):
         raise CossError(
             f"{path} must list each class once, one on a line, in the order of their numbers: "
             f"{len(set(names))} different names for {count} classes"
         )
     return names
+
+
+def check_numbers(
+    classes: tuple[str, ...], labels: NDArray[np.int64], folder: Path, part: str
+) -> None:
+    """Raise CossError unless every class has a picture in the shards of a part.
+
+    Args:
+        labels: of the pictures there, from 0 to len(classes) - 1.
+    """
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(absent):
+        first = int(absent[0])
+        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
+        raise CossError(
+            f"class {first} ({classes[first]}){more} of {len(classes):,} has no pictures in "
+            f"{folder / part}-*.tar; number the classes from 0 without gaps, as the lines of "
+            "classes.txt where there is one, and put pictures of each into every role"
+        )

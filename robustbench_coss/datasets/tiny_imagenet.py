@@ -4,6 +4,7 @@
     tiny-imagenet-200/val/images/val_0.JPEG
     tiny-imagenet-200/val/val_annotations.txt    name, wnid and a box, separated by tabs
 
+or with val/ sorted into class folders: val/<wnid>/val_0.JPEG or val/<wnid>/images/val_0.JPEG.
 val/ is the test set, the unlabelled test/ is not used, and a fixed tenth of train/ is held out for
 validation (`base.split_validation`).
 """
@@ -19,9 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_coss.datasets.base import fit, split_validation
+from robustbench_coss.datasets.base import fit, held_out_of
 from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.listing import (
+    LeftOut,
+    check_every_class,
+    class_folders,
+    pictures,
+)
 from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.reading import read_text
 
 ANNOTATIONS = Path("val", "val_annotations.txt")
 
@@ -62,7 +70,9 @@ class TinyImageNet:
     def _find(self, root: Path) -> Path | None:
         for name in self.inside:
             folder = root / name
-            if (folder / "train").is_dir() and (folder / ANNOTATIONS).is_file():
+            if (folder / "train").is_dir() and (
+                (folder / ANNOTATIONS).is_file() or _is_sorted(folder)
+            ):
                 return folder
         return None
 
@@ -84,22 +94,34 @@ class TinyImageNet:
             where = f"{root}, which does not exist" if not root.exists() else str(root)
             cannot = " and cannot be downloaded" if download else ""
             raise CossError(f"{self.name} is not in {where}{cannot}; {self.remedy}")
+        part = folder / ("val" if role == "test" else "train")
         with explain_os_errors("read", folder):
-            classes = tuple(sorted(p.name for p in (folder / "train").iterdir() if p.is_dir()))
-            paths, labels = _test(folder, classes) if role == "test" else _train(folder, classes)
+            classes = class_folders(folder / "train", LeftOut())
+            read = _train if role != "test" else _sorted_test if _is_sorted(folder) else _test
+            paths, labels = read(folder, classes)
             sizes = np.array([path.stat().st_size for path in paths], np.int64)
         if not paths:
-            part = "val/images" if role == "test" else "train/<wnid>/images"
-            raise CossError(f"{folder} has no pictures in {part}; unpack the archive again")
+            inside = "val/images" if role == "test" else "train/<wnid>/images"
+            raise CossError(f"{folder} has no pictures in {inside}; unpack the archive again")
+        present = {classes[label] for label in labels}
+        check_every_class(classes, present, str(part), str(folder / "train"))
         names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
         numbers = np.array(labels, np.int64)
         if role != "test":
-            train, validation = split_validation(len(paths))
-            kept = (train if role == "train" else validation).numpy()
+            kept = held_out_of(len(paths), role).numpy()
             names, sizes, numbers = names[kept], sizes[kept], numbers[kept]
-        return WholePictures(
-            self.name, role, folder, names, sizes, torch.from_numpy(numbers), classes, size
-        )
+        known = torch.from_numpy(numbers)
+        images = WholePictures(self.name, role, folder, names, sizes, known, classes, size)
+        images.say_oddities(str(part))
+        return images
+
+
+def _is_sorted(folder: Path) -> bool:
+    """Whether val/ holds class folders, as many people sort it."""
+    val = folder / "val"
+    if not val.is_dir() or (val / "images").is_dir():
+        return False
+    return bool(class_folders(val, LeftOut()))
 
 
 def _train(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
@@ -113,12 +135,30 @@ def _train(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int
     return paths, labels
 
 
+def _sorted_test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
+    """Pictures of val/<wnid>/ by class and name, and their labels."""
+    left_out = LeftOut()
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in class_folders(folder / "val", left_out):
+        if name not in classes:
+            raise CossError(
+                f"class folder {folder / 'val' / name} has no counterpart in {folder / 'train'}; "
+                "unpack the archive again"
+            )
+        found = [folder / path for path, _ in pictures(str(folder), f"val/{name}", left_out)]
+        paths += found
+        labels += [classes.index(name)] * len(found)
+    left_out.say(folder / "val")
+    return paths, labels
+
+
 def _test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
     """Pictures of val/ in the order of the annotations, and their labels."""
     known = {name: label for label, name in enumerate(classes)}
     paths: list[Path] = []
     labels: list[int] = []
-    text = (folder / ANNOTATIONS).read_text(encoding="utf-8", errors="replace")
+    text = read_text(folder / ANNOTATIONS)
     for number, line in enumerate(text.splitlines(), start=1):
         picture, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]

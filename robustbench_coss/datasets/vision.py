@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_coss.datasets.base import ArraySet, split_validation
+from robustbench_coss.datasets.base import ArraySet, held_out_of
 from robustbench_coss.datasets.idx import read_idx
 from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.reading import MIB, check_regular, read_bytes
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class VisionSource:
         return None
 
     def _is_there(self, path: Path) -> bool:
-        return path.is_file() or (self.gzipped and _with_gz(path).is_file())
+        return path.is_file() or (self.gzipped and _idx_file(path).is_file())
 
     def missing(self, root: Path) -> str | None:
         """None if the data are there, else what to do to get them, in one line."""
@@ -100,8 +101,7 @@ class VisionSource:
         arrays = self.read(folder, role != "test")
         pixels, labels = arrays.pixels, arrays.labels
         if role != "test":
-            train, validation = split_validation(len(labels))
-            kept = train if role == "train" else validation
+            kept = held_out_of(len(labels), role)
             pixels, labels = pixels[kept], labels[kept]
         return ArraySet(self.name, role, pixels, labels, arrays.classes, size, self.pad)
 
@@ -130,8 +130,11 @@ def _torchvision(name: str) -> Any:
     return getattr(torchvision.datasets, name)
 
 
-def _with_gz(path: Path) -> Path:
-    return path.with_name(path.name + ".gz")
+def _idx_file(path: Path) -> Path:
+    """A file of the IDX format under the name it has: gzipped or not, `-idx3` or `.idx3`."""
+    dotted = path.with_name(path.name.replace("-idx", ".idx"))
+    found = [p for plain in (path, dotted) for p in (plain, Path(f"{plain}.gz")) if p.is_file()]
+    return found[0] if found else path
 
 
 _IDX_FILES = (
@@ -144,8 +147,8 @@ _IDX_FILES = (
 
 def _idx_reader(classes: tuple[str, ...]) -> Callable[[Path, bool], Arrays]:
     def read(folder: Path, train: bool) -> Arrays:
-        images, labels = (folder / name for name in (_IDX_FILES[:2] if train else _IDX_FILES[2:]))
-        images, labels = (p if p.is_file() else _with_gz(p) for p in (images, labels))
+        names = _IDX_FILES[:2] if train else _IDX_FILES[2:]
+        images, labels = (_idx_file(folder / name) for name in names)
         x, y = read_idx(images, 3), read_idx(labels, 1)
         if len(x) != len(y):
             raise CossError(
@@ -202,13 +205,15 @@ def _read_stl10(folder: Path, train: bool) -> Arrays:
     """
     part = "train" if train else "test"
     images, labels = folder / f"{part}_X.bin", folder / f"{part}_y.bin"
-    with explain_os_errors("read", folder):
-        x, y = np.fromfile(images, np.uint8), np.fromfile(labels, np.uint8)
-    if len(x) != len(y) * 3 * 96 * 96:
+    y = np.frombuffer(read_bytes(labels, MIB), np.uint8)
+    held, stated = check_regular(images), len(y) * 3 * 96 * 96
+    if held != stated:
         raise CossError(
-            f"{images} is damaged ({len(x)} bytes, {len(y) * 3 * 96 * 96} expected for the "
-            f"{len(y)} labels of {labels.name}); delete {folder} and add --download"
+            f"{images} is damaged ({held} bytes, {stated} expected for the {len(y)} labels of "
+            f"{labels.name}); delete {folder} and add --download"
         )
+    with explain_os_errors("read", images):
+        x = np.fromfile(images, np.uint8)
     zero_based = y.astype(np.int64) - 1
     _check_labels(zero_based, len(_STL10_CLASSES), labels)
     pixels = np.ascontiguousarray(x.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2))
