@@ -6,11 +6,9 @@ A look, not a measurement: nothing here goes into records.
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import torch
 import torchattacks
 from torch import Tensor, nn
@@ -28,7 +26,8 @@ from robustbench_coss.evaluations.protocol import Subject, top1
 from robustbench_coss.evaluations.suites.similarity import cosine_within
 from robustbench_coss.figures.one_image import Sheet, View
 from robustbench_coss.models.checkpoint import Checkpoint
-from robustbench_coss.reading import read_bytes
+from robustbench_coss.models.containers import read_safetensors
+from robustbench_coss.reading import parse_json, read_bytes
 
 CORRUPTIONS = ("gaussian_noise", "defocus_blur", "fog")
 SEVERITY = 3
@@ -136,19 +135,18 @@ def find_probe(
     found = []
     for path in sorted((results / "probes").glob("*.safetensors")):
         try:
-            with safetensors.safe_open(path, framework="pt") as opened:
-                header = opened.metadata() or {}
-                summary = json.loads(header.get("probe", "{}"))
-                if (
-                    header.get("format") != FORMAT
-                    or summary["checkpoint_sha256"] != checkpoint_sha256
-                    or dataset not in (None, summary["dataset"])
-                ):
-                    continue
-                weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
+            header, tensors = read_safetensors(path)
+            summary = parse_json(header.get("probe", "{}"))
+            if (
+                header.get("format") != FORMAT
+                or summary["checkpoint_sha256"] != checkpoint_sha256
+                or dataset not in (None, summary["dataset"])
+            ):
+                continue
+            weight, bias = tensors["weight"], tensors["bias"]
             rank = (summary["settings"]["kind"] == DEFAULT, int(summary["n_train"]), path.stem)
             key = str(summary["key"])
-        except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
+        except (CossError, ValueError, KeyError, TypeError):
             continue  # damaged: `coss-bench eval` trains it again
         if weight.shape == (*bias.shape, dim):
             probe = fold(weight, bias, torch.zeros(dim), torch.ones(dim)).requires_grad_(False)

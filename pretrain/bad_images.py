@@ -18,10 +18,11 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from robustbench_coss.datasets.base import ArraySet, ImageSet
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.pretrain.data import explain_dead_workers
 from robustbench_coss.pretrain.distributed import rank, reported_once, world_size
+from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "unreadable.json"
 
@@ -142,8 +143,7 @@ def _read(list_file: Path) -> dict[str, Any]:
     if not list_file.exists():
         return {}
     try:
-        with explain_os_errors("read", list_file):
-            known: dict[str, Any] = json.loads(list_file.read_bytes())
+        known: dict[str, Any] = parse_json(read_bytes(list_file, MOST_TEXT))
     except ValueError as error:
         raise reported_once(
             CossError(f"{list_file} is damaged; delete it and pass --skip-bad-images to look again")

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.pretrain.views import ViewOptions
+from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
 
 
 class OptimizerOptions(BaseModel):
@@ -205,19 +206,17 @@ def read_recipe(name: str) -> dict[str, Any]:
     if name in shipped_recipes():
         text = RECIPES.joinpath(f"{name}.yaml").read_bytes()
     elif path.suffix in {".yaml", ".yml"} or path.exists():
-        with explain_os_errors("read recipe", path):
-            text = path.read_bytes()
+        text = read_bytes(path, MOST_YAML, "read recipe")
     else:
         hint = did_you_mean(name, shipped_recipes()) or f"did you mean {', '.join(EXAMPLES)}?"
         raise CossError(
             f"no recipe is named {name!r}; {hint} Or pass a file whose name ends in .yaml"
         )
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
+        values = parse_yaml(text)
+    except ValueError as error:
         raise CossError(
-            f"recipe {name} is not valid YAML ({reason}); compare the recipe.yaml of a run folder"
+            f"recipe {name} is not valid YAML ({error}); compare the recipe.yaml of a run folder"
         ) from error
     if not isinstance(values, dict):
         raise CossError(f"recipe {name} must be a mapping of keys to values")

@@ -13,12 +13,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import dataset_source
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.pretrain.recipe import (
     Recipe,
@@ -29,6 +28,7 @@ from robustbench_coss.pretrain.recipe import (
     nested,
     read_recipe,
 )
+from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Grid = Annotated[dict[str, Values], Field(min_length=1)]
@@ -86,17 +86,16 @@ def read_sweep(name: str) -> Sweep:
     if name in shipped_sweeps():
         text = SHIPPED.joinpath(f"{name}.yaml").read_bytes()
     elif path.suffix in {".yaml", ".yml"} or path.exists():
-        with explain_os_errors("read sweep", path):
-            text = path.read_bytes()
+        text = read_bytes(path, MOST_YAML, "read sweep")
     else:
         raise CossError(
             f"no sweep is named {name!r}; shipped are {', '.join(shipped_sweeps())}. "
             "Or pass a file whose name ends in .yaml"
         )
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CossError(f"{where} is not valid YAML ({' '.join(str(error).split())})") from error
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise CossError(f"{where} is not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise CossError(
             f"{where} must be a mapping with the key `grid`, such as `grid: {{seed: [0]}}`"

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ from robustbench_coss.evaluations.probes.features import extract, labelled
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
 from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.containers import read_safetensors
+from robustbench_coss.reading import parse_json
 from robustbench_coss.records.record import Check
 from robustbench_coss.seeds import permutation
 
@@ -360,10 +361,8 @@ def _subset(images: ImageSet, config: ProbeConfig) -> list[int]:
 def read_probe(path: Path, key: str, dim: int, classes: int) -> Probe | None:
     """A cached probe, or None where there is none or it is damaged: it is then trained again."""
     try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            header = opened.metadata() or {}
-            weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
-        summary = json.loads(header["probe"])
+        header, tensors = read_safetensors(path)
+        weight, bias, summary = tensors["weight"], tensors["bias"], parse_json(header["probe"])
         intact = (
             header["format"] == FORMAT
             and summary["key"] == key
@@ -371,7 +370,7 @@ def read_probe(path: Path, key: str, dim: int, classes: int) -> Probe | None:
             and bias.shape == (classes,)
             and bool(torch.isfinite(weight).all() and torch.isfinite(bias).all())
         )
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
+    except (CossError, ValueError, KeyError, TypeError):
         return None
     if not intact:
         return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
+from robustbench_coss.reading import parse_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -189,10 +190,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
 
 
 def _parse(content: bytes, name: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content)
+    except ValueError as error:
         raise CossError(f"{name} is not valid JSON ({error})") from error

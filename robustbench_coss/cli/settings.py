@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.reading import parse_yaml
 
 
 def parse_setting(text: str, example: str) -> tuple[str, Any]:
@@ -14,15 +15,13 @@ def parse_setting(text: str, example: str) -> tuple[str, Any]:
     Raises:
         CossError: the text is something else; `example` is shown.
     """
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
         raise CossError(f"--set takes KEY=VALUE, such as {example}; got {text!r}")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise CossError(f"--set {key}: {value!r} is not a YAML value") from error
+        return key, parse_yaml(value)
+    except ValueError as error:
+        raise CossError(f"--set {key}: {value[:80]!r} is not a YAML value ({error})") from error
 
 
 def at_least_one(counts: Mapping[str, int | None]) -> None:

@@ -138,6 +138,18 @@ def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
     return encoder
 
 
+def timm_elements(name: str, size: int) -> int:
+    """How many values the parameters of the timm model `name` have; makes none of them.
+
+    Raises:
+        CossError: as `timm_encoder`.
+    """
+    timm = _timm()
+    _check_name(timm, name)
+    with _refusals(name, size), torch.device("meta"):
+        return sum(p.numel() for p in _create(timm, name, size, num_classes=0).parameters())
+
+
 def timm_with_head(name: str, size: int | None) -> tuple[Encoder, nn.Module | None, int | None]:
     """A timm model with weights that timm fetches: encoder, own classifier and number of classes.
 

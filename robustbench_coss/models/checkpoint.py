@@ -6,25 +6,39 @@ safetensors holds arrays and text only: reading one executes nothing.
 from __future__ import annotations
 
 import inspect
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robustbench_coss import registry
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.encoders.timm_models import timm_encoder
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.encoders.timm_models import timm_elements, timm_encoder
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
+from robustbench_coss.models.containers import read_safetensors
+from robustbench_coss.reading import open_regular, parse_json
 
 FORMAT = "robustbench-coss encoder 1"
 HEADER = "robustbench-coss"
 FILE_NAME = "encoder.safetensors"
+NOTHING = type(None)
+KINDS: dict[str, tuple[type, ...]] = {
+    "arch": (str,),
+    "method": (str, NOTHING),
+    "dataset": (str, NOTHING),
+    "encoder": (str, NOTHING),
+    "source": (str, NOTHING),
+    "mlp": (bool, NOTHING),
+    "training": (dict, NOTHING),
+    "parameters": (int, NOTHING),
+}
+"""What a file may state in its metadata."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,38 @@ def find_checkpoint(where: Path) -> Path:
     return where
 
 
+def _check_shapes(
+    path: Path,
+    metadata: Mapping[str, Any],
+    build: Callable[[], Encoder],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Raise CossError unless a file's tensors are those of the architecture that it states.
+
+    Before the encoder is built: a few bytes can state one that would take all memory.
+    """
+    does_not_fit = f"{path} does not fit {metadata['arch']} at width {metadata['width']}: "
+    remedy = "; use the version of this package that wrote it"
+    family, _, name = metadata["arch"].partition(":")
+    if family == "timm":  # tried on an image, for which it has to be built
+        wanted = timm_elements(name, int(metadata["size"]))
+        held = sum(tensor.numel() for tensor in tensors.values())
+        if wanted > held:
+            raise CossError(f"{does_not_fit}it has {wanted:,} values, the file {held:,}{remedy}")
+        return
+    try:
+        with torch.device("meta"):  # takes no memory
+            stated = build().state_dict()
+    except RuntimeError:  # an architecture of another package, which needs values to be built
+        return
+    for key in sorted(set(stated) | set(tensors)):
+        shapes = [list(of[key].shape) if key in of else "none" for of in (stated, tensors)]
+        if shapes[0] != shapes[1]:
+            raise CossError(
+                f"{does_not_fit}{key} would have shape {shapes[0]} and has {shapes[1]}{remedy}"
+            )
+
+
 def load_checkpoint(where: Path) -> Checkpoint:
     """Load an exported encoder from a run folder or file.
 
@@ -117,49 +163,38 @@ def load_checkpoint(where: Path) -> Checkpoint:
             executes code); weights that do not fit the architecture named in the file.
     """
     path = find_checkpoint(where)
-    with explain_os_errors("read", path), path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(8)
     if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise CossError(
             f"{path} is a pickle or zip archive, which could execute code and is not opened; "
             f"pass the {FILE_NAME} that `coss-bench pretrain` exports"
         )
-    try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            stored = (opened.metadata() or {}).get(HEADER)
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CossError(
-            f"{path} is truncated or not a safetensors file ({error}); export or copy it again"
-        ) from error
+    header_text, tensors = read_safetensors(path)
+    stored = header_text.get(HEADER)
     if stored is None:
         raise CossError(
             f"{path} was not written by this tool; "
             f"pass the {FILE_NAME} of a run of `coss-bench pretrain`"
         )
     try:
-        header = json.loads(stored)
+        header = parse_json(stored)
         if header["format"] != FORMAT:
             raise CossError(
                 f"{path} has format {header['format']!r}, this version reads {FORMAT!r}; "
                 "use the version of this package that wrote it"
             )
         metadata = header["metadata"]
-        encoder = build_encoder(
-            metadata["arch"],
-            size=int(metadata["size"]),
-            width=float(metadata["width"]),
-            mlp=metadata.get("mlp"),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise CossError(f"{path} has damaged metadata ({error!r}); export it again") from error
-    try:
-        encoder.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CossError(
-            f"{path} does not fit {metadata['arch']} at width {metadata['width']}: {reason}; "
-            "use the version of this package that wrote it"
-        ) from error
+        arch, size, width = metadata["arch"], int(metadata["size"]), float(metadata["width"])
+        for key, kinds in KINDS.items():
+            if not isinstance(metadata.get(key, kinds[0]()), kinds):
+                raise ValueError(f"{key} is {str(metadata[key])[:40]}")
+        build = partial(build_encoder, arch, size=size, width=width, mlp=metadata.get("mlp"))
+        _check_shapes(path, metadata, build, tensors)
+        encoder = build()
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(repr(error).split())[:200]
+        raise CossError(f"{path} has damaged metadata ({reason}); export it again") from error
+    encoder.load_state_dict(tensors, strict=True)
     name = path.resolve().parent.name if path.name == FILE_NAME else path.stem
     return Checkpoint(encoder.eval(), name, path, sha256_of(path), metadata)

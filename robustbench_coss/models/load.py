@@ -11,7 +11,7 @@ from torch import nn
 
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import classifier_name
-from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import (
     HEADER,
@@ -32,6 +32,7 @@ from robustbench_coss.models.other_tools import (
 )
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
+from robustbench_coss.reading import check_regular
 from robustbench_coss.seeds import seed_of
 
 __all__ = ["FORMATS", "load_model", "wrap_module"]
@@ -97,13 +98,12 @@ def load_model(
 
 def _is_own(path: Path) -> bool:
     """Whether a file was exported by this tool; files of no kind are left to the other reader."""
-    with explain_os_errors("read", path):
-        if path.suffix == ".safetensors" and path.stat().st_size == 0:
-            return True  # whose reader says what is wrong with it
+    if check_regular(path) == 0 and path.suffix == ".safetensors":
+        return True  # whose reader says what is wrong with it
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             return HEADER in (opened.metadata() or {})
-    except (safetensors.SafetensorError, ValueError, OSError):
+    except Exception:  # the library has many kinds
         return path.suffix == ".safetensors"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
+from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.export import SOURCE
+from robustbench_coss.reading import open_regular, parse_json
 
 # What tools keep beside their tensors and what constructs nothing but values: the arguments of a
 # run (DINO) and numbers of numpy (metrics in Lightning's callbacks), under the names that numpy 1
@@ -63,7 +63,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """A file's content, and what an export of this tool says about itself, else nothing."""
     if path.is_dir():
         raise CossError(f"{path} is a folder; pass a checkpoint file")
-    with explain_os_errors("read", path), path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
     export: Any = None
     if head[8:9] == b"{":
@@ -80,28 +80,23 @@ def read_file(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Any], Any]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as opened:
-            stated = (opened.metadata() or {}).get(SOURCE)
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise CossError(
-            f"{path} is truncated or not a safetensors file ({error}); copy it again"
-        ) from error
+    metadata, tensors = read_safetensors(path)
+    stated = metadata.get(SOURCE)
     export: Any = None
     if stated is not None:
         with suppress(ValueError):
-            export = json.loads(stated)
+            export = parse_json(stated)
     return tensors, export
 
 
 def _read_torch(path: Path, head: bytes) -> Any:
-    zipped = zipfile.is_zipfile(path)
-    if head[:2] == b"PK" and not zipped:
+    if head[:2] == b"PK" and not zipfile.is_zipfile(path):
         raise CossError(f"{path} is truncated; copy it again")
     try:
         with torch.serialization.safe_globals(ALLOWED + [(Ignored, name) for name in IGNORED]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            return load_torch(path)
+    except CossError:
+        raise
     except Exception as error:  # pickle, zip and torch have their own kinds
         refused = re.search(r"GLOBAL (\S+)|global (\S+) ", str(error))
         if refused:

@@ -22,8 +22,9 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.functional_serializers import PlainSerializer
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
+from robustbench_coss.reading import MOST_JSON, parse_json, read_bytes
 from robustbench_coss.records.columns import COUNT, UNREAD, Column
 from robustbench_coss.records.fields import (
     CONFIG,
@@ -282,10 +283,9 @@ def write_record(path: Path, record: Record) -> None:
 
 def read_record(path: Path) -> Record:
     """Read a record. Raises CossError if the file is unreadable, damaged or of another schema."""
-    with explain_os_errors("read", path):
-        raw = path.read_bytes()
+    raw = read_bytes(path, MOST_JSON)
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = parse_json(raw)
         schema = content.get("schema") if isinstance(content, dict) else None
         if isinstance(schema, int) and schema not in (*MIGRATED, SCHEMA):
             raise CossError(
