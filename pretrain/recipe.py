@@ -152,7 +152,7 @@ EXAMPLES = ["quickstart", "co-byol/cifar10-rf29-resnet18", "co-byol/imagenet1k-r
 @cache
 def _family(name: str) -> list[dict[str, Any]]:
     """The file of a family after those that it builds on (`like`), most general first."""
-    own = yaml.safe_load(RECIPES.joinpath("families", f"{name}.yaml").read_bytes())
+    own = parse_yaml(RECIPES.joinpath("families", f"{name}.yaml").read_bytes())
     return [*(_family(own["like"]) if "like" in own else []), own]
 
 

@@ -19,11 +19,9 @@ def _resolve(
     name: str | None, given: dict[str, Any], settings: list[str], out: Path | None, resume: bool
 ) -> tuple[Recipe, Path]:
     """The recipe and the run folder that the command line asks for."""
-    import yaml
 
     from robustbench_coss.pretrain.recipe import (
         build_recipe,
-        dump_recipe,
         merge,
         nested,
         read_recipe,
@@ -36,7 +34,7 @@ def _resolve(
     if resume and out is None:
         raise CossError("--resume needs --out RUN, the run folder to go on with")
     if resume and out is not None and name is None:
-        base = yaml.safe_load(dump_recipe(run_recipe(out)))
+        base = run_recipe(out).model_dump(mode="json")
     else:
         base = read_recipe(name) if name else {}
     recipe = build_recipe(merge(base, changes), name or "options")

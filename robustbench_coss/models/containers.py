@@ -25,7 +25,8 @@ MOST_HEADER = 16 * MIB  # bytes of a safetensors header: some 150 for a tensor
 MOST_PICKLE = 64 * MIB  # bytes of the values beside the tensors
 MOST_DIRECTORY = 16 * MIB  # bytes of a zip archive's list of members
 MOST_VALUES = 2_000_000  # beside the tensors, with what is shared written out
-SPARE = 64 * MIB  # bytes that tensors may take beyond four times those of the file
+MOST_REPEATED = 256 * MIB  # bytes of a tensor that repeats fewer stored ones
+SPARE = 1280 * MIB  # bytes that all tensors may take beyond four times those of the file
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -124,7 +125,10 @@ def _check_tensors(content: Any, size: int) -> None:
         seen[id(value)] = value
         todo.extend(_parts(value))
         if isinstance(value, Tensor):
-            total += value.numel() * value.element_size()
+            taken = value.numel() * value.element_size()
+            if taken > max(size, MOST_REPEATED):
+                raise ValueError(f"a tensor of shape {list(value.shape)[:8]} repeats few values")
+            total += taken
     if total > 4 * size + SPARE:
         raise ValueError(f"its tensors would take {total:,} bytes, and the file has {size:,}")
 
