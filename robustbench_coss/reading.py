@@ -15,13 +15,14 @@ import stat
 from collections.abc import Callable, Iterable
 from functools import cache
 from io import FileIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from robustbench_coss.errors import CossError, explain_os_errors
 
 MIB = 1 << 20
-MOST_YAML = 128 << 10  # bytes; the longest recipe has 2,000. PyYAML reads 100,000 a second
+MOST_YAML = 64 << 10  # bytes; the longest recipe has 2,000, and PyYAML reads 100,000 a second
 MOST_JSON = 256 * MIB  # bytes, of a record
 MOST_TEXT = 64 * MIB  # bytes, of tables and lists
 MOST_VALUES = 5_000_000  # in a JSON file: some 100 bytes of memory each
@@ -216,6 +217,10 @@ def parse_yaml(text: bytes | str) -> Any:
 
     if len(text) > MOST_YAML:
         raise ValueError(f"it has more than {MOST_YAML:,} bytes")
+    # PyYAML's time grows with the square of the depth; brackets within text are few.
+    brackets = re.findall(r"[][{}]", text if isinstance(text, str) else text.decode("latin-1"))
+    if max(accumulate(1 if b in "[{" else -1 for b in brackets), default=0) > 2 * DEEPEST:
+        raise ValueError(f"it is nested deeper than {DEEPEST}")
     try:
         loader = _yaml_loader()(text)
         node = loader.get_single_node()

@@ -135,6 +135,13 @@ def _train(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int
     return paths, labels
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a line that is no name, but some thousand characters
+        return False
+
+
 def _sorted_test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
     """Pictures of val/<wnid>/ by class and name, and their labels."""
     left_out = LeftOut()
@@ -163,8 +170,8 @@ def _test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
         picture, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         path = folder / "val" / "images" / picture
-        if wnid not in known or not path.is_file():
-            what = f"class {wnid!r}" if wnid not in known else f"picture {picture!r}"
+        if wnid not in known or not _is_file(path):
+            what = f"class {wnid[:80]!r}" if wnid not in known else f"picture {picture[:80]!r}"
             raise CossError(
                 f"{folder / ANNOTATIONS}, line {number}, names {what}, which is not there; "
                 "unpack the archive again"

@@ -134,8 +134,8 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" fo
         (b"\x80", "."),
         ("a: b: c", "mapping values are not allowed"),
         ("--- a\n--- b", "single document"),
-        ("a: " + "x" * 200_000, "more than 131,072 bytes"),
-        ("".join(f"k{i}: [1]\n" for i in range(6_000)), "more than 10,000 values"),
+        ("a: " + "x" * 200_000, "more than 65,536 bytes"),
+        ("".join(f"k{i}: 1\n" for i in range(5_100)), "more than 10,000 values"),
     ],
 )
 def test_yaml_beyond_the_limits_is_one_line(text: str | bytes, says: str) -> None:
