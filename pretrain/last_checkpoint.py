@@ -22,8 +22,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 
 from robustbench_coss.datasets.base import ImageSet
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
+from robustbench_coss.models.containers import load_torch
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.monitors import OnlineProbe
 
@@ -82,9 +83,9 @@ def restorable(
     """
     remedy = "delete it to train from the beginning with --resume, or start in another --out"
     try:
-        with explain_os_errors("read", path), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on how to load a foreign pickle
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+            stored = load_torch(path)
         if not isinstance(stored, dict):
             raise TypeError(f"it holds a {type(stored).__name__}")
     except CossError:

@@ -231,8 +231,7 @@ def test_nothing_else_parses_yaml_or_json_of_others() -> None:
         "evaluations/running/draft.py",
         "evaluations/submissions/bundle.py",
         "robustbench_coss/models/export.py",  # in a recipe for the reader of a page
-        "robustbench_coss/pages/site/pages.py",
-        "pretrain/run_folder.py",
+        "evaluations/probes/linear.py",  # the header that was just written
     }
     found = {
         path.relative_to(ROOT).as_posix()

@@ -16,6 +16,7 @@ from robustbench_coss.pages.site import plots
 from robustbench_coss.pages.site.compare import comparison
 from robustbench_coss.pages.site.data import Site, load_site
 from robustbench_coss.pages.site.plots import STROKES
+from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 from robustbench_coss.records.commands import MODEL, RECIPE
 
 MARKER = "coss-bench-site.json"  # says that a folder is a site, and which files are part of it
@@ -90,8 +91,8 @@ def check_free(out: Path) -> set[str]:
     if not present:
         return set()
     try:
-        ours = set(json.loads((out / MARKER).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        ours = set(parse_json(read_bytes(out / MARKER, MOST_TEXT))["files"])
+    except (CossError, ValueError, KeyError, TypeError):
         raise CossError(
             f"{out} is not empty and holds no earlier site; choose a new folder for --out"
         ) from None
