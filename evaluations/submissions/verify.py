@@ -100,6 +100,7 @@ def _check_content(bundle: Bundle, name: str, content: Any) -> None:
         (content["suite"], content["suite_version"], content["suite_config"]),
         content["seed"],
         content["schema"],
+        model.get("answers_sha256", ""),
     )
     if key != content["key"]:
         raise CossError(
