@@ -300,6 +300,8 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "training": training,
         "probe": opened.probe_summary,
     }
+    if "file" in metadata:
+        described["file"] = metadata["file"]
     if checkpoint.answers:
         described["answers_sha256"] = checkpoint.answers
     if "control" in metadata:

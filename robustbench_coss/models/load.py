@@ -41,6 +41,9 @@ __all__ = ["FORMATS", "load_model", "wrap_module"]
 
 LIBRARIES = ("torchvision", "timm")
 
+SHOWN_PARTS = 5
+"""Of a path at most: `run/lightning_logs/version_0/checkpoints/last.ckpt`."""
+
 
 def load_model(
     where: str | Path,
@@ -50,6 +53,7 @@ def load_model(
     allow_partial: bool = False,
     size: int | None = None,
     dataset: str | None = None,
+    name: str | None = None,
 ) -> Checkpoint:
     """A model that can be measured, with its own classifier if it has one.
 
@@ -63,11 +67,26 @@ def load_model(
         allow_partial: load what matches although some keys do not.
         size: image side in px; None takes what the model was made for, or the data set's default.
         dataset: what will be measured on, which a control has its size from.
+        name: in records and tables; None takes that of the run folder, file or network.
 
     Raises:
         CossError: nothing there, nothing that can be recognised or that fits, or something that
             could execute code and is therefore not opened.
     """
+    if name is not None and not name.strip():
+        raise CossError("the name of a model is empty")
+    found = _load(where, format, arch, allow_partial, size, dataset)
+    return found if name is None else replace(found, name=name)
+
+
+def _load(
+    where: str | Path,
+    format: str,
+    arch: str | None,
+    allow_partial: bool,
+    size: int | None,
+    dataset: str | None,
+) -> Checkpoint:
     if format not in FORMATS:
         raise CossError(
             f"unknown format {format!r}; "
@@ -159,6 +178,7 @@ def _foreign(
             "dataset": None,
             "encoder": file.encoder or None,
             "source": f"{file.format} checkpoint",
+            "file": _end_of(path),
             "training": {},
         },
         parts.head if own_head else None,
@@ -167,6 +187,13 @@ def _foreign(
         + (f"; its {file.encoder} network" if file.encoder else "")
         + (f"; loaded in part, {some_of(left)}" if left else ""),
     )
+
+
+def _end_of(path: Path) -> str:
+    """What tells a file from others of its name, and as little as may be of where it lies."""
+    path, home = path.resolve(), Path.home()
+    path = path.relative_to(home) if path.is_relative_to(home) else path.relative_to(path.anchor)
+    return "/".join(path.parts[-SHOWN_PARTS:])
 
 
 def _reading(file: Foreign, side: int) -> dict[str, Any]:
