@@ -136,6 +136,14 @@ def _check_rest(
         derived = suite.derived(measured)
         if [_plain(c) for c in derived] != [_plain(c) for c in rest]:
             wrong.append("derived conditions")
+        at = {c.name: (c.group, c.level, c.kind or c.group, c.stage) for c in conditions}
+        if [(c.group, c.level, c.kind, c.stage) for c in measured] != [
+            at[c.condition] for c in measured
+        ]:
+            wrong.append("groups or levels of conditions")
+        about = getattr(suite, "about", None)
+        if record.about and about is not None and record.about != about.stored():
+            wrong.append("wording (about)")
         if suite.metrics(conditions) != record.metrics or suite.axis != record.axis:
             wrong.append("metrics or axis")
         checks = [(c.name, bool(c.passed)) for c in suite.checks(record.cells)]

@@ -23,6 +23,8 @@ from robustbench_coss.reading import parse_json
 SCHEMA = 1
 MANIFEST = "manifest.json"
 ENCODER = "encoder.safetensors"
+ENVIRONMENT = "environment.json"
+RECIPE = "recipe.yaml"
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can state
 MOST_FILES = 2_000
 MIB = 1 << 20

@@ -6,6 +6,7 @@ Gathers and writes only; `robustbench_coss.evaluations.submissions.verify` reads
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from robustbench_coss.analysis.configurations import check_record, load_measurem
 from robustbench_coss.analysis.selection import find_model
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.probes.linear import probe_path
-from robustbench_coss.evaluations.submissions.bundle import ENCODER, write_bundle
+from robustbench_coss.evaluations.submissions.bundle import (
+    ENCODER,
+    ENVIRONMENT,
+    RECIPE,
+    write_bundle,
+)
 from robustbench_coss.files import canonical_json, sha256_of, slug
 from robustbench_coss.models.checkpoint import FILE_NAME, find_checkpoint, load_checkpoint
 from robustbench_coss.models.load import LIBRARIES, load_model
 from robustbench_coss.records.record import Record, find_records
-
-RECIPE = "recipe.yaml"
 
 
 def submit(
@@ -55,43 +59,66 @@ def submit(
             f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
         )
     files: dict[str, bytes] = {}
-    environment, listed = {}, []
+    records: dict[str, Record] = {}
     for path, record in found.items():
-        entry = f"records/{path.parent.name}/{path.name}"
         with explain_os_errors("read", path):
-            files[entry] = path.read_bytes()
+            files[entry_of(record)] = path.read_bytes()
         check_record(path, record)
         files |= _probe(record, results, run)
-        environment[entry] = {"versions": record.versions, "device": record.device}
-        listed.append(
-            {
-                "path": entry,
-                "dataset": record.dataset["name"],
-                "suite": record.suite,
-                "n": record.dataset["n"],
-                "key": record.key,
-            }
-        )
-    files["environment.json"] = (json.dumps(environment, indent=1, sort_keys=True) + "\n").encode()
+        records[entry_of(record)] = record
+    files[ENVIRONMENT] = (
+        json.dumps(environment_of(records), indent=1, sort_keys=True) + "\n"
+    ).encode()
     if checkpoint is not None and (recipe := checkpoint.with_name(RECIPE)).is_file():
         with explain_os_errors("read", recipe):
             files[RECIPE] = recipe.read_bytes()
     if with_encoder:
         files[ENCODER] = _encoder(checkpoint, run)
-    first = next(iter(found.values()))
     manifest = {
         "tool": {"name": "robustbench-coss", "version": __version__},
-        "created": max(record.created for record in found.values()),
-        "model": {k: v for k, v in first.model.items() if k != "probe"},
-        "checkpoint_sha256": sha256,
-        "encoder_included": with_encoder,
-        "records": sorted(listed, key=canonical_json),
-        "devices": sorted({record.device for record in found.values()}),
-        "versions": _agreed([record.versions for record in found.values()]),
+        **manifest_of(records, with_encoder),
     }
+    first = next(iter(records.values()))
     path = out or Path(f"{slug(first.model['name'])}-{sha256[:8]}.zip")
     write_bundle(path, manifest, files)
     return path, manifest
+
+
+def entry_of(record: Record) -> str:
+    """Where a record lies in a bundle."""
+    return f"records/{slug(record.dataset['name'])}/{slug(record.suite)}.json"
+
+
+def environment_of(records: Mapping[str, Record]) -> dict[str, Any]:
+    """What each record was measured with, by its place in the bundle."""
+    return {
+        entry: {"versions": record.versions, "device": record.device}
+        for entry, record in records.items()
+    }
+
+
+def manifest_of(records: Mapping[str, Record], with_encoder: bool) -> dict[str, Any]:
+    """What a manifest states beside the tool and the files: all of it follows from the records."""
+    first = next(iter(records.values()))
+    listed = [
+        {
+            "path": entry,
+            "dataset": record.dataset["name"],
+            "suite": record.suite,
+            "n": record.dataset["n"],
+            "key": record.key,
+        }
+        for entry, record in records.items()
+    ]
+    return {
+        "created": max(record.created for record in records.values()),
+        "model": {k: v for k, v in first.model.items() if k != "probe"},
+        "checkpoint_sha256": first.model["checkpoint_sha256"],
+        "encoder_included": with_encoder,
+        "records": sorted(listed, key=canonical_json),
+        "devices": sorted({record.device for record in records.values()}),
+        "versions": _agreed([record.versions for record in records.values()]),
+    }
 
 
 def _which(run: str, results: Path) -> tuple[Path | None, str, str]:

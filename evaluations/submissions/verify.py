@@ -17,19 +17,19 @@ from robustbench_coss.analysis.configurations import check_record
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, probe_path, read_probe
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.evaluations.running.draft import describe_model, record_key
+from robustbench_coss.evaluations.running.draft import describe_model
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.request import Evaluation, Load, Once
 from robustbench_coss.evaluations.submissions.again import Sample, measure_again
 from robustbench_coss.evaluations.submissions.agreement import OTHER, SAME, Pair, try_pairs
 from robustbench_coss.evaluations.submissions.bundle import ENCODER, Bundle, open_bundle
+from robustbench_coss.evaluations.submissions.contents import read_records
 from robustbench_coss.evaluations.submissions.report import Finding, Report
 from robustbench_coss.files import canonical_json, scratch_folder, slug, write_atomically
 from robustbench_coss.machine.environment import check_writable, device_name, versions
 from robustbench_coss.models.checkpoint import FILE_NAME, load_checkpoint
 from robustbench_coss.models.load import load_model
-from robustbench_coss.records.migrate import migrate
-from robustbench_coss.records.record import SCHEMA, Record, check_form, from_json
+from robustbench_coss.records.record import Record
 from robustbench_coss.records.training import recipe_in
 
 
@@ -69,44 +69,16 @@ def verify(
     if plan.cells < 1:
         raise CossError(f"cells must be at least 1, got {plan.cells}")
     bundle = open_bundle(path)
-    contents = {name: bundle.json(name) for name in bundle.names if name.startswith("records/")}
-    if not contents:
-        raise CossError(f"{path} holds no records")
-    for name, content in contents.items():
-        _check_content(bundle, name, content)
+    records = read_records(bundle)
     report = Report(plan.seed)
-    size = f"{len(bundle.names)} files as listed, {len(contents)} records of the form of a record"
+    size = f"{len(bundle.names)} files as listed, {len(records)} records of the form of a record"
     report.facts.append(Finding(True, size))
     with scratch_folder("coss-verify-") as folder:
         load = _encoder(bundle, encoder, folder)
-        for group in _alike(contents):
+        for group in _alike(records):
             for retrain in (False, True) if plan.retrain_probe else (False,):
                 _verify_group(bundle, group, load, plan, folder, retrain, report, progress)
     return report
-
-
-def _check_content(bundle: Bundle, name: str, content: Any) -> None:
-    check_form(content, f"{bundle.path}: {name}")
-    model, data, probe = content["model"], content["dataset"], content["model"]["probe"]
-    if model["checkpoint_sha256"] != bundle.manifest["checkpoint_sha256"]:
-        raise CossError(f"{bundle.path}: {name} is of another checkpoint than the manifest states")
-    if not content["complete"]:
-        raise CossError(f"{bundle.path}: {name} is not complete")
-    sha256 = model["checkpoint_sha256"]
-    key = record_key(
-        sha256,
-        f"own head of {sha256}" if probe.get("own_head") else probe["key"],
-        data,
-        (content["suite"], content["suite_version"], content["suite_config"]),
-        content["seed"],
-        content["schema"],
-        model.get("answers_sha256", ""),
-    )
-    if key != content["key"]:
-        raise CossError(
-            f"{bundle.path}: the key of {name} is not that of its settings, images and probe; "
-            "the record was changed after `coss-bench eval`"
-        )
 
 
 def _encoder(bundle: Bundle, encoder: str | None, folder: Path) -> Load:
@@ -131,19 +103,19 @@ def _encoder(bundle: Bundle, encoder: str | None, folder: Path) -> Load:
     return load
 
 
-def _alike(contents: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _alike(records: Mapping[str, Record]) -> Iterator[dict[str, Record]]:
     """Records that were measured on the same images with the same classifier."""
-    groups: dict[str, dict[str, Any]] = {}
-    for name, content in contents.items():
-        data, probe = content["dataset"], content["model"]["probe"]
-        key = canonical_json([data["name"], data["limit"], content["seed"], probe.get("key")])
-        groups.setdefault(key, {})[name] = content
+    groups: dict[str, dict[str, Record]] = {}
+    for name, record in records.items():
+        data, probe = record.dataset, record.model["probe"]
+        key = canonical_json([data["name"], data["limit"], record.seed, probe.get("key")])
+        groups.setdefault(key, {})[name] = record
     yield from groups.values()
 
 
 def _verify_group(
     bundle: Bundle,
-    contents: Mapping[str, Any],
+    records: Mapping[str, Record],
     load: Load,
     plan: Plan,
     folder: Path,
@@ -151,8 +123,8 @@ def _verify_group(
     report: Report,
     progress: Progress | None,
 ) -> None:
-    first = next(iter(contents.values()))
-    data, probe = first["dataset"], first["model"]["probe"]
+    first = next(iter(records.values()))
+    data, probe = first.dataset, first.model["probe"]
     own_head = bool(probe.get("own_head"))
     if own_head and retrain:
         return  # there is no probe
@@ -163,16 +135,14 @@ def _verify_group(
         transfer=not own_head,
         results=results,
         limit=data["limit"],
-        seed=first["seed"],
+        seed=first.seed,
         probe=ProbeConfig() if own_head else ProbeConfig.of(probe["settings"]),
-        options={c["suite"]: _options(c, plan.here) for c in contents.values()},
+        options={r.suite: _options(r, plan.here) for r in records.values()},
     )
     opened = Opened(load, request, progress)
     try:
-        records = {
-            name: _decode(f"{bundle.path}: {name}", content, opened)
-            for name, content in contents.items()
-        }
+        for name, record in records.items():
+            _check_fits(f"{bundle.path}: {name}", record, opened)
         check_writable(results / "probes")
         if not own_head:
             _check_probe(bundle, opened, probe, retrain)
@@ -192,23 +162,22 @@ def _verify_group(
         opened.close()
 
 
-def _options(content: Mapping[str, Any], here: Evaluation) -> dict[str, Any]:
+def _options(record: Record, here: Evaluation) -> dict[str, Any]:
     """The options that a record was made with, but for what is of the machine it was made on."""
-    content = migrate(content, SCHEMA)
-    if content["suite_config"].get("backend") == "ready-made":
-        root = here.options.get(content["suite"], {}).get("root")
+    if record.suite_config.get("backend") == "ready-made":
+        root = here.options.get(record.suite, {}).get("root")
         if root is None:
             raise CossError(
-                f"the record of suite {content['suite']!r} is of ready-made pictures; pass their "
+                f"the record of suite {record.suite!r} is of ready-made pictures; pass their "
                 "folder by --corruption-root"
             )
         return {"root": root}
-    return {k: v for k, v in content["options"].items() if k not in ("root", "workers")}
+    return {k: v for k, v in record.options.items() if k not in ("root", "workers")}
 
 
-def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
-    """A record that fits the data, suite and settings here."""
-    data, test = content["dataset"], opened.test
+def _check_fits(name: str, record: Record, opened: Opened) -> None:
+    """A record has to be of the data, suite and settings here."""
+    data, test = record.dataset, opened.test
     here = {
         "role": "test",
         "fingerprint": test.fingerprint,
@@ -222,7 +191,6 @@ def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
                 f"{name} was measured on other images: {what} is {data[what]} there and {value} "
                 f"of {data['name']!r} in {opened.request.data_root}"
             )
-    record = from_json(content, name, count=data["n"])
     check_record(name, record)
     if not np.array_equal(record.index, opened.index) or not np.array_equal(
         record.label, opened.labels.numpy()
@@ -246,7 +214,6 @@ def _decode(name: str, content: dict[str, Any], opened: Opened) -> Record:
             f"{name} has settings of suite {suite.name!r} that cannot be had here: "
             f"{', '.join(keys) or 'other types'}"
         )
-    return record
 
 
 def _check_probe(bundle: Bundle, opened: Opened, probe: Mapping[str, Any], retrain: bool) -> None:

@@ -48,6 +48,7 @@ from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 from robustbench_coss.seeds import seed_of
 
+MOST_STEPS = 10_000  # of an attack, and restarts: more is a slip, or meant to stall
 LINF_EPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # in 1/255
 L2_EPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # Euclidean norm of pixels in [0, 1], at 32 px
 L2_SIZE = 32
@@ -329,8 +330,9 @@ def choose(attacks: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _count(option: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CossError(f"{option} must be a whole number of at least 1, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_STEPS:
+        got = repr(value)[:20]
+        raise CossError(f"{option} must be a whole number from 1 to {MOST_STEPS:,}, got {got}")
     return value
 
 

@@ -19,7 +19,6 @@ from robustbench_coss.analysis.labels import (
     configuration_key,
     configurations_of,
     differences,
-    identities,
     lookup,
     seed_of_model,
     setting_aside,
@@ -109,8 +108,8 @@ class SeedGroup:
 def load_measurements(results: Path) -> list[SeedGroup]:
     """All complete records of a results folder, seeds put together.
 
-    A seed that was run more than once counts once, and so do weights that were measured under
-    several names: the latest record is taken.
+    A seed that was run more than once counts once: the latest record is taken. Runs that state no
+    training seed are told apart by name.
 
     Returns:
         Measurements by test set, suite (in their own reading order), protocol and configuration.
@@ -127,11 +126,10 @@ def load_measurements(results: Path) -> list[SeedGroup]:
             f"no complete records in {results}; measure a model first with `coss-bench eval RUN`"
         )
     test_sets = _test_sets(records)
-    known = identities(r.model for r in records)
     found: list[SeedGroup] = []
     for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
         here = [r for r in records if _test_set_key(r) == set_key]
-        configurations = configurations_of((r.model for r in here), known)
+        configurations = configurations_of(r.model for r in here)
         for suite in in_order({r.suite: about_of(r) for r in here}):
             mine = [r for r in here if r.suite == suite]
             protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}
@@ -263,24 +261,13 @@ def _letter(i: int) -> str:
 
 
 def check_record(path: Path | str, record: Record) -> None:
-    """Refuse a record whose parts do not fit together.
+    """Refuse a record that cannot be told apart from others or shown; see also
+    `records.consistency`, which readers hold it to.
 
     Raises:
-        CossError: they do not; `path` is what the message calls the record.
+        CossError: it cannot; `path` is what the message calls the record.
     """
     try:
-        n = record.index.size
-        if n == 0 or record.label.size != n or int(record.dataset["classes"]) < 1:
-            raise ValueError("it holds no images, labels or classes")
-        for cell in record.cells:
-            for name, column in cell.outcomes.items():
-                if column.size != n:
-                    raise ValueError(f"{column.size} outcomes {name} of {cell.condition}, not {n}")
-        for metric in record.metrics:
-            if not metric.conditions:
-                raise ValueError(f"metric {metric.name} has no conditions")
-            for condition in metric.conditions:
-                record.column(condition, metric.column)
         _test_set_key(record), configurations_of([record.model]), record.model["checkpoint_sha256"]
         about_of(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

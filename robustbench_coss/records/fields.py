@@ -20,10 +20,10 @@ CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Text = Annotated[str, Strict()]
 Name = Annotated[str, StringConstraints(strict=True, min_length=1)]
 Digest = Annotated[str, StringConstraints(strict=True, pattern="^[0-9a-f]{64}$")]
-Whole = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=0)]
-Positive = Annotated[int, Strict(), Field(ge=1)]
-Number = Annotated[float, Strict()]
+LARGEST = 2**53  # up to which every JSON reader holds whole numbers exactly
+Count = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Strict(), Field(ge=1, le=LARGEST)]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1)]
 YesNo = Annotated[bool, Strict()]
 

@@ -5,7 +5,7 @@ trust and repeat it. Tables, figures and comparisons read records and nothing el
 
 A record is one JSON file. The models here say its form: code that makes a record and every reader
 are held to them, and `docs/record-schema.json` is made from them. What fields say of each other is
-`analysis.configurations.check_record`'s.
+`consistency`'s, which every reader holds them to as well.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 from robustbench_coss.reading import MOST_JSON, parse_json, read_bytes
 from robustbench_coss.records.columns import COUNT, UNREAD, Column
+from robustbench_coss.records.consistency import check_consistency
 from robustbench_coss.records.fields import (
     CONFIG,
+    Count,
     Digest,
     Name,
     Number,
     Positive,
     Text,
-    Whole,
     YesNo,
     all_there,
     shaped,
@@ -44,6 +45,7 @@ from robustbench_coss.records.migrate import migrate
 SCHEMA: Literal[3] = 3
 MIGRATED = (1, 2)  # older schemas, read as well
 Better = Literal["higher", "lower", ""]
+MOST_IMAGES = 2**26
 LONGEST_VALUE = 60  # characters of a wrong value that an error shows
 
 
@@ -148,7 +150,7 @@ class Record:
     """The model that was measured."""
     dataset: Annotated[dict[str, Any], shaped(DataSet)]
     """The images that were measured."""
-    seed: Whole
+    seed: Count
     """Seed of the evaluation's draws; the training seed is in `model.training.recipe.seed`."""
     versions: dict[str, Text]
     """Versions of Python and of the packages that outcomes depend on."""
@@ -214,19 +216,19 @@ def to_json(record: Record) -> dict[str, Any]:
     return content
 
 
-def from_json(content: Any, name: str, count: int | None = None) -> Record:
+def from_json(content: Any, name: str) -> Record:
     """The record with the content of a file, of this schema or an older one.
 
     Args:
         content: as JSON has it.
         name: of the file, for messages.
-        count: refuse columns of another length, before any is inflated.
 
     Raises:
-        CossError: it does not have the form of a record; the first field that differs is named.
+        CossError: it does not have the form of a record, or contradicts itself; the first field
+            that is wrong is named.
     """
     try:
-        return _validated(content, {COUNT: count})
+        return _validated(content)
     except ValueError as error:
         raise CossError(f"{name} is no record: {error}") from error
 
@@ -234,16 +236,31 @@ def from_json(content: Any, name: str, count: int | None = None) -> Record:
 def check_form(content: Any, name: str) -> None:
     """Hold the content of a file to the form of a record, but for its columns; as `from_json`."""
     try:
-        _validated(content, {COUNT: UNREAD})
+        _formed(content, {COUNT: UNREAD})
     except ValueError as error:
         raise CossError(f"{name} is no record: {error}") from error
 
 
-def _validated(content: Any, context: dict[str, Any]) -> Record:
+def _validated(content: Any) -> Record:
+    """A record that does not contradict itself. Raises ValueError with what is wrong first."""
+    # Columns are of as many values as there are images: nothing longer is inflated.
+    data = content.get("dataset") if isinstance(content, dict) else None
+    n = data.get("n") if isinstance(data, dict) else None
+    if type(n) is int and n > MOST_IMAGES:
+        raise ValueError(f"dataset.n: {n} images, at most {MOST_IMAGES:,} are read")
+    record = _formed(content, {COUNT: n if type(n) is int else None})
+    check_consistency(record)
+    return record
+
+
+def _formed(content: Any, context: dict[str, Any]) -> Record:
     """A record. Raises ValueError with the first field that is wrong."""
     try:
-        if isinstance(content, dict) and content.get("schema") in MIGRATED:
-            content = migrate(content, SCHEMA)
+        if isinstance(content, dict):
+            if type(content.get("schema")) is not int:  # 2.0 and True equal whole numbers
+                raise ValueError("schema: it is no whole number")
+            if content["schema"] in MIGRATED:
+                content = migrate(content, SCHEMA)
         return adapter().validate_python(content, context=context)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -287,12 +304,12 @@ def read_record(path: Path) -> Record:
     try:
         content = parse_json(raw)
         schema = content.get("schema") if isinstance(content, dict) else None
-        if isinstance(schema, int) and schema not in (*MIGRATED, SCHEMA):
+        if type(schema) is int and schema not in (*MIGRATED, SCHEMA):
             raise CossError(
                 f"record {path} has schema {schema}, this version reads {SCHEMA}; "
                 "measure it again with `coss-bench eval … --force`"
             )
-        return _validated(content, {})
+        return _validated(content)
     except (ValueError, RecursionError) as error:
         raise CossError(
             f"record {path} is damaged ({error}); delete it and run `coss-bench eval` again"
