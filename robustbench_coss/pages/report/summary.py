@@ -9,13 +9,20 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
+from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.analysis.labels import Configuration, short_labels
-from robustbench_coss.claims.verdicts import Outcome
+from robustbench_coss.claims.verdicts import (
+    NO_RECORDS,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Outcome,
+)
 from robustbench_coss.pages.dossier.suites import doubt_of, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
 from robustbench_coss.records.about import own_suites
-from robustbench_coss.tables.cells import number_text, percent_text
+from robustbench_coss.tables.cells import MISSING, number_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
 
 SINGLE = " These are single runs: with another training seed it may come out differently."
@@ -125,10 +132,14 @@ def _against(pair: Pair, short: Mapping[str, str]) -> str:
     ):
         if group := [_change(line) for line in lines if line["verdict"] in verdicts]:
             said.append(f"{words} {listed(group)}")
-    decided = sum(line["verdict"].endswith(("better", "higher")) for line in lines)
-    if left := len(lines) - decided:
-        rest = counted(left, "headline number")
-        said.append(f"undecided in {f'the other {left}' if decided else rest}")
+    rest = len(lines) - sum(line["verdict"].endswith(("better", "higher")) for line in lines)
+    reasons = {UNDECIDED: UNDECIDED, NOT_TRAINED: NOT_TRAINED, MISSING: "unknown"}
+    for verdict, words in reasons.items():
+        if count := sum(line["verdict"] == verdict for line in lines):
+            last = said and count == rest
+            where = f"the other {count}" if last else counted(count, "headline number")
+            said.append(f"{words} in {where}")
+            rest -= count
     caveat = "" if (pair.table["test"] == "t").all() else SINGLE
     sides = f"{short[pair.a]} against {short[pair.b]}, {pair.relation}"
     return f"{sides}: {'; '.join(said)}.{caveat}"
@@ -178,7 +189,7 @@ def claims_sentence(outcomes: Sequence[Outcome]) -> str:
         counts.setdefault(outcome.verdict, []).append(outcome.claim.title.lower())
     said = [
         f"{verdict} {len(counts[verdict])} ({', '.join(counts[verdict])})"
-        for verdict in ("supported", "not supported", "undecided", "no records")
+        for verdict in (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TRAINED, NO_RECORDS)
         if verdict in counts
     ]
     return f"The {len(outcomes)} claims of the CO-SSL paper on these records: {'; '.join(said)}."
