@@ -7,7 +7,7 @@ with the reason. `compare` makes the long table, `layout` arranges it for the wr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
-from robustbench_coss.analysis.controls import NOT_TRAINED, standing, without_controls
+from robustbench_coss.analysis.controls import NOT_TRAINED, PIXELS, standing, without_controls
 from robustbench_coss.analysis.numbers import (
     failed_checks,
     is_share,
@@ -23,12 +23,13 @@ from robustbench_coss.analysis.numbers import (
     problems,
     values_of,
 )
-from robustbench_coss.analysis.pairing import mismatch
+from robustbench_coss.analysis.pairing import mismatch, seeds_of
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Better, Metric, Record
+from robustbench_coss.statistics.contrasts import difference, over_seeds, unmatched
 from robustbench_coss.statistics.intervals import CONFIDENCE
-from robustbench_coss.statistics.paired_tests import difference, holm
+from robustbench_coss.statistics.paired_tests import holm
 from robustbench_coss.tables.cells import (
     MISSING,
 )
@@ -37,10 +38,10 @@ TESTS = {
     "mcnemar": "One run each, right or wrong (or seeds that do not vary): McNemar's exact test, "
     "Agresti and Min's interval; both cover the draw of the test images, not the training seed.",
     "permutation": "One run each, averages of conditions and numbers (or seeds that do not vary): "
-    "permutation of signs image by image, bootstrap interval; both cover the draw of the test "
+    "permutation of signs image by image, interval over images; both cover the draw of the test "
     "images, not the training seed.",
-    "t": "Several seeds: Student's t from the variance between seeds and between images; it "
-    "covers both.",
+    "t": "Several seeds: Student's t of the differences seed by seed where seeds coincide, from "
+    "their variance between seeds and between images; it covers both.",
 }
 
 
@@ -53,7 +54,9 @@ class Comparison:
         table: one line per metric or condition. Columns: test_set, suite, protocol, metric,
             heading, a, b, difference (a - b), low, high (95 % interval), p, p_holm, verdict, test
             ("mcnemar", "permutation" or "t"), n (test images), seeds_a, seeds_b, better, percent,
-            doubts_a, doubts_b, untrained (which of the two does not beat the controls, so that
+            doubts_a, doubts_b, one_sided (whether
+            one run stands beside several, or fewer than two seeds coincide, so that nothing is
+            decided), untrained (which of the two does not beat the controls, so that
             nothing is decided). Shares are in [0, 1].
         refused: what was measured of a model and could not be compared, with the reason.
         remarks: what to know when reading the differences.
@@ -137,7 +140,7 @@ def differences(
 
 def judge(table: pd.DataFrame) -> pd.DataFrame:
     """The table with p_holm, corrected over its rows, and the verdicts that follow from it."""
-    judged = table.assign(p_holm=holm(table["p"]))
+    judged = table.assign(p_holm=holm(table["p"].where(~table["one_sided"])))
     judged["verdict"] = [_verdict(line) for line in judged.to_dict("records")]
     order = [name for name in judged.columns if name not in ("p_holm", "verdict")]
     after = order.index("p") + 1
@@ -258,7 +261,14 @@ def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> I
 
 def _line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
     mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
-    found = difference(mine, theirs, share=is_share(x.records[0], metric.column))
+    seeds = _seeds(x, y)
+    # Pixels were not drawn: they are the same beside every seed of the other.
+    mine, theirs = (
+        runs * len(kept) if m.control == PIXELS else runs
+        for runs, kept, m in zip((mine, theirs), seeds, (x, y), strict=True)
+    )
+    share = is_share(x.records[0], metric.column)
+    found = difference(mine, theirs, share, seeds)
     return {
         "test_set": x.test_set.label,
         "suite": x.suite,
@@ -279,7 +289,14 @@ def _line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
         "percent": metric.percent,
         "doubts_a": doubts_of(x.records),
         "doubts_b": doubts_of(y.records),
+        "one_sided": not over_seeds(seeds) and max(map(len, seeds)) > 1,
     }
+
+
+def _seeds(x: SeedGroup, y: SeedGroup) -> list[list[Hashable]]:
+    """Which seeds of two configurations coincide; pixels, which have none, have the other's."""
+    seeds = [seeds_of(m.records) for m in (x, y)]
+    return [seeds[1 - i] if m.control == PIXELS else seeds[i] for i, m in enumerate((x, y))]
 
 
 def doubts_of(records: Sequence[Record]) -> str:
@@ -291,9 +308,9 @@ def doubts_of(records: Sequence[Record]) -> str:
 def _verdict(line: Mapping[Any, Any]) -> str:
     if line["untrained"]:
         return NOT_TRAINED
-    if math.isnan(line["p_holm"]):
+    if math.isnan(line["p"]):
         return MISSING
-    if line["p_holm"] > 1 - CONFIDENCE:
+    if line["one_sided"] or line["p_holm"] > 1 - CONFIDENCE:
         return "undecided"
     if not line["better"]:
         return "A higher" if line["difference"] > 0 else "B higher"
@@ -302,14 +319,17 @@ def _verdict(line: Mapping[Any, Any]) -> str:
 
 def _remarks(one: Chosen, other: Chosen, pairs: Sequence[tuple[SeedGroup, SeedGroup]]) -> list[str]:
     remarks = []
-    seeds = sorted({tuple(len(m.records) for m in pair) for pair in pairs})
-    for counts in seeds:
-        if min(counts) == 1 < max(counts):
-            single, several = (one, other) if counts[0] == 1 else (other, one)
+    for pair in pairs:
+        seeds = _seeds(*pair)
+        alone = [f"{seed} of {(one, other)[i].label}" for i, seed in unmatched(seeds)]
+        if not over_seeds(seeds) and max(map(len, seeds)) > 1:
             remarks.append(
-                f"{single.label} has one seed: its seeds are taken to vary as those of "
-                f"{several.label} do."
+                f"{one.label} and {other.label} have {len(seeds[0])} and {len(seeds[1])} seeds, of "
+                "which fewer than two coincide: nothing says how much one run varies, so nothing "
+                "is decided; intervals cover the draw of the test images alone."
             )
+        elif over_seeds(seeds) and alone:
+            remarks.append(f"Differences are over the seeds of both, without {', '.join(alone)}.")
     if any(_probe(x) != _probe(y) for x, y in pairs):
         remarks.append(
             "The linear probes were trained with different settings, which is part of the "

@@ -15,7 +15,7 @@ from robustbench_coss.analysis.labels import control_name
 from robustbench_coss.analysis.numbers import is_share, values_of
 from robustbench_coss.analysis.pairing import mismatch
 from robustbench_coss.records.training import recipe_in
-from robustbench_coss.statistics.paired_tests import difference
+from robustbench_coss.statistics.contrasts import difference
 
 PIXELS, UNTRAINED = "pixels", "untrained"
 LEVEL = 0.01
@@ -52,7 +52,7 @@ def standing(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) -> Stand
     """Whether a model beats the controls in the first metric of the clean suite.
 
     Every seed of the model has to beat every seed of the control in a test of its own, paired by
-    images (`paired_tests.difference` of single runs, p < 0.01). What is asked is whether these
+    images (`contrasts.difference` of single runs, p < 0.01). What is asked is whether these
     networks have learnt, not whether a method would with other seeds: a seed that collapsed makes a
     mean of seeds worthless, and two good seeds are good without a spread to be known. Of untrained
     controls those that the model was before it was trained count (its architecture, width and

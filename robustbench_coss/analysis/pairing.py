@@ -1,11 +1,12 @@
-"""Whether records can be set against each other image by image."""
+"""Whether records can be set against each other image by image, and which seeds coincide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from robustbench_coss.analysis.labels import seed_of_model
 from robustbench_coss.records.record import Record
 
 
@@ -21,3 +22,13 @@ def mismatch(records: Sequence[Record]) -> str:
         found = " and ".join(map(str, sorted(seeds)))
         return f"random draws of different seeds, {found}; measure both with the same --seed"
     return ""
+
+
+def seeds_of(records: Sequence[Record]) -> list[Hashable]:
+    """What runs of a configuration were drawn with: equal where runs of others share it.
+
+    The same seed gives the same initial weights, order and views. A run that states none shares it
+    with no other.
+    """
+    found = [(seed_of_model(r.model), r.model["checkpoint_sha256"]) for r in records]
+    return [sha256 if seed is None else seed for seed, sha256 in found]

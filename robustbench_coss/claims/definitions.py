@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
+import numpy as np
+
+from robustbench_coss.analysis.numbers import values_of
+from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Metric, Record
-from robustbench_coss.statistics.contrasts import FEWEST
+from robustbench_coss.records.training import recipe_in, training_of
+from robustbench_coss.statistics.ranks import FEWEST
 
 SMALL = 2.0  # largest budget of a small attack, in 1/255
 
@@ -20,6 +26,7 @@ class Measure:
     Attributes:
         suite, column: whose outcome it is.
         groups: group of conditions -> name of the average over it; the first that there is counts.
+        less: a second column that is subtracted image by image; "" for none.
         largest: level up to which conditions of the group are averaged.
         first: take the condition of the lowest level alone.
         percent: whether it is a share.
@@ -28,6 +35,7 @@ class Measure:
     suite: str
     groups: Mapping[str, str]
     column: str = "correct"
+    less: str = ""
     largest: float = math.inf
     first: bool = False
     percent: bool = True
@@ -40,7 +48,7 @@ class Measure:
                 for cell in record.cells
                 if cell.group == group
                 and cell.level <= self.largest
-                and self.column in cell.outcomes
+                and {self.column, self.less} - {""} <= cell.outcomes.keys()
             ]
             if cells and self.first:
                 cells = [min(cells, key=lambda cell: cell.level)]
@@ -49,6 +57,13 @@ class Measure:
                 name = group or "reference"
                 return Metric(name, label, self.column, names, percent=self.percent)
         return None
+
+    def values(self, record: Record, metric: Metric) -> Column:
+        """[n] of each image, of a metric that `find` gave."""
+        values = values_of(record, metric)
+        if not self.less:
+            return values
+        return np.asarray(values - values_of(record, replace(metric, column=self.less)))
 
 
 CLEAN = Measure("clean", {"": "Clean top-1"})
@@ -63,8 +78,14 @@ ATTACKS = Measure(
     },
     largest=SMALL,
 )
-WITHIN = Measure(
-    "redundancy", {"similarity": "Local cosine within image"}, column="within", percent=False
+# After a ReLU cosines are positive whatever the network does: what locals of one image have in
+# common is how much more alike they are than those of different images.
+REDUNDANCY = Measure(
+    "redundancy",
+    {"similarity": "Local cosine, within less across images"},
+    column="within",
+    less="across",
+    percent=False,
 )
 SINGLE = Measure("redundancy", {"pooled": "Top-1 from one local"}, first=True)
 
@@ -78,6 +99,29 @@ class Kind(StrEnum):
     """The two again, in what they lose from small to large minimum training crops."""
     models = "models"
     """Redundancy and robustness, over models."""
+
+
+# The local-global term as the paper has it (arXiv 2501.02860); what departs from it is an ablation.
+PUBLISHED = {"w_s": 0.3, "grid": None, "heads": "separate", "target": "other", "layer": None}
+
+
+def ablation_of(model: dict[str, Any]) -> str:
+    """In what a model departs from the method as published, as "w_s=0.5, mlp=False"; "" in nothing.
+
+    Counted are the options of the local term, and an MLP after pooling that was left out of an
+    architecture with one, or put into one without.
+    """
+    options = training_of(model).get("options") or {}
+    found = [f"{k}={options[k]}" for k, v in PUBLISHED.items() if options.get(k, v) != v]
+    mlp = recipe_in(model).get("mlp", model.get("mlp"))
+    if mlp is not None and mlp is not str(model.get("arch")).startswith("rf"):
+        found.append(f"mlp={mlp}")
+    return ", ".join(found)
+
+
+def family_of(model: dict[str, Any], label: str) -> str:
+    """The base method that a model is a variant of; of one without a method, itself."""
+    return str(model.get("method") or label).removeprefix("co-")
 
 
 @dataclass(frozen=True)
@@ -151,9 +195,10 @@ CLAIMS = (
     Claim(
         "redundant-locals",
         "Redundant locals",
-        "Local representations of CO- are more alike, and a single one is better.",
+        "Local representations of an image are more alike in CO-, beyond those of different "
+        "images, and a single one is better.",
         Kind.pairs,
-        (WITHIN, SINGLE),
+        (REDUNDANCY, SINGLE),
         _eval("redundancy"),
     ),
     Claim(

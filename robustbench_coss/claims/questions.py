@@ -10,12 +10,20 @@ import numpy as np
 
 from robustbench_coss.analysis.configurations import SeedGroup, along, setting, without_local_term
 from robustbench_coss.analysis.controls import NOT_TRAINED, standing
-from robustbench_coss.analysis.numbers import values_of
-from robustbench_coss.analysis.pairing import mismatch
-from robustbench_coss.claims.definitions import WITHIN, Claim, Kind, Measure
+from robustbench_coss.analysis.pairing import mismatch, seeds_of
+from robustbench_coss.claims.definitions import (
+    REDUNDANCY,
+    Claim,
+    Kind,
+    Measure,
+    ablation_of,
+    family_of,
+)
 from robustbench_coss.records.record import Metric, Record
-from robustbench_coss.statistics.contrasts import FEWEST, contrast, rank_correlation
-from robustbench_coss.statistics.paired_tests import Difference, by_images, difference
+from robustbench_coss.records.training import recipe_in
+from robustbench_coss.statistics.contrasts import contrast, over_seeds
+from robustbench_coss.statistics.paired_tests import Difference
+from robustbench_coss.statistics.ranks import FEWEST, rank_correlation
 
 MIN_CROP = "training.views.min_crop"
 
@@ -58,7 +66,8 @@ class Question:
     @property
     def seeded(self) -> bool:
         """Whether the answer covers the training seed, and so says something about methods."""
-        return self.kind == "models" or any(len(s.measurement.records) > 1 for s in self.sources)
+        runs = [seeds_of(s.measurement.records) for s in self.sources]
+        return self.kind == "models" or over_seeds(runs)
 
 
 @dataclass
@@ -74,25 +83,31 @@ class Found:
     complete: bool = True
 
 
-def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
+def find_questions(claim: Claim, here: Sequence[SeedGroup], ablations: bool = False) -> Found:
     """All tests of a claim that the measurements on one test set allow.
 
     Where there are several pairs under one protocol, their mean decides. A pair of which a model
-    does not beat the controls (see `controls.standing`) decides nothing and is in no mean.
+    does not beat the controls (see `controls.standing`) decides nothing and is in no mean; nor is
+    one with fewer than two seeds in common where there are others.
+
+    Args:
+        ablations: count models that are not the method as published, too.
     """
     found = Found()
     unlearnt = _unlearnt(here)
     here = [m for m in here if not m.control]
     measured = {m.suite for m in here}
+    if not ablations:
+        here = _as_published(found, here)
     for measure in claim.measures:
         before = len(found.questions)
-        needed = {measure.suite} | ({WITHIN.suite} if claim.kind is Kind.models else set())
+        needed = {measure.suite} | ({REDUNDANCY.suite} if claim.kind is Kind.models else set())
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
         for protocol, group in _by_protocol(here, measure.suite):
             if claim.kind is Kind.models:
                 if left_out := sorted({m.label for m in group} & unlearnt.keys()):
                     found.lacking.append(f"{NOT_TRAINED}, left out: {', '.join(left_out)}")
-                for other, redundant in _by_protocol(here, WITHIN.suite):
+                for other, redundant in _by_protocol(here, REDUNDANCY.suite):
                     letters = "".join(dict.fromkeys((protocol, other)))
                     found.questions += _correlation(
                         found,
@@ -108,15 +123,37 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup]) -> Found:
                 "; ".join(dict.fromkeys(filter(None, (unlearnt.get(t.label) for t in s.terms))))
                 for s in pairs
             ]
-            pooled = _pooled(found, [s for s, why in zip(pairs, reasons, strict=True) if not why])
+            learnt = [s for s, why in zip(pairs, reasons, strict=True) if not why]
+            counted = [s for s in learnt if s.seeded] or learnt
+            pooled = _pooled(found, counted)
             found.questions += [
-                _ask(measure, protocol, s, not (pooled or why), why)
+                _ask(measure, protocol, s, s in counted and not pooled, why)
                 for s, why in zip(pairs, reasons, strict=True)
             ]
             found.questions += [_ask(measure, protocol, s, True) for s in pooled]
         found.complete &= any(q.decides for q in found.questions[before:])
     found.lacking = list(dict.fromkeys(found.lacking))
     return found
+
+
+def _as_published(found: Found, here: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """Measurements but those of ablations, which are named."""
+    left_out = {m.label: why for m in here if (why := ablation_of(m.model))}
+    # Early records do not say whether the MLP of an architecture with one was left out.
+    sizes = {(m.model.get("arch"), m.model.get("width")): 0 for m in here}
+    for m in here:
+        build = m.model.get("arch"), m.model.get("width")
+        sizes[build] = max(sizes[build], int(m.model.get("parameters") or 0))
+    for m in here:
+        most = sizes[m.model.get("arch"), m.model.get("width")]
+        if "mlp" not in {**m.model, **recipe_in(m.model)} and m.model.get("parameters") != most:
+            left_out.setdefault(m.label, "fewer parameters, so without its MLP")
+    if left_out:
+        named = ", ".join(f"{label}: {why}" for label, why in sorted(left_out.items()))
+        found.lacking.append(
+            f"not the method as published, left out (`--ablations` counts it): {named}"
+        )
+    return [m for m in here if m.label not in left_out]
 
 
 def _unlearnt(here: Sequence[SeedGroup]) -> dict[str, str]:
@@ -143,6 +180,7 @@ class Term:
 
     weight: float
     source: Source
+    measure: Measure
     metric: Metric
 
     @property
@@ -162,6 +200,11 @@ class WeightedSum:
     measure: str
     compared: str
     terms: tuple[Term, ...]
+
+    @property
+    def seeded(self) -> bool:
+        """Whether its configurations have the seeds that a mean over seeds needs."""
+        return over_seeds([seeds_of(t.records) for t in self.terms])
 
 
 def _pairs(found: Found, measure: Measure, group: Sequence[SeedGroup]) -> Iterator[WeightedSum]:
@@ -225,7 +268,7 @@ def _terms(
     if reason := mismatch([r for _, _, m in sides for r in m.records]):
         found.lacking.append(f"{label}, {first.label}: {reason}")
         return ()
-    return tuple(Term(weight, Source(role, m), first) for weight, role, m in sides)
+    return tuple(Term(weight, Source(role, m), measure, first) for weight, role, m in sides)
 
 
 def _pooled(found: Found, sums: Sequence[WeightedSum]) -> list[WeightedSum]:
@@ -260,21 +303,13 @@ def _ask(
 
 
 def answer_sum(terms: Sequence[Term]) -> Difference:
-    """Value, interval and p of a weighted sum of configurations.
-
-    Two configurations are `statistics.difference`, more are `contrast`. With one run of each the
-    sum is taken image by image, which says nothing about other seeds.
-    """
-    columns = [[values_of(r, t.metric) for r in t.records] for t in terms]
-    weights, percent = [t.weight for t in terms], terms[0].metric.percent
-    if weights == [1, -1]:
-        return difference(columns[0], columns[1], share=percent)
-    # No sum of shares can be further from 0 than this.
-    most = float(sum(w for w in weights if w > 0)) if percent else None
-    if any(len(runs) > 1 for runs in columns):
-        return contrast([np.stack(runs).astype(np.float64) for runs in columns], weights, most)
-    rows = [w * runs[0].astype(np.float64) for w, runs in zip(weights, columns, strict=True)]
-    return by_images(np.sum(rows, axis=0), most)
+    """Value, interval and p of a weighted sum of configurations (`contrasts.contrast`)."""
+    return contrast(
+        [[t.measure.values(r, t.metric) for r in t.records] for t in terms],
+        [t.weight for t in terms],
+        [seeds_of(t.records) for t in terms],
+        share=terms[0].metric.percent,
+    )
 
 
 # ---- over models ----
@@ -288,7 +323,7 @@ def _correlation(
     redundant: Sequence[SeedGroup],
 ) -> Iterator[Question]:
     """Redundancy and what is kept of clean accuracy, over all models measured in both."""
-    by_label = {m.label: m for m in redundant if WITHIN.find(m.records[0])}
+    by_label = {m.label: m for m in redundant if REDUNDANCY.find(m.records[0])}
     both = [
         (by_label[m.label], m)
         for m in robust
@@ -306,7 +341,7 @@ def _correlation(
     else:
         yield Question(
             "models",
-            f"Rank correlation of {WITHIN.groups['similarity']} with {name} / clean",
+            f"Rank correlation of {REDUNDANCY.groups['similarity']} with {name} / clean",
             f"{len(both)} configurations",
             protocol,
             "rho",
@@ -329,10 +364,15 @@ def kept_share(measure: Measure, m: SeedGroup) -> float | None:
 
 
 def answer_correlation(measure: Measure, both: Sequence[tuple[SeedGroup, SeedGroup]]) -> Difference:
-    """Rank correlation over configurations; a configuration counts with the mean of its seeds."""
+    """Rank correlation over configurations, each with the mean of its seeds, in families of the
+    methods that they are variants of."""
     redundancy = [
-        np.mean([r.per_sample(w).mean() for r in m.records if (w := WITHIN.find(r))])
+        np.mean([REDUNDANCY.values(r, k).mean() for r in m.records if (k := REDUNDANCY.find(r))])
         for m, _ in both
     ]
     kept = [kept_share(measure, m) for _, m in both]
-    return rank_correlation(redundancy, [np.nan if share is None else share for share in kept])
+    return rank_correlation(
+        redundancy,
+        [np.nan if share is None else share for share in kept],
+        [family_of(m.model, m.label) for m, _ in both],
+    )

@@ -59,8 +59,11 @@ class Outcome:
     controls: str = ""
 
 
-def examine(results: Path) -> list[Outcome]:
+def examine(results: Path, ablations: bool = False) -> list[Outcome]:
     """What the records of a results folder say about every claim, test set by test set.
+
+    Args:
+        ablations: count models that are not the method as published, too.
 
     Raises:
         CossError: there is no complete record, or a record is damaged.
@@ -69,7 +72,7 @@ def examine(results: Path) -> list[Outcome]:
     for m in load_measurements(results):
         on.setdefault(m.test_set, []).append(m)
     found = [
-        (claim, test_set, find_questions(claim, here))
+        (claim, test_set, find_questions(claim, here, ablations))
         for test_set, here in on.items()
         for claim in CLAIMS
     ]

@@ -28,13 +28,21 @@ def claims(
         Path | None,
         typer.Option(help="File to write; its ending says the format, unless --format does."),
     ] = None,
+    ablations: Annotated[
+        bool,
+        typer.Option(
+            "--ablations",
+            help="Count models that are not the method as published: another w_s, grid, layer or "
+            "target, shared heads, another MLP.",
+        ),
+    ] = False,
     results: Results = Path("results"),
 ) -> None:
     """Test each claim of the CO-SSL paper on the records at hand.
 
-    CO- models against their base methods, all else equal: the effect with its 95 % interval, and
-    whether the claim is supported, not supported or undecided. Reads records only. A claim that
-    there are no records for is named, with the command that makes them.
+    CO- models against their base methods, all else equal, seed by seed: the effect with its 95 %
+    interval, and whether the claim is supported, not supported or undecided. Reads records only. A
+    claim that there are no records for is named, with the command that makes them.
 
     Examples:
 
@@ -52,7 +60,7 @@ def claims(
     from robustbench_coss.tables.claims import layout, to_json
 
     wanted = format or (None if out is None else _format_of(out))
-    outcomes = examine(results)
+    outcomes = examine(results, ablations)
     if wanted is None:
         Console().print(cells.to_rich(layout(outcomes)))
         return

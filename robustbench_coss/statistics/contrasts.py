@@ -1,135 +1,196 @@
-"""Tests that claims need beyond a difference of two models: sums over several, and ranks."""
+"""Differences and sums of configurations over seeds and images: arrays in, estimates out.
+
+The same seed gives configurations the same initial weights, order and views, so that their runs
+rise and fall together. What is tested is therefore the sum within each seed, not a sum of means
+whose errors are taken to be independent.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import cache
-from itertools import permutations
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import special
 
-from robustbench_coss.statistics.intervals import UPPER, Floats, generator_for
-from robustbench_coss.statistics.paired_tests import Difference, by_images, negligible
+from robustbench_coss.statistics.intervals import CONFIDENCE, Floats
+from robustbench_coss.statistics.paired_tests import Difference, by_images
 
-FEWEST = 4  # models without which a rank correlation has no interval
-_EXACT = 8  # models of which all 8! orders are gone through; of more, some are drawn
-_DRAWS = 10_000
+Seeds = Sequence[Sequence[Hashable]]
+"""For each configuration the seeds of its runs, in their order; equal ones coincide."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Configurations that have seeds in common, directly or by way of others among them.
+
+    Attributes:
+        members: their places in the sum.
+        seeds: the seeds that all of them have.
+    """
+
+    members: tuple[int, ...]
+    seeds: tuple[Hashable, ...]
+
+
+def blocks_of(seeds: Seeds) -> list[Block]:
+    """Configurations put together where seeds coincide; blocks are independent of each other."""
+    sets = [set(mine) for mine in seeds]
+    found: list[set[int]] = []
+    for i, mine in enumerate(sets):
+        joined = [block for block in found if any(sets[j] & mine for j in block)]
+        found = [block for block in found if block not in joined] + [{i}.union(*joined)]
+    blocks = []
+    for block in sorted(map(sorted, found)):
+        common = set.intersection(*(sets[i] for i in block))
+        blocks.append(Block(tuple(block), tuple(s for s in seeds[block[0]] if s in common)))
+    return blocks
+
+
+def over_seeds(seeds: Seeds) -> bool:
+    """Whether a contrast can speak of seeds: every block has two or more in common.
+
+    A single run says nothing about how much its configuration varies; taking it to vary as others
+    do decides too often where it varies more.
+    """
+    return all(len(block.seeds) > 1 for block in blocks_of(seeds))
+
+
+def unmatched(seeds: Seeds) -> list[tuple[int, Hashable]]:
+    """Seeds that a contrast leaves out since not all of their block have them, as (place, seed)."""
+    return [
+        (i, seed)
+        for block in blocks_of(seeds)
+        for i in block.members
+        for seed in seeds[i]
+        if seed not in block.seeds
+    ]
+
+
+def difference(
+    a: Sequence[NDArray[Any]],
+    b: Sequence[NDArray[Any]],
+    share: bool = False,
+    seeds: Seeds | None = None,
+) -> Difference:
+    """Mean of one configuration minus mean of another: the `contrast` with weights 1 and -1.
+
+    Args:
+        a, b: for each run the value of every image, [n], in the same order everywhere.
+        seeds: of the runs of either; None if none coincide.
+    """
+    if seeds is None:
+        seeds = [[(side, i) for i in range(len(runs))] for side, runs in enumerate((a, b))]
+    return contrast((a, b), (1, -1), seeds, share)
 
 
 def contrast(
-    groups: Sequence[Floats], weights: Sequence[float], most: float | None = None
+    groups: Sequence[Sequence[NDArray[Any]]],
+    weights: Sequence[float],
+    seeds: Seeds,
+    share: bool = False,
 ) -> Difference:
-    """A weighted sum of the means of several configurations, over seeds and images.
+    """A weighted sum of the means of configurations, over seeds and images.
 
-    `statistics.seeds_by_images` for more than two configurations, of which (a, b) with weights
-    (1, -1) is the case of two: images are crossed with the seeds of every configuration, so that
-    the sum has the variance
+    A benchmark has to account for every source of variation (Bouthillier et al. 2021, arXiv
+    2103.03098). Where seeds coincide (`blocks_of`) the sum is taken seed by seed, image by image,
+    over the seeds that all configurations of the block have; blocks are independent. Seeds are
+    crossed with images, so that the sum has the variance
 
-        sum of weight² (seed / k + residual / (k n)) over configurations + image / n,
+        sum over blocks of (seed / k + residual / (k n)) + image / n,
 
-    where "image" is the variance between images of the sum. What all configurations owe to the
-    same images is thus counted as such, where adding up independent errors would not. Student's
-    quantile has Satterthwaite's degrees of freedom (1946). Configurations with one seed are taken
-    to vary as the others do on average.
+    where "image" is the variance between images of the whole sum. The variance of seed means and
+    that of image means each contain the residuals, which are therefore counted once, with the
+    seeds: unbiased, where resampling seeds and images counts them up to three times (Owen 2007,
+    "The pigeonhole bootstrap"). Each of the two parts has its own Student's quantile, and half the
+    interval is the root of the sum of squares of both (Zou and Donner 2008, "Construction of
+    confidence limits about effect measures"): k - 1 degrees of freedom for the seeds of a block,
+    Satterthwaite's (1946) for several, and n - 1 for images. One quantile with Satterthwaite's
+    degrees of freedom for all would decide in up to 13 of 100 nulls with two seeds, 7 with three.
+    With one block and images that make no difference it is the paired t test over seeds, with two
+    unpaired Welch's. p is the level at which the interval ends at 0.
+
+    Where a block has fewer than two seeds in common (`over_seeds` is false), the sum of the
+    configurations' means is tested image by image (`by_images`), which says nothing about seeds; so
+    it is where no outcome varies between seeds.
 
     Args:
-        groups: [k, n] values of each configuration, k seeds of the same n images; at least one
-            has two seeds or more.
+        groups: for each configuration the runs, each [n] values of the same images in one order.
         weights: one per configuration.
-        most: how far from 0 the sum can be by nature; None if nothing says so.
+        seeds: of the runs.
+        share: values lie in [0, 1] by nature, so the interval is cut at the largest sum.
 
     Returns:
-        `value` is the sum, `p` two-sided of a sum of 0, `test` is "t". Interval and p are NaN for
-        a single image or if a value is NaN. Where neither seeds nor images vary it is
-        `paired_tests.by_images` of the means over seeds.
+        `p` is two-sided, of a sum of 0; `test` is "t", or that of `by_images`. Interval and p are
+        NaN for a single image of several seeds, or if a value is NaN.
 
     Raises:
-        ValueError: all have one seed, or groups and weights do not fit together.
+        ValueError: no run, no image, columns of different lengths, or a group without its weight
+            or seeds.
     """
-    if len(groups) != len(weights) or len({rows.shape[1] for rows in groups}) != 1:
-        raise ValueError("contrast needs a weight per group, and groups of the same images")
-    several = [(rows, w) for rows, w in zip(groups, weights, strict=True) if len(rows) > 1]
-    if not several:
-        raise ValueError("contrast needs two seeds of at least one configuration")
-    sums = np.sum([w * rows.mean(axis=0) for rows, w in zip(groups, weights, strict=True)], axis=0)
-    value, n = float(sums.mean()), len(sums)
+    columns = [column for runs in groups for column in runs]
+    if not (columns and all(len(runs) for runs in groups) and columns[0].size) or any(
+        column.shape != columns[0].shape for column in columns
+    ):
+        raise ValueError("a contrast needs runs of every configuration, all of the same images")
+    if [len(runs) for runs in groups] != [len(mine) for mine in seeds] or len(seeds) != len(
+        weights
+    ):
+        raise ValueError("a contrast needs a weight per configuration and a seed per run")
+    share = share or all(column.dtype == bool for column in columns)
+    # No sum of shares can be further from 0 than this.
+    most = float(sum(w for w in weights if w > 0)) if share else None
+    rows = [np.stack(list(runs)).astype(np.float64) for runs in groups]
+    if over_seeds(seeds):
+        blocks = [
+            np.sum([weights[i] * _rows_of(rows[i], seeds[i], b.seeds) for i in b.members], axis=0)
+            for b in blocks_of(seeds)
+        ]
+        found = _crossed(blocks, rows)
+        if found is not None:
+            low, high = found.low, found.high
+            if most is not None:
+                low, high = (float(np.clip(end, -most, most)) for end in (low, high))
+            return Difference(found.value, low, high, found.p, "t")
+    means = [mine.mean(axis=0) for mine in rows]
+    turns = most == 1 and len(means) == 2 and all(np.isin(m, (0.0, 1.0)).all() for m in means)
+    values = np.sum([w * m for w, m in zip(weights, means, strict=True)], axis=0)
+    return by_images(values, most, turns)
+
+
+def _rows_of(rows: Floats, mine: Sequence[Hashable], wanted: Sequence[Hashable]) -> Floats:
+    place = {seed: i for i, seed in enumerate(mine)}
+    return rows[[place[seed] for seed in wanted]]
+
+
+def _crossed(blocks: Sequence[Floats], outcomes: Sequence[Floats]) -> Difference | None:
+    """The sum of means of independent [k, n] blocks; None where nothing varies between seeds."""
+    per_image = np.sum([block.mean(axis=0) for block in blocks], axis=0)
+    value, n = float(per_image.mean()), len(per_image)
     if n < 2 or math.isnan(value):
         return Difference(value, math.nan, math.nan, math.nan, "t")
-    single = sum(w**2 for rows, w in zip(groups, weights, strict=True) if len(rows) == 1)
-    images = float(sums.var(ddof=1)) / n
-    terms = [(images, n - 1)]  # what enters the variance, with degrees of freedom
-    seeds = residual = 0.0
-    for rows, w in several:
-        k, means = len(rows), rows.mean(axis=1)
-        share = w**2 / k + single / len(several)
-        left = rows - means[:, None] - rows.mean(axis=0) + rows.mean()
-        between = share * float(means.var(ddof=1))
-        within = share * float((left**2).sum()) / ((k - 1) * (n - 1)) / n
-        terms += [(between, k - 1), (within, (k - 1) * (n - 1))]
+    images = float(per_image.var(ddof=1)) / n
+    seeds = residual = spread = 0.0
+    for block in blocks:
+        k, means = len(block), block.mean(axis=1)
+        left = block - means[:, None] - block.mean(axis=0) + block.mean()
+        within = float((left**2).sum()) / ((k - 1) * (n - 1)) / (k * n)
+        # Seed means contain the residuals, so that they vary at least as much.
+        between = max(float(means.var(ddof=1)) / k, within)
         seeds, residual = seeds + between, residual + within
-    # Both parts contain the residuals; neither part alone can vary more than both together.
-    variance = max(seeds + images - residual, seeds, images)
-    if negligible(variance, *groups):
-        return by_images(sums, most)
-    freedom = variance**2 / sum(term**2 / df for term, df in terms)
-    scale = math.sqrt(variance)
-    half = float(stats.t.ppf(UPPER, freedom)) * scale
-    p = 2 * float(stats.t.sf(abs(value) / scale, freedom))
-    low, high = value - half, value + half
-    if most is not None:
-        low, high = max(low, -most), min(high, most)
-    return Difference(value, low, high, p, "t")
+        spread += between**2 / (k - 1)
+    largest = max(float(np.abs(rows).max(initial=0.0)) for rows in outcomes)
+    if seeds <= (1e-12 * largest) ** 2:  # 0 but for rounding
+        return None
+    parts = [(seeds, seeds**2 / spread), (max(images - residual, 0.0), n - 1)]
 
+    def half(p: float) -> float:
+        return math.sqrt(sum(v * float(special.stdtrit(df, 1 - p / 2)) ** 2 for v, df in parts))
 
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> Difference:
-    """Spearman's rank correlation with an interval and a permutation test.
-
-    The interval is Fisher's z with the variance (1 + rho² / 2) / (n - 3) of Bonett and Wright
-    (2000, "Sample size requirements for estimating Pearson, Kendall and Spearman correlations").
-    At rho = ±1, where z is infinite, it starts half a step (6 / (n (n² - 1))) short of that.
-    p is the share of orders of `y` with a correlation at least as far from 0: of all orders for
-    up to 8 values, else of 10,000 drawn ones and the one found (Phipson and Smyth 2010).
-
-    Args:
-        x, y: [n] numbers, n >= 4; ties get their mean rank. The draw of orders is keyed by the
-            pairs of ranks, in whatever order they come.
-
-    Returns:
-        `value` is rho in [-1, 1] and `test` is "rank"; all are NaN where x or y are constant or
-        have a NaN.
-
-    Raises:
-        ValueError: fewer than 4 pairs, or of different numbers.
-    """
-    one, other = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    n = one.size
-    if one.ndim != 1 or one.shape != other.shape or n < FEWEST:
-        raise ValueError(f"rank_correlation needs {FEWEST} or more pairs")
-    ranks = [stats.rankdata(values) - (n + 1) / 2 for values in (one, other)]
-    length = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    if np.isnan(one).any() or np.isnan(other).any() or length == 0:
-        return Difference(math.nan, math.nan, math.nan, math.nan, "rank")
-    rho = float(np.clip(ranks[0] @ ranks[1] / length, -1, 1))
-    most = 1 - 6 / (n * (n**2 - 1))
-    z = math.atanh(min(max(rho, -most), most))
-    quantile = float(stats.norm.ppf(UPPER))
-    half = quantile * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    low, high = min(math.tanh(z - half), rho), max(math.tanh(z + half), rho)
-    if n <= _EXACT:
-        drawn, found = ranks[1][_orders(n)], 0
-    else:
-        pairs = np.stack(ranks)[:, np.lexsort((ranks[1], ranks[0]))]
-        generator = generator_for("rank correlation", pairs)
-        ranks = list(pairs)
-        drawn, found = generator.permuted(np.tile(ranks[1], (_DRAWS, 1)), axis=1), 1
-    as_far = int((np.abs(drawn @ ranks[0]) >= (abs(rho) - 1e-9) * length).sum())
-    return Difference(rho, low, high, (as_far + found) / (len(drawn) + found), "rank")
-
-
-@cache
-def _orders(n: int) -> NDArray[np.int64]:
-    """[n!, n] every order of n things."""
-    return np.array(list(permutations(range(n))))
+    p, step = 0.5, 0.25
+    while step > 1e-17:  # half falls with p
+        p, step = p + (step if half(p) > abs(value) else -step), step / 2
+    return Difference(value, value - half(1 - CONFIDENCE), value + half(1 - CONFIDENCE), p, "t")

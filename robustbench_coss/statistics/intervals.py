@@ -1,6 +1,7 @@
 """Intervals: how far a number could be off.
 
-One run: the uncertainty of drawing the test images (Wilson for a share, bootstrap otherwise).
+One run: the uncertainty of drawing the test images (Wilson or
+Agresti and Coull for shares, bootstrap otherwise).
 Several seeds of one configuration: that of drawing the seed (Student's t). Nothing here speaks of
 other test sets.
 
@@ -41,7 +42,7 @@ class Estimate:
         low, high: ends of the 95 % interval; NaN where there is none (a single image).
         sd: standard deviation over seeds (n - 1 in the denominator); NaN for a single run.
         seeds: number of runs.
-        interval: how the interval was made: "wilson", "bootstrap" or "t".
+        interval: how the interval was made: "wilson", "agresti-coull", "bootstrap" or "t".
     """
 
     value: float
@@ -141,12 +142,10 @@ def combine_seeds(values: ArrayLike) -> tuple[float, float, tuple[float, float]]
 def estimate(runs: Sequence[Sequence[NDArray[Any]]], share: bool = False) -> Estimate:
     """Mean and interval of a number that is averaged over conditions, images and seeds.
 
-    A single run has Wilson's interval where every image is right or wrong, else a bootstrap over
-    images. A bootstrap of images that are all alike has no width, as if 0 of 500 were known to be
-    0 for ever. A share has Wilson's interval there too, of that share among n images: no variable
-    in [0, 1] with that mean varies more than one that is 0 or 1, so it is not too narrow, and it is
-    what each single condition gets. Seeds that all have the same mean show no variation that
-    Student's t could be made of; they get the interval of one run whose outcomes are their means.
+    A single run: a share has Wilson's interval where every image is right or wrong, else that of
+    `agresti_coull`; other numbers a bootstrap over images. Several seeds: Student's t over their
+    means. Seeds that all have the same mean show no variation that Student's t could be made of;
+    they get the interval of one run whose outcomes are their means.
 
     Args:
         runs: for each seed the outcome columns, each [n], one per condition.
@@ -173,15 +172,35 @@ def estimate(runs: Sequence[Sequence[NDArray[Any]]], share: bool = False) -> Est
 
 def _over_images(values: Floats, share: bool) -> tuple[float, float, str]:
     """Interval of a mean of [n] numbers by drawing images, and how it was made."""
-    n = len(values)
     if share and not np.isnan(values).any():
         if np.isin(values, (0.0, 1.0)).all():
-            return *wilson(int(values.sum()), n), "wilson"
-        if constant(values):
-            hits = round(float(values[0]) * n, 6)
-            return wilson(math.floor(hits), n)[0], wilson(math.ceil(hits), n)[1], "wilson"
-    low, high = bootstrap_mean(values) if n > 1 else (math.nan, math.nan)
+            return *wilson(int(values.sum()), len(values)), "wilson"
+        return *agresti_coull(values), "agresti-coull"
+    low, high = bootstrap_mean(values) if len(values) > 1 else (math.nan, math.nan)
     return low, high, "bootstrap"
+
+
+def agresti_coull(values: Floats) -> tuple[float, float]:
+    """Interval of the mean of [n] numbers in [0, 1], each an image's share over conditions.
+
+    That of Agresti and Coull (1998, "Approximate is better than 'exact'"): Wald's after z²/2 images
+    that are right and z²/2 that are wrong were added, here with the variance that the images have
+    instead of that of right and wrong answers,
+
+        centre c = (sum + z²/2) / (n + z²), variance (sum of squares + z²/2) / (n + z²) - c².
+
+    A bootstrap of images that are all alike has no width, as if 0 of 500 under every budget were
+    known to be 0 for ever, and one of few that are not is too narrow: of 500 images of which 1 or 2
+    are expected to be right under some of five budgets, it holds the true mean in 63 and 80 of 100
+    cases, this in 99 and 98 (`python benchmarks/error_rates.py`).
+    """
+    n, total = len(values), float(values.sum())
+    z = float(stats.norm.ppf(UPPER))
+    centre = (total + z * z / 2) / (n + z * z)
+    variance = (float((values**2).sum()) + z * z / 2) / (n + z * z) - centre**2
+    half = z * math.sqrt(variance / (n + z * z))
+    low, high = min(centre - half, total / n), max(centre + half, total / n)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def constant(values: ArrayLike) -> bool:

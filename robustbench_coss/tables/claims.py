@@ -10,23 +10,26 @@ from typing import Any
 
 from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.controls import NOT_TRAINED
+from robustbench_coss.analysis.pairing import seeds_of
 from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
 from robustbench_coss.records.record import record_path
+from robustbench_coss.statistics.contrasts import unmatched
 from robustbench_coss.tables.cells import MARK, Column, Section, TableCell, block
 from robustbench_coss.tables.comparison import p_text, signed_cell
 
 SCHEMA = 1
 
 _TESTS = {
-    "t": "Several seeds: Student's t from the variance between seeds and between images; it "
-    "covers both.",
+    "t": "Several seeds: Student's t of the sums seed by seed, from their variance between seeds "
+    "and between images; it covers both.",
     "rank": "Correlations: Spearman's over configurations, each with the mean of its seeds; "
-    "permutation test.",
+    "permutation test that keeps variants of a method together.",
 }
 _SINGLE = (
-    "Single runs: the interval covers the draw of the test images and not the training seed, so "
-    "they stay undecided. Train and measure a second seed at least."
+    "Single runs, or fewer than two seeds that both sides have: the interval covers the draw of "
+    "the test images and not the training seed, so they stay undecided. Train and measure a second "
+    "seed of both at least."
 )
 
 
@@ -185,8 +188,7 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
             "Where there are several pairs, their mean decides: of these pairs, each weighing the "
             "same, not of methods that were not measured."
         )
-    if any(_one_sided(row) for row in rows):
-        notes.append("Beside several seeds, a configuration with one is taken to vary as they do.")
+    notes += [left_out for row in rows if (left_out := _left_out(row))]
     if tests:
         notes.append(
             "Verdicts are at 5 % after Holm's correction over all rows of this call that decide, "
@@ -198,13 +200,22 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
         for s in sources
         if (words := doubts_of(s.measurement.records))
     ]
-    notes += [f"{o.claim.title}: {reason}." for o in outcomes for reason in o.lacking]
+    of_all = set.intersection(*(set(o.lacking) for o in outcomes))
+    notes += [
+        f"{reason[0].upper()}{reason[1:]}." if reason in of_all else f"{o.claim.title}: {reason}."
+        for o in outcomes
+        for reason in o.lacking
+    ]
     notes += _records_notes(sources)
     return list(dict.fromkeys(notes))
 
 
-def _one_sided(row: Row) -> bool:
-    return row.test == "t" and any(len(s.measurement.records) == 1 for s in row.question.sources)
+def _left_out(row: Row) -> str:
+    """Which runs a row leaves out since others lack their seeds; "" if none."""
+    sources = row.question.sources if row.test == "t" else ()
+    seeds = [seeds_of(s.measurement.records) for s in sources]
+    alone = [f"{seed} of {sources[i].measurement.label}" for i, seed in unmatched(seeds)]
+    return f"Left out, since not all have the seed: {', '.join(alone)}." if alone else ""
 
 
 def _records_notes(sources: Iterable[Source]) -> list[str]:

@@ -47,11 +47,29 @@ def test_several_crops_with_single_runs_are_undecided_too(tmp_path: Path) -> Non
         assert not math.isnan(found.rows[-1].low)
 
 
-def test_one_seed_beside_several_is_taken_to_vary_as_they_do(tmp_path: Path) -> None:
+def test_one_run_beside_several_decides_nothing(tmp_path: Path) -> None:
     simulate.save(tmp_path, *top1((0.6, 0.61, 0.62), "byol"), *top1((0.9,), "co-byol"))
     outcomes = examine(tmp_path)
-    assert outcome_of(outcomes, "clean").verdict == "supported"
-    assert any("with one is taken to vary" in note for note in layout(outcomes)[0].notes)
+    found = outcome_of(outcomes, "clean")
+    assert (found.verdict, math.isnan(found.rows[0].p_holm)) == ("undecided", True)
+    assert found.rows[0].effect == pytest.approx(0.9 - 0.61)
+    assert any("fewer than two seeds that both" in note for note in layout(outcomes)[0].notes)
+
+
+def test_a_pair_of_single_runs_does_not_spoil_one_of_several_seeds(tmp_path: Path) -> None:
+    simulate.save(
+        tmp_path,
+        *top1((0.6, 0.61, 0.62), "byol"),
+        *top1((0.9, 0.91, 0.92), "co-byol"),
+        *top1((0.6,), "dino"),
+        *top1((0.5,), "co-dino"),
+    )
+    found = outcome_of(examine(tmp_path), "clean")
+    assert {r.question.compared.split(" ")[0]: r.question.decides for r in found.rows} == {
+        "CO-BYOL": True,
+        "CO-DINO": False,
+    }
+    assert found.verdict == "supported"
 
 
 @pytest.mark.parametrize(

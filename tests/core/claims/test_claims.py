@@ -18,11 +18,11 @@ from robustbench_coss.statistics.contrasts import contrast
 
 
 def test_a_pair_is_compared_as_two_models_are(tmp_path: Path) -> None:
-    simulate.save(tmp_path, *top1((0.6, 0.62, 0.64), "byol"), *top1((0.7, 0.74), "co-byol"))
+    simulate.save(tmp_path, *top1((0.6, 0.62, 0.64), "byol"), *top1((0.7, 0.73, 0.74), "co-byol"))
     found = outcome_of(examine(tmp_path), "clean")
     (row,) = found.rows
     line = compare(tmp_path, "co-byol", "byol").table.set_index("metric").loc["clean_top1"]
-    assert row.effect == pytest.approx(0.72 - 0.62)
+    assert row.effect == pytest.approx(np.mean([0.1, 0.11, 0.1]))
     assert (row.effect, row.low, row.high, row.p, row.test) == pytest.approx(
         (line["difference"], line["low"], line["high"], line["p"], line["test"])
     )
@@ -35,8 +35,8 @@ def test_the_mean_of_pairs_weighs_them_alike_and_decides(tmp_path: Path) -> None
         tmp_path,
         *top1((0.60, 0.62, 0.61, 0.63), "byol"),
         *top1((0.70, 0.71, 0.72, 0.73), "co-byol"),
-        *top1((0.50, 0.52), "dino"),
-        *top1((0.46, 0.48), "co-dino"),
+        *top1((0.50, 0.52, 0.53, 0.55), "dino"),
+        *top1((0.46, 0.47, 0.49, 0.52), "co-dino"),
     )
     found = outcome_of(examine(tmp_path), "clean")
     *pairs, mean = found.rows
@@ -59,12 +59,9 @@ def test_a_base_method_that_two_pairs_share_is_counted_once(tmp_path: Path) -> N
         record.model["checkpoint_sha256"] = record.model["checkpoint_sha256"][::-1]
         record.model["training"]["options"] = {"w_s": 0.5}
     simulate.save(tmp_path, *base, *one, *other)
-    mean = outcome_of(examine(tmp_path), "clean").rows[-1]
-    columns = [
-        np.stack([r.cells[0].outcomes["correct"].astype(float) for r in runs])
-        for runs in (one, other, base)
-    ]
-    expected = contrast(columns, [0.5, 0.5, -1])
+    mean = outcome_of(examine(tmp_path, ablations=True), "clean").rows[-1]
+    columns = [[r.cells[0].outcomes["correct"] for r in runs] for runs in (one, other, base)]
+    expected = contrast(columns, [0.5, 0.5, -1], [(0, 1)] * 3)
     assert len(mean.question.sources) == 3
     assert (mean.effect, mean.low, mean.high) == pytest.approx(
         (expected.value, expected.low, expected.high)
@@ -122,7 +119,10 @@ def test_redundancy_and_robustness_are_ranked_over_configurations(tmp_path: Path
     methods = ("byol", "dino", "mocov3", "simclr", "supervised")
     for method, cosine, share, clean in zip(methods, within, noisy, cleans, strict=True):
         for seed in (0, 1):
-            alike = {"within": np.full(100, cosine + 0.01 * seed)}
+            alike = {
+                "within": np.full(100, cosine + 0.01 * seed + 0.3),
+                "across": np.full(100, 0.3),
+            }
             right = {
                 "clean": ("", simulate.exactly(clean, 100)),
                 "gaussian_noise@1": ("noise", simulate.exactly(share, 100)),

@@ -12,7 +12,13 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from robustbench_coss.statistics import intervals
-from robustbench_coss.statistics.intervals import bootstrap_mean, combine_seeds, estimate, wilson
+from robustbench_coss.statistics.intervals import (
+    agresti_coull,
+    bootstrap_mean,
+    combine_seeds,
+    estimate,
+    wilson,
+)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
@@ -148,14 +154,59 @@ def test_one_boolean_condition_gets_a_wilson_interval() -> None:
     assert math.isnan(result.sd)
 
 
-def test_an_average_of_conditions_is_bootstrapped_over_images_not_over_outcomes() -> None:
+def test_an_average_of_conditions_is_of_images_not_of_outcomes() -> None:
     # Two conditions that differ in one image carry hardly more than the information of one.
     column = np.arange(400) < 200
     other = np.arange(400) < 201
     both = estimate([[column, other]])
     low, high = wilson(200, 400)
-    assert (both.interval, both.value) == ("bootstrap", pytest.approx(401 / 800))
-    assert both.high - both.low == pytest.approx(high - low, rel=0.1)
+    assert (both.interval, both.value) == ("agresti-coull", pytest.approx(401 / 800))
+    assert both.high - both.low == pytest.approx(high - low, rel=0.01)
+
+
+def test_the_interval_of_an_average_of_conditions_worked_by_hand() -> None:
+    # Of 50 images 40 are right under both of two conditions, 6 under one: sum 43, squares 41.5.
+    first, second = np.arange(50) < 46, np.arange(50) < 40
+    found = estimate([[first, second]], share=True)
+    more = 1.959964**2 / 2  # images that are right, and as many that are wrong
+    n = 50 + 2 * more
+    centre = (43 + more) / n
+    half = 1.959964 * math.sqrt(((41.5 + more) / n - centre**2) / n)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+    assert found.interval == "agresti-coull"
+
+
+@given(st.lists(st.sampled_from([0.0, 0.2, 0.5, 1.0]), min_size=1, max_size=60))
+def test_the_interval_of_a_share_holds_it_and_has_a_width(values: list[float]) -> None:
+    low, high = agresti_coull(np.array(values))
+    assert 0 <= low <= np.mean(values) + 1e-12
+    assert np.mean(values) - 1e-12 <= high <= 1
+    assert high - low > 1.5 / (len(values) + 4)
+    mirrored = agresti_coull(1 - np.array(values))
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_right_and_wrong_answers_have_the_interval_of_statsmodels(counts: tuple[int, int]) -> None:
+    hits, n = counts
+    expected = proportion_confint(hits, n, method="agresti_coull")
+    found = agresti_coull((np.arange(n) < hits).astype(float))
+    assert found == pytest.approx(np.clip(expected, 0, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("expected", [0, 1, 2])
+def test_intervals_of_worst_cases_hold_the_truth_near_0(expected: int) -> None:
+    # 500 images, of which so many are expected to be right under some of five nested budgets.
+    draw, cases, held = np.random.default_rng(expected), 1000, 0
+    truth = expected / 500 * 3 / 5  # of those right under some, 1 to 5 alike
+    for _ in range(cases):
+        right = draw.random(500) < expected / 500
+        budgets = right * draw.integers(1, 6, 500)
+        found = estimate([[budgets > k for k in range(5)]], share=True)
+        held += found.low <= truth <= found.high
+        assert found.high > 0
+    # 2.6 standard deviations of a binomial of 1,000 at 95 % are 1.8 points.
+    assert held / cases > 0.95 - 0.018
 
 
 def test_conditions_with_equal_outcomes_have_the_interval_of_one() -> None:
@@ -177,21 +228,21 @@ def test_outcomes_that_are_all_wrong_or_right_have_the_interval_of_that_many_ima
     assert found.seeds == seeds
 
 
-def test_a_share_that_is_the_same_for_every_image_has_the_interval_of_answers_as_frequent() -> None:
-    # Every image is right under one of two conditions: 0.5 for each, as uncertain as 20 of 40.
+def test_a_share_that_is_the_same_for_every_image_has_an_interval_with_width() -> None:
+    # Every image is right under one of two conditions: only the z² added images vary.
     first = np.arange(40) < 13
     found = estimate([[first, ~first]], share=True)
-    expected = stats.binomtest(20, 40).proportion_ci(0.95, method="wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    half = 1.959964 * math.sqrt(1.959964**2 / 4) / (40 + 1.959964**2)
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_seeds_with_one_mean_have_the_interval_of_a_run_with_their_mean_outcomes() -> None:
     first, second = np.arange(90) < 45, np.arange(90) >= 45
     apart = estimate([[first], [np.roll(first, 9)]], share=True)
-    expected = bootstrap_mean((first.astype(float) + np.roll(first, 9)) / 2)
+    expected = agresti_coull((first.astype(float) + np.roll(first, 9)) / 2)
     assert (apart.low, apart.high, apart.sd, apart.seeds) == (*expected, 0.0, 2)
     found = estimate([[first], [second]], share=True)  # half right on each image
-    assert (found.low, found.high) == pytest.approx(wilson(45, 90))
+    assert (found.low, found.high) == agresti_coull(np.full(90, 0.5))
 
 
 def test_an_estimate_is_the_same_whatever_stands_beside_it() -> None:

@@ -13,13 +13,12 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 from statsmodels.stats.multitest import multipletests
 
+from robustbench_coss.statistics.contrasts import difference
 from robustbench_coss.statistics.paired_tests import (
-    difference,
     holm,
     mcnemar,
     paired_shares,
     permutation_test,
-    seeds_by_images,
 )
 
 COUNTS = st.integers(0, 400)
@@ -181,7 +180,10 @@ def test_the_kind_of_test_follows_from_the_runs() -> None:
     right, number = np.arange(9) < 4, np.linspace(0, 1, 9)
     assert difference([right], [~right]).test == "mcnemar"
     assert difference([right], [number]).test == "permutation"
-    assert difference([right, ~right], [right]).test == "t"
+    assert difference([right, ~right], [right, right]).test == "t"
+    assert (
+        difference([right, ~right], [right]).test == "permutation"
+    )  # one run says nothing of seeds
     assert difference([right, right], [right, right]).p == 1.0
 
 
@@ -200,10 +202,13 @@ def test_seeds_without_variance_are_tested_by_their_images(seeds: int) -> None:
 
 
 def test_equal_differences_of_shares_have_an_interval_with_width() -> None:
-    # Half of the conditions turn from right to wrong on every image: as 20 of 40 against none.
+    # Half of the conditions turn from right to wrong on each of 40 images, and half an image more
+    # in each cell: sum 20 of 42, squares 40 / 4 + 1.
     a, b = np.full(40, 0.75), np.full(40, 0.25)
     found, mirrored = difference([a], [b], share=True), difference([b], [a], share=True)
-    assert (found.low, found.high) == pytest.approx(paired_shares(20, 0, 40))
+    centre = 20 / 42
+    half = 1.959964 * math.sqrt((11 / 42 - centre**2) / 42)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
     same = difference([a], [a], share=True)
     assert (same.p, same.low) == (1.0, pytest.approx(-same.high))
@@ -223,12 +228,11 @@ def test_undefined_values_give_no_interval_and_no_p() -> None:
     for runs in ([broken], [broken, broken]):
         found = difference(runs, [np.zeros(3)])
         assert all(map(math.isnan, (found.value, found.low, found.high, found.p)))
-    assert math.isnan(seeds_by_images(np.ones((2, 1)), np.zeros((2, 1))).p)
+    one_image = difference([np.ones(1), np.zeros(1)], [np.zeros(1), np.zeros(1)])
+    assert math.isnan(one_image.p)
 
 
 @pytest.mark.parametrize("runs", [([], [np.ones(3)]), ([np.ones(2)], [np.ones(3)])])
 def test_differences_of_other_images_are_refused(runs: tuple[list, list]) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match="same images"):
         difference(*runs)
-    with pytest.raises(ValueError, match="two seeds"):
-        seeds_by_images(np.ones((1, 3)), np.ones((1, 3)))
