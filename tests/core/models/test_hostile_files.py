@@ -26,10 +26,10 @@ ABOUT = {"arch": "rf29_resnet18", "size": 32, "width": 1 / 16, "dataset": "parts
 
 def refuse(path: Path, says: str) -> str:
     """One line, within five seconds and 300 MB."""
-    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CossError, match=says) as error:
         load_model(path)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
