@@ -7,6 +7,7 @@ not load it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ def evaluate(
     request: Evaluation | None = None,
     *,
     name: str | None = None,
+    version: str = "",
     size: int | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
@@ -38,17 +40,26 @@ def evaluate(
     """Measure a model with suites; each condition is given as soon as it is measured and on disk.
 
     Stop when you have seen enough: the next call continues there. Conditions that are on disk
-    already come at once.
+    already come at once. Of a module that is so only under a `name`: what it computes cannot be
+    told for certain from outside, so without one every call measures anew.
 
-        for done in evaluate(my_model, Evaluation("corruption", dataset="cifar10", limit=1000)):
+        request = Evaluation("corruption", dataset="cifar10", limit=1000)
+        for done in evaluate(my_model, request, name="mine"):
             print(done.cell.condition, done.cell.outcomes["correct"].mean())
+
+    A module is measured as it is, in eval mode and without gradients of its own, and is put back
+    (training flags, `requires_grad`, device, attributes) whenever a condition is given and when
+    measuring ends or fails. Nothing of it is copied.
 
     Args:
         model: any module that maps images [B, 3, S, S] to features [B, D] or logits [B, K], or
             whatever `coss-bench eval` takes.
         request: what is measured and how; None is every suite with its defaults. It names the
             data set, unless the model says what it was trained on.
-        name: of a module, in records and tables; its class's name by default.
+        name: of the model, in records and tables; by default a module's class, else that of the
+            file or run folder. A module of equal name, version, tensors, plain attributes, code
+            and answers to a fixed batch is taken for the one that was measured before.
+        version: of a module: raise it where none of these tells two states of it apart.
         size: S in px; the data set's default for a module, else what the model was made for.
         mean, std: per-channel normalisation that a module expects done to pixels in [0, 1]; None
             gives it the pixels as they are.
@@ -60,38 +71,32 @@ def evaluate(
     """
     request = request or Evaluation()
     if isinstance(model, nn.Module):
-        checkpoint = _wrapped(model, request, name, size, mean, std, output)
-    elif isinstance(model, Checkpoint):
-        checkpoint = model
+        classes, side = _measured_on(request, size)
+        checkpoint = wrap_module(
+            model,
+            name=name or type(model).__name__,
+            size=side,
+            mean=mean,
+            std=std,
+            output=output,
+            classes=classes,
+            version=version,
+        )
+        checkpoint = replace(checkpoint, recognised=name is not None)
     else:
-        checkpoint = load_model(model, size=size, dataset=request.dataset)
+        if not isinstance(model, Checkpoint):
+            model = load_model(model, size=size, dataset=request.dataset)
+        checkpoint = model if name is None else replace(model, name=name)
     return evaluate_stream(lambda: checkpoint, request, progress)
 
 
-def _wrapped(
-    model: nn.Module,
-    request: Evaluation,
-    name: str | None,
-    size: int | None,
-    mean: Channels | None,
-    std: Channels | None,
-    output: Literal["auto", "features", "logits"],
-) -> Checkpoint:
-    """A module as a model that says what it is."""
+def _measured_on(request: Evaluation, size: int | None) -> tuple[int, int]:
+    """Number of classes of the data set, and the image side in px."""
     if request.dataset is None:
         raise CossError(
             "a module does not say what to measure it on; pass Evaluation(dataset=NAME)"
         )
-    source = dataset_source(request.dataset)
-    side = source.default_size if size is None else size
+    side = dataset_source(request.dataset).default_size if size is None else size
     root = Path(request.data_root)
     test = open_dataset(request.dataset, "test", size=side, root=root, download=request.download)
-    return wrap_module(
-        model,
-        name=name or type(model).__name__,
-        size=side,
-        mean=mean,
-        std=std,
-        output=output,
-        classes=len(test.classes),
-    )
+    return len(test.classes), side

@@ -130,9 +130,7 @@ def flat_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def differentiable(model: nn.Module, x: Tensor) -> Tensor:
     """Logits [B, K] of images whose gradient is zero, not missing, where a model cuts it off."""
     logits: Tensor = model(x)
-    if x.requires_grad and not logits.requires_grad:
-        logits = logits + x.flatten(1)[:, :0].sum()
-    return logits
+    return logits + x.flatten(1)[:, :0].sum() if x.requires_grad else logits
 
 
 def finite_rows(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -262,13 +262,14 @@ def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 def probe_key(
-    checkpoint_sha256: str, train: ImageSet, validation: ImageSet, config: ProbeConfig
+    checkpoint: Checkpoint, train: ImageSet, validation: ImageSet, config: ProbeConfig
 ) -> str:
     """Digest of all that determines a probe's weights; names its cache file."""
     return sha256_of(
         {
+            **({"answers": checkpoint.answers} if checkpoint.answers else {}),
             "format": FORMAT,
-            "checkpoint": checkpoint_sha256,
+            "checkpoint": checkpoint.sha256,
             "size": train.size,
             "train": train.fingerprint,
             "validation": validation.fingerprint,
@@ -306,7 +307,7 @@ def get_probe(
         CossError: features are not finite, training diverged, or the cache cannot be written.
     """
     progress = progress or Progress()
-    key = probe_key(checkpoint.sha256, train, validation, config)
+    key = probe_key(checkpoint, train, validation, config)
     path = probe_path(results, key)
     cached = read_probe(path, key, checkpoint.encoder.dim, len(train.classes))
     if cached is not None:

@@ -50,14 +50,20 @@ class Finished:
 
 
 class Draft:
-    """The record of one suite while it is filled."""
+    """The record of one suite while it is filled.
 
-    def __init__(self, suite: Suite, path: Path, key: str) -> None:
-        self.suite, self.path, self.key = suite, path, key
+    Args:
+        earlier: whether what an earlier call left on disk may be taken.
+    """
+
+    def __init__(self, suite: Suite, path: Path, key: str, earlier: bool = True) -> None:
+        self.suite, self.path, self.key, self.earlier = suite, path, key, earlier
         self.record: Record
         self.conditions: list[Condition] = []
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
         self.up_to_date = False
+        if not earlier:
+            return
         with suppress(CossError):  # missing or damaged: either way it has to be measured
             found = read_record(path)
             if found.complete and found.key == key:
@@ -118,7 +124,8 @@ class Draft:
                 f"the options of suite {suite.name!r}", opened.request.options.get(suite.name, {})
             ),
         )
-        self._take_over()
+        if self.earlier:
+            self._take_over()
 
     def _take_over(self) -> None:
         try:
@@ -223,10 +230,11 @@ def draft(opened: Opened, suite: Suite) -> Draft:
         {"fingerprint": opened.test.fingerprint, "size": opened.test.size, "n": len(opened.index)},
         (suite.name, suite.version, suite.config()),
         request.seed,
+        answers=checkpoint.answers,
     )
     results = Path(request.results)
     path = record_path(results, checkpoint.name, checkpoint.sha256, opened.dataset, suite.name)
-    return Draft(suite, path, key)
+    return Draft(suite, path, key, checkpoint.recognised)
 
 
 def record_key(
@@ -236,6 +244,7 @@ def record_key(
     suite: tuple[str, int, Mapping[str, Any]],
     seed: int,
     schema: int = SCHEMA,
+    answers: str = "",
 ) -> str:
     """Digest of everything that determines the outcomes in a record.
 
@@ -244,10 +253,12 @@ def record_key(
         dataset: with fingerprint, size and n.
         suite: name, version and settings.
         schema: of the record. Keys of 3 are those of 2: what it added determines no outcome.
+        answers: as `Checkpoint.answers`.
     """
     name, version, config = suite
     return sha256_of(
         {
+            **({"answers": answers} if answers else {}),
             "schema": min(schema, 2),
             "checkpoint": checkpoint_sha256,
             "probe": classifier_key,
@@ -289,6 +300,10 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "training": training,
         "probe": opened.probe_summary,
     }
+    if "file" in metadata:
+        described["file"] = metadata["file"]
+    if checkpoint.answers:
+        described["answers_sha256"] = checkpoint.answers
     if "control" in metadata:
         described["control"] = metadata["control"]
     if "recipe" not in training and metadata.get("mlp") is not None:  # a recipe says it itself

@@ -137,7 +137,7 @@ class Opened:
         """Digest of what determines the classifier: the model's own head, or a probe."""
         if self.checkpoint.head is not None:
             return f"own head of {self.checkpoint.sha256}"
-        return probe_key(self.checkpoint.sha256, self.train, self.validation, self.request.probe)
+        return probe_key(self.checkpoint, self.train, self.validation, self.request.probe)
 
     def suite(self, name: str) -> Suite:
         """A suite with its options, told of the test images.

@@ -7,7 +7,7 @@ is measured again only if something that determines its outcomes has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -30,6 +30,7 @@ from robustbench_coss.files import alone
 from robustbench_coss.machine.environment import check_writable
 from robustbench_coss.machine.executors import Executor
 from robustbench_coss.models.checkpoint import Checkpoint, load_checkpoint
+from robustbench_coss.models.loan import Loan, ordinary_mode
 from robustbench_coss.records.about import about_suite, in_order
 from robustbench_coss.records.record import Record, record_path
 
@@ -131,16 +132,40 @@ def evaluate_stream(
             finished so far are kept and the next call continues after them. A suite that cannot
             measure the model stops no other; the error comes at the end.
     """
-    progress = progress or Progress()
     load = partial(load_checkpoint, model) if isinstance(model, Path) else model
+    with ordinary_mode():
+        checkpoint = load()
+    head = [] if checkpoint.head is None else [checkpoint.head]
+    steps = _steps(checkpoint, load, request, progress or Progress(), executor)
+    loan = Loan(checkpoint.encoder, *head)
+    try:
+        while True:  # what the caller does between two steps, it does with its own model and modes
+            with loan, ordinary_mode():
+                finished = next(steps, None)
+            if finished is None:
+                return
+            yield finished
+    finally:
+        with loan, ordinary_mode():
+            steps.close()
+
+
+def _steps(
+    checkpoint: Checkpoint,
+    load: Load,
+    request: Evaluation,
+    progress: Progress,
+    executor: Executor | None,
+) -> Generator[Finished]:
     # With an executor, this process only plans and writes: it needs neither the device nor speed.
     here = request if executor is None else replace(request, device="cpu")
     with ExitStack() as stack:
-        opened = Opened(load, here, progress)
+        opened = Opened(lambda: checkpoint, here, progress)
         stack.callback(opened.close)
         chosen = suites_for(opened.checkpoint, request.suites)
         drafts = {s: draft(opened, opened.suite(s)) for s in chosen}
-        wanted = [s for s in chosen if request.force or not drafts[s].up_to_date]
+        anew = request.force or not opened.checkpoint.recognised
+        wanted = [s for s in chosen if anew or not drafts[s].up_to_date]
         for s in chosen:
             if s not in wanted:
                 drafts[s].tidy()
@@ -152,7 +177,7 @@ def evaluate_stream(
         for s in wanted:
             path = drafts[s].path
             stack.enter_context(alone(lock_path(path), f"measuring {path}"))
-        if request.force and opened.checkpoint.head is None:
+        if anew and opened.checkpoint.head is None:
             probe_path(Path(request.results), opened.classifier_key).unlink(missing_ok=True)
         if executor is not None:
             ((_, trained),) = executor(partial(train_probe, load), [request])

@@ -61,6 +61,7 @@ def _check_record(bundle: Bundle, name: str, record: Record, schema: int) -> Non
         (record.suite, record.suite_version, record.suite_config),
         record.seed,
         schema,
+        record.model.get("answers_sha256", ""),
     )
     if key != record.key:
         raise CossError(

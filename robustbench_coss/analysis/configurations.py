@@ -19,6 +19,7 @@ from robustbench_coss.analysis.labels import (
     configuration_key,
     configurations_of,
     differences,
+    identities,
     lookup,
     seed_of_model,
     setting_aside,
@@ -108,8 +109,8 @@ class SeedGroup:
 def load_measurements(results: Path) -> list[SeedGroup]:
     """All complete records of a results folder, seeds put together.
 
-    A seed that was run more than once counts once: the latest record is taken. Runs that state no
-    training seed are told apart by name.
+    A seed that was run more than once counts once, and so do weights that were measured under
+    several names: the latest record is taken.
 
     Returns:
         Measurements by test set, suite (in their own reading order), protocol and configuration.
@@ -126,10 +127,11 @@ def load_measurements(results: Path) -> list[SeedGroup]:
             f"no complete records in {results}; measure a model first with `coss-bench eval RUN`"
         )
     test_sets = _test_sets(records)
+    known = identities(r.model for r in records)
     found: list[SeedGroup] = []
     for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
         here = [r for r in records if _test_set_key(r) == set_key]
-        configurations = configurations_of(r.model for r in here)
+        configurations = configurations_of((r.model for r in here), known)
         for suite in in_order({r.suite: about_of(r) for r in here}):
             mine = [r for r in here if r.suite == suite]
             protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}

@@ -1,18 +1,23 @@
 """What sets one configuration apart from another, and what both are called.
 
-A configuration is all that runs share which differ in name, seed and hashes alone. Reads model
-metadata of records and knows no measurements.
+A configuration is all that runs of one recipe share, which differ in name, seed and hashes alone;
+a model of which no training seed is known is its weights. Reads model metadata of records and knows
+no measurements.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from robustbench_coss.files import canonical_json
 from robustbench_coss.records.training import training_of
+
+SHOWN_HASH = 8
+"""Characters of a SHA-256 that tell models of one name apart, as they do the folders of records."""
 
 _METHODS = {
     "byol": "BYOL",
@@ -61,21 +66,57 @@ class Configuration:
         return between.join(filter(None, [self.name, self.setting]))
 
 
-def configurations_of(models: Iterable[dict[str, Any]]) -> dict[str, Configuration]:
+Identities = Mapping[str, tuple[str, str]]
+"""Of models that are their weights, by SHA-256: a name, and what tells it from others of the same
+label ("" if there are none)."""
+
+
+def identities(models: Iterable[dict[str, Any]]) -> Identities:
+    """What to call models that are their weights, wherever they are shown.
+
+    Those of one label are told apart by as much of the ends of their paths as it takes, or else by
+    the beginning of their SHA-256.
+    """
+    by_weights = {m["checkpoint_sha256"]: m for m in models if is_its_weights(m)}
+    alike: dict[str, list[str]] = defaultdict(list)
+    for sha256, model in by_weights.items():
+        alike[_configuration("", model, {}).label].append(sha256)
+    found = {}
+    for group in alike.values():
+        marks = _marks([by_weights[sha256] for sha256 in group]) if len(group) > 1 else [""]
+        for sha256, mark in zip(group, marks, strict=True):
+            found[sha256] = (str(by_weights[sha256]["name"]), mark)
+    return found
+
+
+def _marks(models: Sequence[dict[str, Any]]) -> list[str]:
+    paths = [PurePosixPath(model.get("file") or model["name"]).parts for model in models]
+    for length in range(1, max(map(len, paths)) + 1):
+        ends = ["/".join(path[-length:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [model["checkpoint_sha256"][:SHOWN_HASH] for model in models]
+
+
+def configurations_of(
+    models: Iterable[dict[str, Any]], known: Identities | None = None
+) -> dict[str, Configuration]:
     """Configurations by key, with unique labels.
 
     Args:
         models: model metadata of records.
+        known: of these models and of all others that may be shown beside them; None is of these.
     """
     by_key = {configuration_key(model): model for model in models}
-    found = {key: _configuration(key, model) for key, model in by_key.items()}
+    known = identities(by_key.values()) if known is None else known
+    found = {key: _configuration(key, model, known) for key, model in by_key.items()}
     clashes = Counter(configuration.label for configuration in found.values())
     for label in (label for label, count in clashes.items() if count > 1):
         keys = sorted(key for key in found if found[key].label == label)
         notes = differences([without_identity(by_key[key]) for key in keys])
-        found |= {
-            key: replace(found[key], differs=note) for key, note in zip(keys, notes, strict=True)
-        }
+        for key, note in zip(keys, notes, strict=True):
+            told = ", ".join(filter(None, [found[key].differs, note]))
+            found[key] = replace(found[key], differs=told)
     return found
 
 
@@ -103,14 +144,16 @@ def control_name(model: dict[str, Any]) -> str:
     return name + (":no-mlp" if model.get("mlp") is False else "")
 
 
-def _configuration(key: str, model: dict[str, Any]) -> Configuration:
+def _configuration(key: str, model: dict[str, Any], known: Identities) -> Configuration:
     control = str(model.get("control") or "")
     if control:
         return Configuration(key, control_name(model), control=control)
+    own = (str(model["name"]), "")
+    name, mark = known.get(model["checkpoint_sha256"], own) if is_its_weights(model) else own
     if not model.get("method") or model.get("arch") is None:
-        return Configuration(key, str(model["name"]))
+        return Configuration(key, name, differs=mark)
     method, width = method_name(str(model["method"])), float(model.get("width", 1.0))
-    return Configuration(key, method, str(model["arch"]), width)
+    return Configuration(key, method, str(model["arch"]), width, differs=mark)
 
 
 MISSING = object()
@@ -146,7 +189,7 @@ _PROBE_SETTINGS = ("dataset", "settings", "n_train")
 
 def without_identity(model: dict[str, Any]) -> dict[str, Any]:
     """Metadata that seeds of one configuration share: no name, seeds, hashes or findings."""
-    kept = {key: value for key, value in settings_of(model).items() if key != "name"}
+    kept = {k: value for k, value in settings_of(model).items() if k not in ("name", "file")}
     if isinstance(probe := kept.get("probe"), dict):
         kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
     stripped: dict[str, Any] = _strip(kept)
@@ -164,11 +207,16 @@ def seed_of_model(model: dict[str, Any]) -> Any:
     return training_of(model).get("seed")
 
 
+def is_its_weights(model: dict[str, Any]) -> bool:
+    """Whether only its weights say which model this is: no seed of a training, no control."""
+    return "control" not in model and seed_of_model(model) is None
+
+
 def configuration_key(model: dict[str, Any]) -> str:
-    """What seeds of one configuration have in common; runs without a seed have their name."""
+    """What seeds of one configuration have in common."""
     key = without_identity(model)
-    if seed_of_model(model) is None:
-        key |= {"name": model["name"]}
+    if is_its_weights(model):
+        key |= {"weights": model.get("checkpoint_sha256")}
     return canonical_json(key)
 
 

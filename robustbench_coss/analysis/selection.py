@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.errors import CossError, did_you_mean
@@ -32,51 +32,66 @@ def find_model(measurements: Sequence[SeedGroup], name: str) -> Chosen:
     """The configuration or run that a name stands for.
 
     Tried in this order: the label of a configuration (case, spaces, "·" and "×" do not matter);
-    the folder of a run's records; a run's name, or a folder of that name; the first words of a
-    label or the first characters, at least 4, of a checkpoint's SHA-256.
+    the folder of a run's records; the path of a file, or its end; a run's name, or a folder of that
+    name; the first words of a label or the first characters, at least 4, of a checkpoint's SHA-256.
 
     Raises:
         CossError: nothing goes by that name (the nearest are given), or several things do.
     """
     labels = sorted({m.label for m in measurements})
-    runs = {_folder(record): record for m in measurements for record in m.records}
+    records = [record for m in measurements for record in m.records]
+    runs = {record.model["checkpoint_sha256"]: record for record in records}
     wanted, folder = _plain(name), Path(name).name
     steps: tuple[Iterable[str], ...] = (
         (label for label in labels if _plain(label) == wanted),
-        (f for f in runs if f == folder),
-        (f for f, record in runs.items() if record.model["name"] in (name, folder)),
+        (_weights(r) for r in records if _folder(r) == folder),
+        (_weights(r) for r in records if _lies_at(r, name)),
+        (_weights(r) for r in records if r.model["name"] in (name, folder)),
         [
             *(label for label in labels if f"{_plain(label)} ".startswith(f"{wanted} ")),
-            *(f for f, record in runs.items() if _hash_begins(record, name)),
+            *(w for w in runs if len(name) >= SHORTEST_HASH and w.startswith(name.lower())),
         ],
     )
     for step in steps:
-        found = sorted(step)
+        found = sorted(set(step))
         if len(found) > 1:
-            raise CossError(f"{name!r} names several models: {', '.join(found)}; write one in full")
+            several = ", ".join(sorted(_folder(runs[f]) if f in runs else f for f in found))
+            raise CossError(f"{name!r} names several models: {several}; write one in full")
         if found:
             return _choose(measurements, runs, found[0])
     raise _unknown(name, [*labels, *(str(record.model["name"]) for record in runs.values())])
 
 
 def _choose(measurements: Sequence[SeedGroup], runs: dict[str, Record], found: str) -> Chosen:
-    """All of a configuration by its label, or of a run by its folder."""
+    """All of a configuration by its label, or of a run by its weights."""
     if found not in runs:
         return Chosen(found, tuple(m for m in measurements if m.label == found))
     narrowed = [
-        replace(m, records=tuple(r for r in m.records if _folder(r) == found)) for m in measurements
+        (m, replace(m, records=tuple(r for r in m.records if _weights(r) == found)))
+        for m in measurements
     ]
-    return Chosen(str(runs[found].model["name"]), tuple(m for m in narrowed if m.records))
+    mine = tuple(part for _, part in narrowed if part.records)
+    name = str(runs[found].model["name"])
+    if sum(record.model["name"] == name for record in runs.values()) > 1:
+        whole = {m.label for m, part in narrowed if part.records and part.records == m.records}
+        name = whole.pop() if len(whole) == 1 else _folder(runs[found])
+    return Chosen(name, mine)
+
+
+def _weights(record: Record) -> str:
+    return str(record.model["checkpoint_sha256"])
 
 
 def _folder(record: Record) -> str:
     """Name of the folder that holds the records of a run."""
-    return f"{slug(record.model['name'])}-{record.model['checkpoint_sha256'][:8]}"
+    return f"{slug(record.model['name'])}-{_weights(record)[:8]}"
 
 
-def _hash_begins(record: Record, name: str) -> bool:
-    sha256: str = record.model["checkpoint_sha256"]
-    return len(name) >= SHORTEST_HASH and sha256.startswith(name.lower())
+def _lies_at(record: Record, name: str) -> bool:
+    """Whether a path, or the end of one, is that of a record's file, as far as both are known."""
+    there, given = (PurePath(path).parts for path in (record.model.get("file", ""), name))
+    length = min(len(there), len(given))
+    return length > 0 and there[-length:] == given[-length:]
 
 
 def _plain(text: str) -> str:

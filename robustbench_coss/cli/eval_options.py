@@ -89,6 +89,13 @@ AllowPartial = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="What to call the model in records and tables; default: its folder or file.",
+        rich_help_panel=MODEL,
+    ),
+]
 Backend = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import Any
 
 from robustbench_coss.cli import eval_options as o
 from robustbench_coss.cli.settings import at_least_one, suite_options
+from robustbench_coss.errors import CossError
 
 
 def evaluate(
@@ -30,6 +31,7 @@ def evaluate(
     arch: o.Arch = None,
     size: o.Size = None,
     allow_partial: o.AllowPartial = False,
+    name: o.Name = None,
     backend: o.Backend = None,
     constants: o.Constants = None,
     corruption_root: o.CorruptionRoot = None,
@@ -81,6 +83,9 @@ def evaluate(
         probe=ProbeConfig(kind=probe, max_train=probe_train),
         options=suite_options(settings or [], suite_names(suites), corruption),
     )
+    if name is not None and len(models) > 1:
+        raise CossError(f"--name is for one model, and {len(models)} are to be measured")
     form_of: dict[str, Any] = {"format": form, "arch": arch, "allow_partial": allow_partial}
+    form_of["name"] = name
     read = partial(load_model, size=size, dataset=dataset, **form_of)
     measure_all(models, read, request, cluster, gpus_per_task)

@@ -22,6 +22,7 @@ from robustbench_coss.encoders.timm_models import timm_elements, timm_encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
 from robustbench_coss.models.containers import read_safetensors
+from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.reading import open_regular, parse_json
 
 FORMAT = "robustbench-coss encoder 1"
@@ -49,14 +50,16 @@ class Checkpoint:
         encoder: in eval mode, on the CPU.
         name: the run folder's name, else the file's stem.
         path: the file; None for a model that is none.
-        sha256: of that file, with what was left out if it was loaded in part; else of the model's
-            class and tensors.
+        sha256: which model it is: of that file, and of how it was read where that is not how it is
+            read unasked; else of all that the model computes with.
         metadata: arch, width, size, method, encoder ("online" or "teacher"), dataset (what it was
             pretrained on), training (epochs, batch size, seed, …), parameters; for models of other
             tools also source, what they were read from.
         head: the model's own classifier, [B, D] to [B, K] logits; None if a probe is needed.
         classes: K of that head.
         preprocessing: in one line, for people; "" for this tool's own.
+        answers: digest of its outputs for a fixed batch, where `sha256` may not tell all.
+        recognised: whether what was measured of it in an earlier call is taken as up to date.
     """
 
     encoder: Encoder
@@ -67,6 +70,8 @@ class Checkpoint:
     head: nn.Module | None = None
     classes: int | None = None
     preprocessing: str = ""
+    answers: str = ""
+    recognised: bool = True
 
 
 def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None:
@@ -195,6 +200,7 @@ def load_checkpoint(where: Path) -> Checkpoint:
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         reason = " ".join(repr(error).split())[:200]
         raise CossError(f"{path} has damaged metadata ({reason}); export it again") from error
+    check_kinds(tensors, encoder.state_dict(), path)
     encoder.load_state_dict(tensors, strict=True)
     name = path.resolve().parent.name if path.name == FILE_NAME else path.stem
     return Checkpoint(encoder.eval(), name, path, sha256_of(path), metadata)

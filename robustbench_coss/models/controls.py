@@ -17,7 +17,7 @@ from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
-from robustbench_coss.models.wrap import state_sha256
+from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.seeds import seed_of
 
 FAMILY = "control"

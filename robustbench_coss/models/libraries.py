@@ -13,9 +13,11 @@ from torchvision import models as tv
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import made_for, tags, timm_encoder, timm_with_head
 from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.seams import Cut, cut
-from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, output_width, state_sha256
+from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, trial
 
 IMAGENET_CLASSES = 1000
 FRESH_SEED = 0
@@ -45,7 +47,7 @@ def library_model(spec: str, size: int | None) -> Checkpoint:
         encoder,
         spec.replace(":", "-") if weights else f"{library}-{name}-untrained",
         None,
-        state_sha256(encoder),
+        _sha256(f"{library}:{name}", parts),
         {
             "arch": f"{library}:{name}",
             "width": 1.0,
@@ -60,6 +62,14 @@ def library_model(spec: str, size: int | None) -> Checkpoint:
         parts.classes if own_head else None,
         describe_input(encoder.input, source),
     )
+
+
+def _sha256(arch: str, parts: Cut) -> str:
+    """Two architectures may have weights of the same names, shapes and, once drawn, values."""
+    state = [state_sha256(part) for part in (parts.encoder, parts.head) if part is not None]
+    contract = parts.encoder.input
+    colours = [contract.size, *contract.mean, *contract.std]
+    return sha256_of({"arch": arch, "state": state, "input": colours})
 
 
 def torchvision_module(name: str, **options: Any) -> nn.Module:
@@ -88,7 +98,8 @@ def cut_or_opaque(module: nn.Module, spec: InputSpec, name: str) -> Cut:
     Raises:
         CossError: it does not take images of this size.
     """
-    width = output_width(module.eval(), name, spec.size)
+    with torch.no_grad():
+        width = trial(module.eval(), name, spec).shape[1]
     parts = cut(module, spec)
     return parts or Cut(OpaqueEncoder(module, spec, width).eval(), nn.Identity(), width)
 

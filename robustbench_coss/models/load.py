@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -31,6 +32,7 @@ from robustbench_coss.models.other_tools import (
     some_of,
 )
 from robustbench_coss.models.seams import Cut
+from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.models.wrap import describe_input, wrap_module
 from robustbench_coss.reading import check_regular
 from robustbench_coss.seeds import seed_of
@@ -38,6 +40,9 @@ from robustbench_coss.seeds import seed_of
 __all__ = ["FORMATS", "load_model", "wrap_module"]
 
 LIBRARIES = ("torchvision", "timm")
+
+SHOWN_PARTS = 5
+"""Of a path at most: `run/lightning_logs/version_0/checkpoints/last.ckpt`."""
 
 
 def load_model(
@@ -48,6 +53,7 @@ def load_model(
     allow_partial: bool = False,
     size: int | None = None,
     dataset: str | None = None,
+    name: str | None = None,
 ) -> Checkpoint:
     """A model that can be measured, with its own classifier if it has one.
 
@@ -61,11 +67,26 @@ def load_model(
         allow_partial: load what matches although some keys do not.
         size: image side in px; None takes what the model was made for, or the data set's default.
         dataset: what will be measured on, which a control has its size from.
+        name: in records and tables; None takes that of the run folder, file or network.
 
     Raises:
         CossError: nothing there, nothing that can be recognised or that fits, or something that
             could execute code and is therefore not opened.
     """
+    if name is not None and not name.strip():
+        raise CossError("the name of a model is empty")
+    found = _load(where, format, arch, allow_partial, size, dataset)
+    return found if name is None else replace(found, name=name)
+
+
+def _load(
+    where: str | Path,
+    format: str,
+    arch: str | None,
+    allow_partial: bool,
+    size: int | None,
+    dataset: str | None,
+) -> Checkpoint:
     if format not in FORMATS:
         raise CossError(
             f"unknown format {format!r}; "
@@ -88,12 +109,19 @@ def load_model(
     if format == "auto" and _is_own(path):
         checkpoint = load_checkpoint(path)
         made_for = checkpoint.metadata["size"]
+        if arch not in (None, checkpoint.metadata["arch"]):
+            raise CossError(
+                f"{checkpoint.name} is of {checkpoint.metadata['arch']}, not {arch}; leave out "
+                "--arch"
+            )
         if size is not None and size != made_for:
             raise CossError(
                 f"{checkpoint.name} was pretrained at {made_for} px, not {size}; leave out the size"
             )
         return checkpoint
-    return _foreign(path, read_foreign(path, format=format, arch=arch), allow_partial, size)
+    file = read_foreign(path, format=format, arch=arch)
+    asked = (format, arch, size) != ("auto", None, None)
+    return _foreign(path, file, allow_partial, size, asked)
 
 
 def _is_own(path: Path) -> bool:
@@ -107,10 +135,15 @@ def _is_own(path: Path) -> bool:
         return path.suffix == ".safetensors"
 
 
-def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -> Checkpoint:
+def _foreign(
+    path: Path, file: Foreign, allow_partial: bool, size: int | None, asked: bool
+) -> Checkpoint:
     side = size or file.size
     family, _, name = file.arch.partition(":")
-    file = _with_classes(file, family, name)
+    head_name = _head_name(family, name)
+    file = _with_classes(file, head_name)
+    some = torch.empty(0)
+    check_kinds(file.state, {f"{head_name}.{part}": some for part in ("weight", "bias")}, path)
     with torch.random.fork_rng(devices=[]):
         # What a file lacks is drawn, the same every time.
         torch.manual_seed(seed_of("weights that a checkpoint lacks"))
@@ -118,19 +151,20 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
             fixed = {"image_size": side} if name.startswith("vit_") else {}
             module = torchvision_module(name, num_classes=file.classes or 1000, **fixed)
             parts = cut_or_opaque(module, InputSpec(side), name)
+            file = _with_bias(file, module, head_name)
             left = load_state(module, file, path=path, allow_partial=allow_partial)
         else:
             encoder = build_encoder(file.arch, size=side)
             inner = getattr(encoder, "model", encoder)  # what holds the keys that the file has
-            rest, head = _take_head(file, encoder.dim, _head_name(family, name))
+            rest, head = _take_head(file, encoder.dim, head_name)
             left = load_state(inner, rest, path=path, allow_partial=allow_partial)
             parts = Cut(encoder.eval(), head, file.classes)
     if file.mean is not None and file.std is not None:
         _set_colours(parts.encoder, file.mean, file.std)
     own_head = parts.head is not None and file.classes is not None
-    sha256 = sha256_of(path)
-    if left:  # another model than the whole file, so its records and probes are others
-        sha256 = sha256_of({"file": sha256, "arch": file.arch, "left": left})
+    sha256, reading = sha256_of(path), _reading(file, side)
+    if left or (asked and reading != _unasked(path)):  # another model than the file says
+        sha256 = sha256_of({"file": sha256, "reading": reading, "left": left})
     return Checkpoint(
         parts.encoder,
         path.stem,
@@ -144,6 +178,7 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
             "dataset": None,
             "encoder": file.encoder or None,
             "source": f"{file.format} checkpoint",
+            "file": _end_of(path),
             "training": {},
         },
         parts.head if own_head else None,
@@ -152,6 +187,29 @@ def _foreign(path: Path, file: Foreign, allow_partial: bool, size: int | None) -
         + (f"; its {file.encoder} network" if file.encoder else "")
         + (f"; loaded in part, {some_of(left)}" if left else ""),
     )
+
+
+def _end_of(path: Path) -> str:
+    """What tells a file from others of its name, and as little as may be of where it lies."""
+    path, home = path.resolve(), Path.home()
+    path = path.relative_to(home) if path.is_relative_to(home) else path.relative_to(path.anchor)
+    return "/".join(path.parts[-SHOWN_PARTS:])
+
+
+def _reading(file: Foreign, side: int) -> dict[str, Any]:
+    """All that a file's weights do not say themselves of the network that they make, JSON-able."""
+    told = {f.name: getattr(file, f.name) for f in fields(file) if f.name not in ("state", "size")}
+    return told | {"size": side, "keys": sorted(file.state)}
+
+
+def _unasked(path: Path) -> dict[str, Any] | None:
+    """How a file is read if nothing is said of it; None if it is not."""
+    try:
+        file = read_foreign(path)
+        file = _with_classes(file, _head_name(*file.arch.partition(":")[::2]))
+    except CossError:
+        return None
+    return _reading(file, file.size)
 
 
 def _head_name(family: str, name: str) -> str:
@@ -164,9 +222,21 @@ def _head_name(family: str, name: str) -> str:
     return linear[-1] if linear else ""
 
 
-def _with_classes(file: Foreign, family: str, name: str) -> Foreign:
+def _with_bias(file: Foreign, module: nn.Module, head: str) -> Foreign:
+    """A linear layer without bias has one of zeros."""
+    weight, key = file.state.get(f"{head}.weight"), f"{head}.bias"
+    if (
+        file.classes is None
+        or weight is None
+        or key not in module.state_dict().keys() - file.state.keys()
+    ):
+        return file
+    return replace(file, state=file.state | {key: torch.zeros(len(weight))})
+
+
+def _with_classes(file: Foreign, head: str) -> Foreign:
     """The number of classes of a plain file whose architecture has another name for its head."""
-    weight = file.state.get(f"{_head_name(family, name)}.weight")
+    weight = file.state.get(f"{head}.weight")
     if file.format != "torchvision" or file.classes is not None or weight is None:
         return file
     return replace(file, classes=len(weight)) if weight.dim() == 2 else file
@@ -175,8 +245,10 @@ def _with_classes(file: Foreign, family: str, name: str) -> Foreign:
 def _take_head(file: Foreign, dim: int, name: str) -> tuple[Foreign, nn.Module | None]:
     """The file without its classifier, and that as a layer on features [B, dim], if it fits."""
     weight, bias = (file.state.get(f"{name}.{part}") for part in ("weight", "bias"))
-    if file.classes is None or weight is None or weight.shape != (file.classes, dim):
+    if file.classes is None or weight is None:
         return file, None
+    if weight.shape != (file.classes, dim) or (bias is not None and len(bias) != file.classes):
+        return replace(file, classes=None), None  # then it is named with what else does not fit
     head = nn.Linear(dim, file.classes, bias=bias is not None)
     head.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
     taken = (f"{name}.weight", f"{name}.bias")

@@ -33,6 +33,7 @@ from robustbench_coss.models.other_tools_formats import (
     tensors_at,
 )
 from robustbench_coss.models.other_tools_reading import read_file
+from robustbench_coss.models.tensors import check_kinds, ordinary
 
 __all__ = ["FORMATS", "Foreign", "load_state", "read_foreign"]
 
@@ -108,11 +109,9 @@ def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -
         )
     content, export = read_file(path)
     form, source = _recognise(path, content, format, arch)
-    state = select(form, source, content)
+    state = ordinary(select(form, source, content), path)
     method = form.method or _text(export, "method") or _method(content.get("hyper_parameters"))
-    state, classes = _classifier(
-        state, source.head or ("fc|head" if form.name == "mmpretrain" else "")
-    )
+    classes = _classes(state, source.head or ("fc|head" if form.name == "mmpretrain" else ""))
     own = _text(export, "arch") or ""
     small = kernel_of(state) == 3
     found = arch or (own if own.startswith("timm:") else infer_architecture(state))
@@ -166,6 +165,7 @@ def load_state(
     expected, state = module.state_dict(), dict(foreign.state)
     heads = ("fc.", "head.")
     _resample_positions(module, expected, state)
+    check_kinds(state, expected, path)
     problems = [
         f"missing {key}"
         for key in expected
@@ -183,6 +183,11 @@ def load_state(
             problems.append(f"{key} of shape {shapes}")
         else:
             fits[key] = value
+    problems += [
+        f"{head}bias without {head}weight"
+        for head in heads
+        if f"{head}bias" in state and f"{head}weight" not in state
+    ]
     if not any(key.endswith("weight") for key in fits):
         raise CossError(
             f"{path}: no weight fits {foreign.arch}; pass another --arch NAME or --format NAME; "
@@ -273,18 +278,14 @@ def _method(parameters: Any) -> str | None:
     return _text(parameters, "method") if isinstance(parameters, dict) else None
 
 
-def _classifier(state: State, names: str) -> tuple[State, int | None]:
-    """Split nothing off, but say how many classes the classifier has; drop one that cannot fit."""
+def _classes(state: State, names: str) -> int | None:
+    """How many classes the classifier has; None if there is none, or its architecture will tell."""
+    features = features_of(state)
     for name in names.split("|") if names else ():
-        weight, bias = state.get(f"{name}.weight"), state.get(f"{name}.bias")
-        if weight is None or weight.dim() != 2:
-            continue
-        if features_of(state) is None:  # no ResNet or ViT: its architecture will tell
-            return state, None
-        if weight.shape[1] == features_of(state) and bias is not None and len(weight) == len(bias):
-            return state, len(weight)
-        return {k: v for k, v in state.items() if not k.startswith(f"{name}.")}, None
-    return state, None
+        weight = state.get(f"{name}.weight")
+        if weight is not None and weight.dim() == 2 and features is not None:
+            return len(weight) if weight.shape[1] == features else None
+    return None
 
 
 def _colours(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -98,6 +99,8 @@ def zero_class_position(state: State, prefix: str = "") -> bool:
     embedding = state.get(f"{prefix}pos_embed")
     if embedding is None or embedding.dim() != 3:
         return False
+    if embedding.is_meta or embedding.is_quantized or embedding.layout != torch.strided:
+        return False  # as no tool saves it
     return not bool(embedding[:, 0].any())
 
 

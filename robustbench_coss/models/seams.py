@@ -194,7 +194,7 @@ TORCHVISION: dict[type, Callable[[Any], Parts]] = {
 def cut(module: nn.Module, input: InputSpec) -> Cut | None:
     """A network of torchvision or timm in parts, or None if its parts are not known.
 
-    The parts are a torchvision network's own modules, and copies of a timm one's.
+    The parts are a torchvision network's own modules, and twins of a timm one's.
 
     Raises:
         RuntimeError, AssertionError, ValueError: the network does not take images of this size.
@@ -210,9 +210,21 @@ def cut(module: nn.Module, input: InputSpec) -> Cut | None:
             made = _averaging(input, stages, nn.Sequential(*between), last)
     if is_timm(module):
         with suppress(Exception):  # a subclass may have nothing of what its parent does
-            apart = take_apart(copy.deepcopy(module), input)
+            apart = take_apart(twin(module), input)
             made = Cut(*apart) if apart is not None else None
     return made if made is not None and faithful(made, module) else None
+
+
+def twin(module: Any) -> Any:
+    """A module of the same make over the same tensors, which can be taken apart by itself."""
+    kind: Any = type(module)
+    made = kind.__new__(kind)
+    for key, value in vars(module).items():
+        inner = key.startswith("_") and isinstance(value, dict)  # of PyTorch: parameters, hooks
+        made.__dict__[key] = copy.copy(value) if inner else value
+    for name, child in module._modules.items():
+        made._modules[name] = None if child is None else twin(child)
+    return made
 
 
 def _averaging(

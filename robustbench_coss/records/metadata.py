@@ -87,7 +87,12 @@ class Model(BaseModel):
     name: Name
     """The run folder's name, or the file's."""
     checkpoint_sha256: Digest
-    """SHA-256 of the checkpoint file; for a model that is no file, of class and tensors."""
+    """SHA-256 of the checkpoint file, with how it was read where that was asked for; for a model
+    that is no file, of all that it computes with."""
+    file: Text = ""
+    """The end of the path of another tool's file, which tells it from others of its name."""
+    answers_sha256: Digest = ""
+    """SHA-256 of what a module from Python gives for a fixed batch; absent for others."""
     method: Text | None
     """Pretraining method (co-byol); null if not known."""
     arch: Text | None

@@ -87,13 +87,13 @@ def test_pixels_are_normalised_for_a_module_that_asks_for_it(tmp_path: Path) -> 
 
 
 def test_equal_weights_are_recognised_and_others_measured_anew(tmp_path: Path) -> None:
-    first = evaluate(Colours(classes=10), tmp_path)[0].record
+    first = evaluate(Colours(classes=10), tmp_path, name="mine")[0].record
     created = read_record(first).created
-    assert evaluate(Colours(classes=10), tmp_path)[0].record == first
+    assert evaluate(Colours(classes=10), tmp_path, name="mine")[0].record == first
     assert read_record(first).created == created
     other = Colours(classes=10)
     nn.init.zeros_(other.answer.weight)  # type: ignore[arg-type]
-    assert evaluate(other, tmp_path)[0].record != first
+    assert evaluate(other, tmp_path, name="mine")[0].record != first
 
 
 def test_a_module_alone_does_not_say_what_to_measure_it_on(tmp_path: Path) -> None:

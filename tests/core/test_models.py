@@ -12,9 +12,9 @@ from torchvision import models as tv
 from robustbench_coss.encoders.base import InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder, save_encoder
+from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.load import load_model, wrap_module
 from robustbench_coss.models.seams import cut
-from robustbench_coss.models.wrap import state_sha256
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 WITH_PARTS = [

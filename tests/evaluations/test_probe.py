@@ -209,13 +209,16 @@ def test_max_train_takes_so_many_images_and_no_more_for_validation(tmp_path: Pat
 def test_another_checkpoint_another_config_or_other_data_give_another_key() -> None:
     config = ProbeConfig()
     keys = {
-        probe_key("a" * 64, TRAIN, VALIDATION, config),
-        probe_key("b" * 64, TRAIN, VALIDATION, config),
-        probe_key("a" * 64, TRAIN, VALIDATION, ProbeConfig(seed=1)),
-        probe_key("a" * 64, colour_set("train", 121, 5), VALIDATION, config),
-        probe_key("a" * 64, TRAIN, colour_set("validation", 31, 5), config),
+        probe_key(checkpoint("a" * 64), TRAIN, VALIDATION, config),
+        probe_key(checkpoint("b" * 64), TRAIN, VALIDATION, config),
+        probe_key(
+            dataclasses.replace(checkpoint("a" * 64), answers="c" * 64), TRAIN, VALIDATION, config
+        ),
+        probe_key(checkpoint("a" * 64), TRAIN, VALIDATION, ProbeConfig(seed=1)),
+        probe_key(checkpoint("a" * 64), colour_set("train", 121, 5), VALIDATION, config),
+        probe_key(checkpoint("a" * 64), TRAIN, colour_set("validation", 31, 5), config),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "foreign", "nan"])

@@ -105,7 +105,7 @@ def test_what_a_probe_found_does_not_part_seeds_but_how_it_was_trained_does(
     }
 
 
-def test_models_without_a_training_seed_are_told_apart_by_name() -> None:
+def test_models_without_a_training_seed_are_told_apart_by_their_weights() -> None:
     models = [{"name": name, "checkpoint_sha256": name} for name in ("one", "two")]
     found = configurations_of(models).values()
     assert sorted(configuration.label for configuration in found) == ["one", "two"]
