@@ -15,32 +15,33 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from helpers import FEW
 from helpers.bench import Bench, Outcome
 
 from robustbench_coss import cli
+from robustbench_coss.datasets.parts import COUNTS
 from robustbench_coss.pretrain import beside_controls, monitors
 
 # Files of tests that take long, the longest first, and those that need what not everyone has.
 SLOW = (
     "test_docs_commands.py",
-    "test_parts.py",
     "test_learning.py",
     "test_cluster.py",
-    "test_claims_error_rates.py",
     "test_resume.py",
     "test_distributed.py",
+    "test_parts.py",
     "test_measured_controls.py",
+    "test_verify.py",
     "test_example_rotation.py",
     "test_one_number.py",
+    "test_wheel.py",
+    "test_sweep.py",
     "test_export.py",
     "test_export_onnx.py",
-    "test_wheel.py",
-    "test_verify.py",
-    "test_verify_files.py",
-    "test_sweep.py",
     "test_commands.py",
     "test_suites_corruption.py",
     "test_site_browser.py",
+    "test_claims_error_rates.py",
     "test_allocator.py",
 )
 NEEDS = {"test_cluster.py": pytest.mark.cluster, "test_site_browser.py": pytest.mark.browser}
@@ -74,6 +75,18 @@ def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
         return Outcome(code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def few_pictures() -> Iterator[dict[str, int]]:
+    """Generated pictures by the hundred: probes and kNN take all that there are. Gives how many
+    there are without this.
+    """
+    before = dict(COUNTS)
+    with pytest.MonkeyPatch.context() as patch:
+        for role, count in FEW.items():
+            patch.setitem(COUNTS, role, count)
+        yield before
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,12 @@ from helpers.bench import Bench
 from helpers.command_line import QUICK, complaint
 from safetensors.torch import save_file
 
+from robustbench_coss.datasets.parts import COUNTS
 from robustbench_coss.pretrain.recipe import build_recipe
 from robustbench_coss.pretrain.train import pretrain
 from robustbench_coss.records.record import find_records, read_record
 
-pytestmark = pytest.mark.usefixtures("small_bank")
+pytestmark = pytest.mark.usefixtures("small_bank", "few_pictures")
 TINY: dict[str, Any] = {
     "arch": "rf29_resnet18",
     "dataset": "parts",
@@ -200,11 +201,17 @@ def test_a_full_disk_stops_an_evaluation_and_what_is_measured_stays(
 
 
 def test_ctrl_c_in_an_evaluation_exits_130_and_the_same_command_goes_on(
-    bench: Bench, run: Path, tmp_path: Path
+    bench: Bench,
+    run: Path,
+    tmp_path: Path,
+    few_pictures: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for role, count in few_pictures.items():  # another process has all of them
+        monkeypatch.setitem(COUNTS, role, count)
     arguments = [
         *("eval", str(run), "--suite", "occlusion", "--results", str(tmp_path)),
-        *("--limit", "400", "--probe-train", "64", "--device", "cpu"),
+        *("--limit", "200", "--probe-train", "64", "--device", "cpu"),
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "robustbench_coss", *arguments],

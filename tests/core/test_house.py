@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -103,6 +104,12 @@ def lengths() -> Iterator[tuple[str, int, ast.Module]]:
 
 def test_no_file_is_too_long() -> None:
     assert {name for name, lines, _ in lengths() if lines > LONGEST_FILE} == TOO_LONG_FILES
+
+
+def test_every_file_of_tests_that_is_called_slow_is_one_file() -> None:
+    called = re.findall(r'"(test_\w+\.py)"', (ROOT / "tests" / "conftest.py").read_text())
+    there = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {name: there.count(name) for name in called} == dict.fromkeys(called, 1)
 
 
 def test_no_function_is_too_long() -> None:

@@ -25,7 +25,7 @@ from helpers.page_commands import PREPARE, WITH_COMMANDS, Command, commands, sma
 from PIL import Image
 
 from robustbench_coss import Evaluation, evaluate, registry
-from robustbench_coss.datasets.parts import COUNTS, draw_scenes, render
+from robustbench_coss.datasets.parts import draw_scenes, render
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.pretrain import sweep
 from robustbench_coss.pretrain.recipe import build_recipe, dump_recipe
@@ -47,17 +47,8 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def few_pictures() -> Iterator[None]:
-    """Generated pictures, of which commands that state no number would use thousands."""
-    with pytest.MonkeyPatch.context() as patch:
-        for role, count in {"train": 400, "validation": 40, "test": 100}.items():
-            patch.setitem(COUNTS, role, count)
-        yield
-
-
-@pytest.fixture(scope="module")
 def prepared(
-    small_bank: None, few_pictures: None, tmp_path_factory: pytest.TempPathFactory
+    small_bank: None, few_pictures: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A working folder: trained runs, records of them, a picture. Copied, never written to."""
     folder = tmp_path_factory.mktemp("prepared")

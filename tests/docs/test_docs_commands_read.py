@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from helpers.page_commands import ALL, NOT_RUN, PREPARE, SMALLER, WITH_COMMANDS, commands
 
-pytestmark = pytest.mark.usefixtures("small_bank")
-
 
 @pytest.mark.parametrize("pattern", [what for what, _ in NOT_RUN])
 def test_what_is_not_run_is_still_documented(pattern: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers import FEW
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
@@ -14,7 +15,7 @@ from robustbench_coss.evaluations.submissions.submit import submit
 from robustbench_coss.evaluations.submissions.verify import Plan
 from robustbench_coss.records.record import Record, from_json, write_record
 
-IMAGES = 200
+IMAGES = FEW["test"]
 ADVERSARIAL = {
     "attacks": ["fgsm", "pgd-linf", "pgd-l2"],
     "eps": [0.5, 1.0],

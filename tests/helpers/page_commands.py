@@ -83,7 +83,7 @@ NOT_RUN: list[tuple[str, str]] = [
     (r": pip install 'robustbench-coss", "needs a package registry"),
     (r": torchrun --nnodes", "needs several machines; with one machine torchrun is run"),
     (r": torchrun --nproc-per-node 8", "needs eight GPUs; with two processes torchrun is run"),
-    (r"benchmarks/pretrain.py --arch", "made smaller, it is the command above it"),
+    (r"benchmarks/pretrain.py --(arch|repeats)", "made smaller, it is the command above it"),
     (r"benchmarks/eval.py --width 1", "made smaller, it is the command above it"),
     (r"performance.md: python -m benchmarks.corruptions", "is run where corruptions.md says so"),
     (r": export OMP_NUM_THREADS=1$", "holds for all that is run here"),

@@ -20,8 +20,9 @@ from robustbench_coss.models.load import load_model
 from robustbench_coss.pretrain.recipe import build_recipe, merge, read_recipe
 from robustbench_coss.pretrain.train import pretrain
 
+pytestmark = pytest.mark.usefixtures("small_bank")
 MARGIN = 0.1
-SHORT: dict[str, Any] = {"method": "simclr", "epochs": 4}
+SHORT: dict[str, Any] = {"method": "simclr", "epochs": 2}
 
 
 @pytest.fixture(scope="module")
