@@ -17,8 +17,10 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Record
 
-# Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities, as ImageNet-C/test.py
-# of github.com/hendrycks/robustness has them. Its keys are the 15 standard corruptions.
+# Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities: ALEXNET_ERR in
+# imagenet.py of github.com/google-research/augmix (commit 202cf4c), which names
+# hendrycks/robustness as their source; ImageNet-C/test.py there prints errors and holds none. The
+# keys are the 15 standard corruptions.
 ALEXNET: dict[str, float] = {
     "gaussian_noise": 0.886428,
     "shot_noise": 0.894468,
