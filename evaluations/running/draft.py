@@ -15,7 +15,6 @@ import numpy as np
 
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.linear import convergence
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
@@ -24,6 +23,7 @@ from robustbench_coss.machine.environment import versions
 from robustbench_coss.records.record import (
     SCHEMA,
     Cell,
+    Check,
     Record,
     read_record,
     record_path,
@@ -60,6 +60,7 @@ class Draft:
         self.suite, self.path, self.key, self.earlier = suite, path, key, earlier
         self.record: Record
         self.conditions: list[Condition] = []
+        self.doubts: list[Check] = []
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
         self.up_to_date = False
         if not earlier:
@@ -93,6 +94,7 @@ class Draft:
         """
         suite, test = self.suite, opened.test
         self.conditions = suite.conditions(opened.subject)
+        self.doubts = [doubt for doubt in opened.doubts if doubt is not None]
         if len({c.name for c in self.conditions}) != len(self.conditions):
             raise CossError(
                 f"suite {suite.name!r} lists a condition twice; report it to its author"
@@ -192,10 +194,7 @@ class Draft:
         record = self.record
         derived = self.suite.derived(record.cells)
         record.cells = [*record.cells, *derived]
-        record.checks = self.suite.checks(record.cells)
-        unconverged = convergence(record.model["probe"])
-        if unconverged is not None:
-            record.checks = [*record.checks, unconverged]
+        record.checks = [*self.suite.checks(record.cells), *self.doubts]
         record.complete = True
         record.created = datetime.now(UTC).isoformat(timespec="seconds")
         write_record(self.path, record)

@@ -25,13 +25,15 @@ from robustbench_coss.evaluations.probes.features import (
     read_batch,
     to_device,
 )
-from robustbench_coss.evaluations.probes.linear import get_probe, probe_key
+from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
+from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
 from robustbench_coss.evaluations.running.units import Columns, Measured, Unit
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.records.columns import Column
+from robustbench_coss.records.record import Check
 from robustbench_coss.seeds import permutation
 
 KEPT_FEATURES = 2**30
@@ -70,6 +72,7 @@ class Opened:
         test, train, validation: roles of the data set.
         index: data set indices of the images to measure, in order.
         labels: [n] int64 labels of these.
+        doubts: failed checks of model and probe, which concern all suites; known with `subject`.
 
     Raises:
         CossError: the model does not load, the data set has no labelled test images or labels
@@ -115,6 +118,7 @@ class Opened:
         self._features: tuple[Tensor, Tensor] | None = None
         self._counting: RemovableHandle | None = None
         self.probe_summary: dict[str, Any] = {}
+        self.doubts: list[Check | None] = []
 
     def _check_classes(self) -> None:
         classes = len(self.test.classes)
@@ -183,6 +187,9 @@ class Opened:
                 checkpoint.encoder, classifier, len(self.test.classes), self._training_features
             )
             to_device(self._subject, self.device)
+            count = min(SAMPLE, max(2, self.request.batch_size))
+            sample = read_batch(self.test, self.index[:count], self.device).images
+            self.doubts = [steadiness(self._subject, sample), convergence(self.probe_summary)]
             self._counting = classifier.register_forward_hook(self._count_nonfinite)
         return self._subject
 

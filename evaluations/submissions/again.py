@@ -16,7 +16,7 @@ from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.units import Measured, units
 from robustbench_coss.evaluations.submissions.agreement import SAME, TRAINED, Pair, try_pairs
 from robustbench_coss.evaluations.submissions.report import CellPairs, Finding, Report
-from robustbench_coss.records.record import Cell, Record
+from robustbench_coss.records.record import Cell, Check, Record
 from robustbench_coss.seeds import permutation
 
 FACTS_APART = 0.05  # of the largest number beside it: how far numbers of `extra` may be apart
@@ -74,7 +74,7 @@ def measure_again(
                     for column, pair in mine.items():
                         pairs.setdefault(column, []).append(pair)
     if not where:
-        _check_rest(suite, conditions, record, summary, name, report)
+        _check_rest(suite, conditions, record, summary, opened.doubts, name, report)
     for column, several in pairs.items():
         if len(several) > 1:
             about = f"{record.suite} {column}, {len(several)} cells together{where}"
@@ -124,6 +124,7 @@ def _check_rest(
     conditions: Sequence[Condition],
     record: Record,
     summary: Mapping[str, Any],
+    doubts: Sequence[Check | None],
     name: str,
     report: Report,
 ) -> None:
@@ -146,7 +147,8 @@ def _check_rest(
             wrong.append("wording (about)")
         if suite.metrics(conditions) != record.metrics or suite.axis != record.axis:
             wrong.append("metrics or axis")
-        checks = [(c.name, bool(c.passed)) for c in suite.checks(record.cells)]
+        found = [*suite.checks(record.cells), *(d for d in doubts if d is not None)]
+        checks = [(c.name, bool(c.passed)) for c in found]
         if checks != [(c.name, c.passed) for c in record.checks]:
             wrong.append("sanity checks")
     except (KeyError, ValueError, IndexError) as error:  # conditions that it needs are not there
