@@ -83,5 +83,5 @@ class ConsoleProgress(Progress):
         speed = self.done / (now - self.started)
         self.console.print(
             f"{self.what}: {self.done:,} of {self.total:,} images, {speed:,.0f} images/s",
-            highlight=False,
+            soft_wrap=True,
         )

@@ -20,7 +20,12 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import dataset_source, open_dataset, split_validation
+from robustbench_coss.datasets.base import (
+    dataset_source,
+    missing_data,
+    open_dataset,
+    split_validation,
+)
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.errors import CossError
@@ -148,8 +153,7 @@ def extrapolate(small: Step, large: Step, what: str, images: int) -> float:
 
 def training_images(recipe: Recipe, data_root: Path) -> Images:
     """How many images the recipe trains on: as found below `data_root`, else as published."""
-    source = dataset_source(recipe.dataset)
-    if source.missing(data_root) is None:
+    if missing_data(recipe.dataset, data_root) is None:
         found = open_dataset(recipe.dataset, "train", size=recipe.size, root=data_root)
         count, classes, how = len(found), len(found.classes), f"as found in {data_root}"
     elif recipe.dataset in TRAINING_IMAGES:

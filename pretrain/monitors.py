@@ -17,7 +17,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 from rich.progress import TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +27,7 @@ from robustbench_coss.encoders.knn import nearest_class
 from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
-from robustbench_coss.machine.terminal import progress_bar
+from robustbench_coss.machine.terminal import Screen, progress_bar
 from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import (
     gather,
@@ -303,9 +302,9 @@ class ProgressLine(pl.Callback):
     """A progress bar over all steps; without a terminal, one plain line per epoch."""
 
     def __init__(self, title: str, batch_size: int) -> None:
-        self.console = Console(stderr=True)
+        self.console = Screen(stderr=True)
         self.title, self.batch_size = title, batch_size
-        columns = TimeRemainingColumn(), TextColumn("{task.fields[note]}")
+        columns = TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)
         self.bar = progress_bar(self.console, *columns, width=10)  # a line of 80 columns at most
         self.note = ""
         self.first_step, self.started = 0, 0.0
@@ -342,7 +341,7 @@ class ProgressLine(pl.Callback):
         line = f"{self._epoch(trainer)} {self.note}"
         self.bar.update(self.task, note=line)
         if not self.console.is_terminal:
-            self.console.print(f"{self.title}: {line}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.title}: {line}", soft_wrap=True)
 
     @staticmethod
     def _epoch(trainer: pl.Trainer) -> str:

@@ -30,10 +30,10 @@ class OptimizerOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["lars", "sgd", "adamw"] = "sgd"
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(0.1, gt=0, le=1e4)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup_epochs: float = Field(1.0, ge=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1e4)
+    warmup_epochs: float = Field(1.0, ge=0, le=1e6)
     clip: float | None = Field(None, gt=0)
     """Largest norm of the gradient of all parameters together; None for no clipping."""
 
@@ -41,6 +41,10 @@ class OptimizerOptions(BaseModel):
 VERSION = 2
 """Of the keys of a recipe and what they mean. 1 is read, too: it said `local_views` for
 `views.local_crops`. Any other version is refused."""
+
+
+LARGEST_IMAGE = 4096
+"""Side in px: more than any encoder of this tool was made for; a larger number is a slip."""
 
 
 class Recipe(BaseModel):
@@ -71,17 +75,17 @@ class Recipe(BaseModel):
     method: str = "co-byol"
     arch: str = "rf29_resnet18"
     dataset: str = "parts"
-    width: float = Field(1.0, gt=0)
+    width: float = Field(1.0, gt=0, le=8)
     mlp: bool | None = None
-    size: int | None = Field(None, ge=8)
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(256, ge=2)
-    accumulate: int = Field(1, ge=1)
-    limit: int | None = Field(None, ge=2)
-    seed: int = Field(0, ge=0)
+    size: int | None = Field(None, ge=8, le=LARGEST_IMAGE)
+    epochs: int = Field(100, ge=1, le=1_000_000)
+    batch_size: int = Field(256, ge=2, le=1_000_000)
+    accumulate: int = Field(1, ge=1, le=1_000_000)
+    limit: int | None = Field(None, ge=2, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63)
     precision: Literal["32", "bf16"] = "32"
-    workers: int = Field(4, ge=0)
-    monitor_every: int | None = Field(None, ge=1)
+    workers: int = Field(4, ge=0, le=1024)
+    monitor_every: int | None = Field(None, ge=1, le=1_000_000)
     optimizer: OptimizerOptions = OptimizerOptions()
     views: ViewOptions = ViewOptions()
     options: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import dataset_source
+from robustbench_coss.datasets.base import dataset_source, missing_data
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.pretrain.recipe import (
@@ -221,7 +221,7 @@ def prepare_data(runs: Iterable[Run], root: Path, download: bool) -> None:
     """
     for name, size in {(run.recipe.dataset, run.recipe.size): None for run in runs}:
         source = dataset_source(name)
-        if source.missing(root) is not None:
+        if missing_data(name, root) is not None:
             source.open("train", size or source.default_size, root, download)
 
 

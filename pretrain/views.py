@@ -39,7 +39,7 @@ from robustbench_coss.pretrain.crops import (
 from robustbench_coss.seeds import uniform
 
 Chance = Annotated[float, Field(ge=0, le=1)]
-Sigma = Annotated[float, Field(gt=0)]
+Sigma = Annotated[float, Field(gt=0, le=100)]
 
 
 class ViewOptions(BaseModel):
@@ -54,7 +54,7 @@ class ViewOptions(BaseModel):
 
     min_crop: float = Field(0.08, gt=0, le=1)
     max_crop: float = Field(1.0, gt=0, le=1)
-    aspect: float = Field(4 / 3, ge=1)
+    aspect: float = Field(4 / 3, ge=1, le=100)
     flip: Chance = 0.5
     jitter: Chance = 0.8
     brightness: float = Field(0.4, ge=0, le=1)
@@ -65,10 +65,10 @@ class ViewOptions(BaseModel):
     blur: tuple[Chance, Chance] = (1.0, 0.1)
     blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
     solarize: tuple[Chance, Chance] = (0.0, 0.2)
-    local_crops: int = Field(6, ge=0)
+    local_crops: int = Field(6, ge=0, le=1024)
     local_min_crop: float = Field(0.05, gt=0, le=1)
     local_max_crop: float = Field(0.14, gt=0, le=1)
-    local_size: int | None = Field(None, ge=8)
+    local_size: int | None = Field(None, ge=8, le=4096)
     local_blur: Chance = 0.5
 
     @model_validator(mode="after")

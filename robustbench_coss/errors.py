@@ -49,10 +49,15 @@ def explain_os_errors(doing: str, path: str | os.PathLike[str]) -> Iterator[None
         errno.EROFS: "the file system is read-only; choose another folder",
         errno.ENOTDIR: "a file is in the way; choose another folder",
         errno.EEXIST: "a file is in the way; choose another folder",
+        errno.ENAMETOOLONG: "choose a shorter name",
         errno.ENOENT: "the path does not exist; check its spelling",
     }
     try:
         yield
+    except ValueError as error:
+        if "null byte" not in str(error) and "null character" not in str(error):
+            raise
+        raise CossError(f"cannot {doing} {path!r}: a path has no NUL character") from error
     except OSError as error:
         remedy = remedies.get(error.errno or 0, "check the path and the disk")
         where = Path(path)

@@ -15,11 +15,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from robustbench_coss.errors import CossError, explain_os_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LOCK = ".coss-folder.lock"
 """Name of the lock of a folder that one process at a time may write to."""
@@ -54,6 +57,61 @@ def write_atomically(path: Path, data: bytes | str) -> None:
             raise
         finally:
             os.close(lock)
+
+
+def write_chosen(path: Path, data: bytes | str, *, force: bool, mark: bytes | None = None) -> None:
+    """Write a file where a user asked for it, over another one only if that is of the same kind.
+
+    Args:
+        force: replace any regular file.
+        mark: what files of this kind hold near their beginning or end; None for their first line.
+
+    Raises:
+        CossError: another file is there, or as `write_atomically`.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    with explain_os_errors("write", path):
+        path = path.resolve()  # a link stays one
+        if path.is_file() and path.stat().st_size and not force:
+            with path.open("rb") as file:
+                begins = file.read(1 << 16)
+                file.seek(max(0, path.stat().st_size - (1 << 16)))
+                ends = file.read(1 << 16)
+            alike = begins.startswith(_first_line(payload)) if mark is None else False
+            if not alike and not (mark is not None and mark in begins + ends):
+                raise CossError(
+                    f"{path} exists and is not what this command writes; pass --force to replace "
+                    "it, or another --out"
+                )
+    write_atomically(path, payload)
+
+
+def _first_line(data: bytes) -> bytes:
+    """What a text begins with: its first line, or more where that says little."""
+    line = data.split(b"\n", 1)[0]
+    return line + b"\n" if len(line) >= 8 else data[:40]
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV, numbers at full precision; no text of it is a formula to a spreadsheet.
+
+    A text that begins with `=`, `+`, `-`, `@` or a tab and is no number gets an apostrophe before
+    it (OWASP, CSV injection), and a carriage return becomes a space.
+    """
+    plain = table.rename(columns=_no_formula).map(_no_formula)
+    return str(plain.to_csv(index=False, lineterminator="\n"))
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    value = value.replace("\r", " ")  # pandas leaves it unquoted: readers see a new row
+    if not value.startswith(("=", "+", "-", "@", "\t")):
+        return value
+    with suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"
 
 
 def _locked_temporary(folder: Path) -> tuple[int, str]:

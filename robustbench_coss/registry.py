@@ -7,13 +7,22 @@ imports only that object; listing names imports nothing.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
 from robustbench_coss.errors import CossError, unknown_name
 
 KINDS = ("encoder", "dataset", "method", "suite")
+NEEDED = {
+    "encoder": (),
+    "dataset": ("missing", "open", "default_size"),
+    "method": ("Options", "exported", "uses_labels"),
+    "suite": (),
+}
+"""What an object of a kind has to have, whatever else; encoders and suites are made by a call."""
 
 
 @cache
@@ -23,11 +32,25 @@ def _entries(kind: str) -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     # The project's own names win over a third party's: a plug-in adds, it does not replace.
     for entry in sorted(
-        entry_points(group=f"robustbench_coss.{kind}s"),
+        _declared(f"robustbench_coss.{kind}s"),
         key=lambda e: (e.dist is None or e.dist.name != "robustbench-coss", e.name),
     ):
         found.setdefault(entry.name, entry)
     return found
+
+
+def _declared(group: str) -> Iterator[EntryPoint]:
+    """Entry points of all packages, without those of a package that declares them wrongly."""
+    for package in distributions():
+        try:
+            yield from package.entry_points.select(group=group)
+        except Exception as error:  # whatever a malformed file makes importlib raise
+            named = package.metadata["Name"] or "without a name"
+            warnings.warn(
+                f"the entry points of package {named} cannot be read ({type(error).__name__}: "
+                f"{error}); it is left out, repair or uninstall it",
+                stacklevel=1,
+            )
 
 
 def names(kind: str) -> list[str]:
@@ -45,15 +68,31 @@ def load(kind: str, name: str) -> Any:
     """The object registered under a name.
 
     Raises:
-        CossError: the name is unknown (the nearest names are given) or its package fails to import.
+        CossError: the name is unknown (the nearest names are given), or its package fails to
+            import or registers something else under it.
     """
     entries = _entries(kind)
     if name not in entries:
         raise unknown_name(kind, name, entries)
     try:
-        return entries[name].load()
-    except Exception as error:
-        raise CossError(
-            f"{kind} {name!r} of package {origin(kind, name)!r} does not import: "
-            f"{type(error).__name__}: {error}; repair or uninstall that package"
-        ) from error
+        found = entries[name].load()
+    except (Exception, SystemExit) as error:
+        raise broken(kind, name, f"does not import: {told(error)}") from error
+    lacking = [part for part in NEEDED[kind] if not hasattr(found, part)]
+    if lacking or not (kind == "dataset" or callable(found)):
+        what = f"has no {', '.join(lacking)}" if lacking else f"is a {type(found).__name__}"
+        raise broken(kind, name, f"is no {kind}: it {what}")
+    return found
+
+
+def broken(kind: str, name: str, what: str) -> CossError:
+    """The error that a plug-in is broken, named by its package."""
+    package = origin(kind, name)
+    return CossError(
+        f"{kind} {name!r} of package {package!r} {what}; repair or uninstall that package"
+    )
+
+
+def told(error: BaseException) -> str:
+    """An error of foreign code in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -32,9 +32,12 @@ from robustbench_coss.evaluations.running.request import Evaluation, Load, choos
 from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
 from robustbench_coss.evaluations.running.units import Columns, Measured, Unit
 from robustbench_coss.machine.environment import device_name, resolve_device
+from robustbench_coss.records.about import OWN
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Check
 from robustbench_coss.seeds import permutation
+
+SUITE_NEEDS = ("name", "version", "axis", "config", "conditions", "measure", "metrics", "close")
 
 KEPT_FEATURES = 2**30
 """Bytes of the probe's training features that are kept for suites; more are extracted again."""
@@ -55,7 +58,18 @@ def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
                 f"suite {name!r} has no option {option!r}; "
                 + (f"it has: {', '.join(known)}" if known else "it has none")
             )
-    return factory(**options)
+    try:
+        suite = factory(**options)
+    except CossError:
+        raise
+    except Exception as error:
+        if registry.origin("suite", name) == OWN:
+            raise
+        raise registry.broken("suite", name, f"fails: {registry.told(error)}") from error
+    lacking = [part for part in SUITE_NEEDS if not hasattr(suite, part)]
+    if lacking:
+        raise registry.broken("suite", name, f"is no suite: it has no {', '.join(lacking)}")
+    return suite
 
 
 class Opened:

@@ -68,6 +68,10 @@ class Evaluation:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CossError(f"{name} must be at least 1, got {value}")
+            if value is not None and value >= 1 << 31:
+                raise CossError(f"{name} must be below 2^31, got {value}")
+        if not 0 <= self.seed < 1 << 63:
+            raise CossError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 
 
 class Once:

@@ -7,6 +7,7 @@ is measured again only if something that determines its outcomes has changed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import dataset_source
+from robustbench_coss.datasets.base import missing_data
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.progress import Progress
@@ -52,7 +53,8 @@ def suite_names(asked: Sequence[str]) -> list[str]:
     chosen: list[str] = []
     for name in (part.strip() for text in asked for part in text.split(",")):
         if name == "all":
-            chosen += in_order({suite: about_suite(suite) for suite in every})
+            working = [suite for suite in every if _works(suite)]
+            chosen += in_order({suite: about_suite(suite) for suite in working})
         elif name:
             if name not in every:
                 registry.load("suite", name)  # raises, naming the nearest
@@ -61,6 +63,16 @@ def suite_names(asked: Sequence[str]) -> list[str]:
         known = in_order({suite: about_suite(suite) for suite in every})
         raise CossError(f"no suite was named; known: all, {', '.join(known)}")
     return list(dict.fromkeys(chosen))
+
+
+def _works(suite: str) -> bool:
+    """Whether a suite can be imported; a warning names one that cannot."""
+    try:
+        registry.load("suite", suite)
+    except CossError as error:
+        warnings.warn(f"{error}; it is left out", stacklevel=1)
+        return False
+    return True
 
 
 def suites_for(checkpoint: Checkpoint, asked: Sequence[str]) -> list[str]:
@@ -84,8 +96,7 @@ def check_run(load: Load, request: Evaluation) -> Checkpoint:
     checkpoint = load()
     name = choose_dataset(checkpoint, request.dataset, request.transfer)
     results, data_root = Path(request.results), Path(request.data_root)
-    source = dataset_source(name)
-    remedy = None if request.download else source.missing(data_root)
+    remedy = None if request.download else missing_data(name, data_root)
     if remedy is not None:
         raise CossError(f"data set {name!r} is not in {data_root}; {remedy}")
     check_writable(record_path(results, checkpoint.name, checkpoint.sha256, name, "any").parent)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_coss.errors import CossError, explain_os_errors
-from robustbench_coss.files import canonical_json, sha256_of, write_atomically
+from robustbench_coss.files import canonical_json, sha256_of, write_chosen
 from robustbench_coss.reading import parse_json
 
 SCHEMA = 1
@@ -71,12 +71,15 @@ class Bundle:
         return _parse(self.read(name), f"{self.path}: {name}")
 
 
-def write_bundle(path: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+def write_bundle(
+    path: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes], force: bool = False
+) -> None:
     """Write a bundle atomically; equal arguments give equal bytes.
 
     Args:
         manifest: what it says of the whole; schema and list of files are added.
         files: content by name.
+        force: replace a file that is no bundle.
 
     Raises:
         CossError: a name or size that no reader would take, or the file cannot be written.
@@ -98,7 +101,7 @@ def write_bundle(path: Path, manifest: Mapping[str, Any], files: Mapping[str, by
             entry.create_system = 3  # Unix, on every system
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content[name])
-    write_atomically(path, out.getvalue())
+    write_chosen(path, out.getvalue(), force=force, mark=MANIFEST.encode())
 
 
 def open_bundle(path: Path) -> Bundle:

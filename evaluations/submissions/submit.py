@@ -28,7 +28,11 @@ from robustbench_coss.records.record import Record, find_records
 
 
 def submit(
-    run: str, results: Path, out: Path | None = None, with_encoder: bool = False
+    run: str,
+    results: Path,
+    out: Path | None = None,
+    with_encoder: bool = False,
+    force: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     """Bundle every record of a model with the probes that they were made with.
 
@@ -38,6 +42,7 @@ def submit(
         results: folder of records and probes.
         out: file to write; None is `<model>-<hash>.zip` in this folder.
         with_encoder: put the encoder into the bundle, too.
+        force: replace a file that is no bundle.
 
     Returns:
         The file, and its manifest without the list of files.
@@ -80,7 +85,7 @@ def submit(
     }
     first = next(iter(records.values()))
     path = out or Path(f"{slug(first.model['name'])}-{sha256[:8]}.zip")
-    write_bundle(path, manifest, files)
+    write_bundle(path, manifest, files, force)
     return path, manifest
 
 

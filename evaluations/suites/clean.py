@@ -45,8 +45,8 @@ class Clean(BaseSuite):
     )
 
     def __init__(self, bank: int | None = None) -> None:
-        if bank is not None and bank < 1:
-            raise CossError(f"the kNN bank must hold at least 1 image, got {bank}")
+        if bank is not None and (type(bank) is not int or bank < 1):
+            raise CossError(f"clean.bank must be a whole number of at least 1 image, got {bank!r}")
         self.bank = bank
         self._summary: dict[str, Any] = {}
         self._bank: tuple[Tensor, Tensor] | None = None

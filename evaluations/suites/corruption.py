@@ -51,7 +51,10 @@ FAST_VERSION = 1
 
 
 def check_options(
-    backend: str = "auto", constants: str | None = None, root: Path | None = None
+    backend: str = "auto",
+    constants: str | None = None,
+    root: Path | str | None = None,
+    workers: int | None = None,
 ) -> None:
     """Refuse values of `Corruption`'s options that do not exist or contradict each other.
 
@@ -67,12 +70,16 @@ def check_options(
             "the reference backend has ImageNet-C's constants only; "
             "use --backend fast with --constants cifar-c"
         )
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= 1024):
+        raise CossError(f"corruption.workers must be a whole number of 1 to 1,024, got {workers!r}")
+    if root is not None and not isinstance(root, (str, Path)):
+        raise CossError(f"corruption.root must be a folder, got {root!r}")
     if root is not None and (backend != "auto" or constants is not None):
         raise CossError(
             "--corruption-root reads images that are corrupted already; "
             "leave out --backend and --constants"
         )
-    if root is not None and not root.is_dir():
+    if root is not None and not Path(root).expanduser().is_dir():
         raise CossError(
             f"{root} is not a folder; pass as --corruption-root that of ImageNet-C, "
             "Tiny-ImageNet-C or CIFAR-10-C"
@@ -114,8 +121,8 @@ class Corruption(BaseSuite):
         root: Path | None = None,
         workers: int | None = None,
     ) -> None:
-        root = None if root is None else Path(root)
-        check_options(backend, constants, root)
+        check_options(backend, constants, root, workers)
+        root = None if root is None else Path(root).expanduser()
         self.backend = "fast" if backend == "auto" else backend
         self.constants = "imagenet-c" if backend == "reference" else constants
         self.root = root

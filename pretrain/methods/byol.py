@@ -19,9 +19,9 @@ class BYOL(MomentumMethod):
     class Options(MomentumOptions):
         """Sizes of the heads (defaults of the paper, section 3.3)."""
 
-        hidden: int = Field(4096, ge=1)
+        hidden: int = Field(4096, ge=1, le=65_536)
         """Hidden units of projector and predictor."""
-        dim: int = Field(256, ge=2)
+        dim: int = Field(256, ge=2, le=65_536)
         """Size of projections and predictions."""
 
     options: Options

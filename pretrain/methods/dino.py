@@ -37,25 +37,25 @@ class DINO(MomentumMethod):
 
         ema: float = Field(0.996, ge=0, le=1)
         """EMA momentum of the teacher at the first step; it rises to 1 along a cosine."""
-        hidden: int = Field(2048, ge=1)
+        hidden: int = Field(2048, ge=1, le=65_536)
         """Hidden units of the head's three layers."""
-        bottleneck: int = Field(256, ge=2)
+        bottleneck: int = Field(256, ge=2, le=65_536)
         """Size of the normalised vectors that are compared with the prototypes."""
-        prototypes: int = Field(65536, ge=2)
+        prototypes: int = Field(65536, ge=2, le=1_048_576)
         """Number of outputs K."""
         batch_norm: bool = False
         """BatchNorm in the head; the published ResNet-50 has none."""
-        student_temperature: float = Field(0.1, gt=0)
+        student_temperature: float = Field(0.1, gt=0, le=1e4)
         """Temperature of the student's softmax."""
-        teacher_temperature: float = Field(0.04, gt=0)
+        teacher_temperature: float = Field(0.04, gt=0, le=1e4)
         """Temperature of the teacher's softmax after the warm-up."""
-        warmup_teacher_temperature: float = Field(0.04, gt=0)
+        warmup_teacher_temperature: float = Field(0.04, gt=0, le=1e4)
         """Temperature of the teacher's softmax in the first epoch."""
-        warmup_teacher_temperature_epochs: int = Field(0, ge=0)
+        warmup_teacher_temperature_epochs: int = Field(0, ge=0, le=1_000_000)
         """Epochs in which it moves linearly from the one to the other."""
         centre_momentum: float = Field(0.9, ge=0, lt=1)
         """Momentum of the moving average of the teacher's outputs."""
-        freeze_last_layer: int = Field(1, ge=0)
+        freeze_last_layer: int = Field(1, ge=0, le=1_000_000)
         """Epochs in which the prototypes stay as they are."""
 
     options: Options

@@ -81,7 +81,7 @@ class CoOptions(MethodOptions):
 
     w_s: float = Field(0.3, ge=0, le=1)
     """Weight of the local term; the paper's good range is 0.2 to 0.5."""
-    grid: int | None = Field(None, ge=1)
+    grid: int | None = Field(None, ge=1, le=4096)
     """n of an n×n grid of local representations; None for all positions."""
     heads: Literal["separate", "shared"] = "separate"
     """Whether local and global representations have heads of their own."""

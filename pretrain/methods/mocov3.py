@@ -36,7 +36,7 @@ class MoCoV3(BYOL):
     class Options(BYOL.Options):
         """Heads and temperature (defaults of the published code for ResNet-50)."""
 
-        temperature: float = Field(1.0, gt=0)
+        temperature: float = Field(1.0, gt=0, le=1e4)
         """T of the contrast."""
 
     options: Options

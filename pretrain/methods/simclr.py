@@ -24,11 +24,11 @@ class SimCLR(Method):
     class Options(MethodOptions):
         """Head and temperature (defaults of the paper for ImageNet, section 4)."""
 
-        hidden: int = Field(2048, ge=1)
+        hidden: int = Field(2048, ge=1, le=65_536)
         """Hidden units of the projector."""
-        dim: int = Field(128, ge=2)
+        dim: int = Field(128, ge=2, le=65_536)
         """Size of projections."""
-        temperature: float = Field(0.1, gt=0)
+        temperature: float = Field(0.1, gt=0, le=1e4)
         """T of the contrast."""
 
     options: Options

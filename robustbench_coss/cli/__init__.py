@@ -5,8 +5,10 @@ Commands import what they need when they run, so `coss-bench --help` is quick.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -31,18 +33,36 @@ from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.cli.verify import verify
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.allocator import keep_freed_memory
+from robustbench_coss.machine.terminal import clean, ending_without_output, prepare_streams, say
+
+WHOLE_NUMBERS = (
+    *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
+    *("SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS_PER_NODE"),
+    *("SLURM_JOB_NUM_NODES", "MASTER_PORT", "SOURCE_DATE_EPOCH", "JSM_NAMESPACE_RANK"),
+)
+"""Environment variables that torch, Lightning or matplotlib read as numbers."""
 
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 
 class _Commands(TyperGroup):
-    """Ctrl-C in any command that does not answer it itself: one line, and the shell's status."""
+    """What holds for all commands.
+
+    Ctrl-C where a command does not answer it itself is one line, and the shell's status. `~` after
+    an equals sign, which shells leave alone, is the home folder.
+    """
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **more: Any) -> Any:
+        words = sys.argv[1:] if args is None else args
+        if nul := next((word for word in words if "\0" in word), None):
+            raise CossError(f"no argument may hold a NUL character: {nul!r}")
+        return super().main([_at_home(word) for word in words], *rest, **more)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            say("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -76,7 +96,7 @@ app.command("doctor")(doctor)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"robustbench-coss {__version__}")
+        say(f"robustbench-coss {__version__}")
         raise typer.Exit
 
 
@@ -91,15 +111,42 @@ def _root(
 
 
 def _one_line(message: Warning | str, *where: object, **more: object) -> str:
-    return f"warning: {message}\n"
+    return f"warning: {clean(str(message))}\n"
+
+
+def _check_environment() -> None:
+    """Refuse what launchers and others set wrongly, before a library fails over it."""
+    for name in WHOLE_NUMBERS:
+        if (value := os.environ.get(name)) and not value.strip().isdigit():
+            raise CossError(
+                f"the environment variable {name} must be a whole number, got {value!r}; "
+                "put it right or unset it"
+            )
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files, whatever another program drew on
+
+
+def _at_home(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if option.startswith("--") and value.startswith("~"):
+        return f"{option}{equals}{os.path.expanduser(value)}"
+    return word
 
 
 def main() -> None:
     """Entry point: a CossError becomes one line on stderr and status 1."""
+    prepare_streams()
     warnings.formatwarning = _one_line  # users are not helped by our file names and line numbers
     keep_freed_memory()
-    try:
-        app()
-    except CossError as error:
-        typer.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-        sys.exit(1)
+    with ending_without_output():
+        try:
+            _check_environment()
+            app()
+        except CossError as error:
+            say(f"error: {' '.join(str(error).splitlines())}", err=True)
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None and error.errno is not None:  # of the screen
+                raise
+            what = f"cannot use {error.filename!s:.300}: {error.strerror}"
+            say(f"error: {error if error.filename is None else what}", err=True)
+            sys.exit(1)

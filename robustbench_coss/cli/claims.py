@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Results
+from robustbench_coss.cli.leaderboard import Force, Results
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.terminal import say, show
 
 
 class Format(StrEnum):
@@ -37,6 +38,7 @@ def claims(
         ),
     ] = False,
     results: Results = Path("results"),
+    force: Force = False,
 ) -> None:
     """Test each claim of the CO-SSL paper on the records at hand.
 
@@ -52,17 +54,15 @@ def claims(
     """
     import json
 
-    from rich.console import Console
-
     from robustbench_coss.claims.verdicts import examine
-    from robustbench_coss.files import write_atomically
+    from robustbench_coss.files import write_chosen
     from robustbench_coss.tables import cells
     from robustbench_coss.tables.claims import layout, to_json
 
     wanted = format or (None if out is None else _format_of(out))
     outcomes = examine(results, ablations)
     if wanted is None:
-        Console().print(cells.to_rich(layout(outcomes)))
+        show(cells.to_rich(layout(outcomes)))
         return
     if wanted is Format.json:
         text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -71,10 +71,10 @@ def claims(
     else:
         text = cells.to_latex("claims", layout(outcomes))
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     else:
-        write_atomically(out, text)
-        typer.echo(f"wrote {out}")
+        write_chosen(out, text, force=force)
+        say(f"wrote {out}")
 
 
 def _format_of(out: Path) -> Format:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Format, Results, format_of, names_in
+from robustbench_coss.cli.leaderboard import Force, Format, Results, format_of, names_in
+from robustbench_coss.machine.terminal import say, show
 
 Model = Annotated[
     str,
@@ -35,6 +36,7 @@ def compare(
         typer.Option(help="File to write; its ending says the format, unless --format does."),
     ] = None,
     results: Results = Path("results"),
+    force: Force = False,
 ) -> None:
     """Compare two measured models, from their records alone.
 
@@ -47,10 +49,8 @@ def compare(
 
       coss-bench compare CO-BYOL BYOL --suite clean --out comparison.md
     """
-    from rich.console import Console
-
     from robustbench_coss.analysis.comparison import compare as compare_models
-    from robustbench_coss.files import write_atomically
+    from robustbench_coss.files import csv_text, write_chosen
     from robustbench_coss.tables import cells as tables
     from robustbench_coss.tables.comparison import layout
 
@@ -58,19 +58,19 @@ def compare(
     found = compare_models(results, a, b, names_in(suite), cells)
     sections = layout(found)
     if wanted is None:
-        Console().print(tables.to_rich(sections))
+        show(tables.to_rich(sections))
         return
     if wanted is Format.csv:
-        text = str(found.table.to_csv(index=False, lineterminator="\n"))
-        # The other formats have these below their tables.
-        for reason in found.refused:
-            typer.echo(f"not compared: {reason}", err=True)
+        text = csv_text(found.table)
     elif wanted is Format.md:
         text = tables.to_markdown(f"{found.a} against {found.b}", sections)
     else:
         text = tables.to_latex("compare", sections)
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
     else:
-        write_atomically(out, text)
-        typer.echo(f"wrote {out}")
+        write_chosen(out, text, force=force)
+        say(f"wrote {out}")
+    if wanted is Format.csv:  # the other formats have these below their tables
+        for reason in found.refused:
+            say(f"not compared: {reason}", err=True)

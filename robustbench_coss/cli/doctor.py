@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.machine.terminal import Screen, say, show
+
 
 def list_() -> None:
     """List the encoders, data sets, methods and suites that can be used by name.
@@ -18,7 +20,6 @@ def list_() -> None:
 
       coss-bench list
     """
-    from rich.console import Console
     from rich.table import Table
 
     from robustbench_coss import registry
@@ -27,7 +28,7 @@ def list_() -> None:
     for kind in registry.KINDS:
         for name in registry.names(kind):
             table.add_row(kind, name, registry.origin(kind, name))
-    Console().print(table)
+    show(table)
 
 
 def doctor(
@@ -44,25 +45,21 @@ def doctor(
 
       coss-bench doctor --data-root /data
     """
-    from rich.console import Console
-    from rich.markup import escape
+    from rich.text import Text
 
     from robustbench_coss.machine import environment
 
-    console = Console()
+    screen = Screen()
     findings = environment.doctor(data_root, results)
     for finding in findings:
         colour = "green" if finding.ok else "red" if finding.required else "yellow"
         mark = "✓" if finding.ok else "✗"
-        console.print(
-            f"[{colour}]{mark}[/] {escape(finding.name)}: {escape(finding.detail)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = Text.assemble((mark, colour), f" {finding.name}: {finding.detail}")
+        screen.print(line, soft_wrap=True)
         if finding.remedy:
-            console.print(f"    {finding.remedy}", highlight=False, soft_wrap=True, markup=False)
+            say(f"    {finding.remedy}")
     broken = [finding.name for finding in findings if finding.required and not finding.ok]
     if broken:
-        console.print(f"broken: {', '.join(broken)}", highlight=False, markup=False)
+        say(f"broken: {', '.join(broken)}")
         raise typer.Exit(1)
-    console.print("everything required works", highlight=False)
+    say("everything required works")

@@ -66,6 +66,8 @@ def evaluate(
 
     counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
     at_least_one(counts)
+    if size is not None and not 1 <= size <= 4096:
+        raise CossError(f"--size must be 1 to 4096 px, got {size}")
     suites = suite or ["all"]
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
     request = Evaluation(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.machine.terminal import say
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or an encoder.safetensors file.")],
@@ -39,7 +41,7 @@ def export(
     role = f"{stated['encoder']} encoder" if "encoder" in stated else "encoder"
     origin = f" of {stated['method']}" if "method" in stated else ""
     what = f"{stated['arch']}, {done.checkpoint.encoder.dim} features"
-    typer.echo(f"wrote {done.path}: {role}{origin}, {what}")
+    say(f"wrote {done.path}: {role}{origin}, {what}")
     if done.note:
-        typer.echo(f"note: {done.note}")
-    typer.echo(f"load it with:\n\n{done.lines}")
+        say(f"note: {done.note}")
+    say(f"load it with:\n\n{done.lines}")

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.terminal import say, show
 
 if TYPE_CHECKING:
     from robustbench_coss.tables.paper import PaperTable
 
 Results = Annotated[
     Path, typer.Option(help="Folder that `coss-bench eval` wrote its records into.")
+]
+
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace a file that this command did not write.")
 ]
 
 
@@ -90,6 +96,7 @@ def leaderboard(
         Path | None,
         typer.Option(help="File to write; its ending says the format, unless --format does."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Print the leaderboard and write it as Markdown, CSV and LaTeX.
 
@@ -127,35 +134,32 @@ def leaderboard(
         spread=spread.value,
         baseline=baseline,
     )
-    _deliver(paper, format or (None if out is None else format_of(out)), out)
+    _deliver(paper, format or (None if out is None else format_of(out)), out, force)
 
 
 def _print_whole(results: Path, baseline: str | None) -> None:
     """Print the whole leaderboard and write its files."""
-    from rich.console import Console
-
     from robustbench_coss.analysis.numbers import load_table
     from robustbench_coss.tables.leaderboard import to_rich, write_leaderboard
 
     table = load_table(results, baseline)
-    Console().print(to_rich(table))
-    for path in write_leaderboard(results, table):
-        typer.echo(f"wrote {path}")
+    written = write_leaderboard(results, table)
+    show(to_rich(table))
+    for path in written:
+        say(f"wrote {path}")
 
 
-def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None) -> None:
+def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None, force: bool) -> None:
     """Print a table, or write it."""
-    from rich.console import Console
-
-    from robustbench_coss.files import write_atomically
+    from robustbench_coss.files import write_chosen
 
     if wanted is None:
-        Console().print(paper.to_rich())
+        show(paper.to_rich())
         return
     writers = {Format.md: paper.to_markdown, Format.csv: paper.to_csv, Format.tex: paper.to_latex}
     text = writers[wanted]()
     if out is None:
-        typer.echo(text, nl=False)
+        say(text, nl=False)
         return
-    write_atomically(out, text)
-    typer.echo(f"wrote {out}")
+    write_chosen(out, text, force=force)
+    say(f"wrote {out}")

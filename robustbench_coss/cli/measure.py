@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import typer
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from robustbench_coss.analysis.numbers import number
 from robustbench_coss.errors import CossError
@@ -27,6 +27,7 @@ from robustbench_coss.evaluations.running.runner import (
 )
 from robustbench_coss.machine.environment import resolve_device
 from robustbench_coss.machine.executors import on_ray
+from robustbench_coss.machine.terminal import Screen, say
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Record
 from robustbench_coss.tables.cells import estimate_text
@@ -64,7 +65,7 @@ def measure_all(
         results, data_root = (Path(p).resolve() for p in (request.results, request.data_root))
         request = replace(request, results=results, data_root=data_root)
         models = [str(Path(m).resolve()) if Path(m).exists() else m for m in models]
-    console = Console()
+    console = Screen()
     todo = deque((model, Once(partial(read, model))) for model in models)
     for _, load in todo:
         checkpoint = check_run(load, request)
@@ -74,15 +75,15 @@ def measure_all(
                 f"{checkpoint.name}: left out {', '.join(left)}, which look at local "
                 "representations; it has none"
             )
-            console.print(line, highlight=False, soft_wrap=True)
+            say(line)
         if checkpoint.preprocessing:
             line = f"{checkpoint.name}: {checkpoint.preprocessing}"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(line)
     records, failures = _measure(todo, request, cluster, gpus_per_task)
     if records:
         _print_headlines(records, console)
-        option = "" if shown == Path("results") else f" --results {request.results}"
-        console.print(f"next: coss-bench leaderboard{option}", highlight=False, soft_wrap=True)
+        elsewhere = f" --results {quote(str(request.results))}"
+        say(f"next: coss-bench leaderboard{'' if shown == Path('results') else elsewhere}")
     if failures:
         named = len(models) > 1
         raise CossError("; ".join(f"{m}: {e}" if named else str(e) for m, e in failures.items()))
@@ -105,7 +106,7 @@ def _measure(
             share = {"cpu": 0.0, "cuda": 1.0}.get(request.device)
             share = share if gpus_per_task is None else gpus_per_task
             executor = stack.enter_context(on_ray(cluster, share))
-        progress = stack.enter_context(ConsoleProgress(Console(stderr=True)))
+        progress = stack.enter_context(ConsoleProgress(Screen(stderr=True)))
         try:
             while todo:  # each is let go of when it is done
                 model, load = todo.popleft()
@@ -114,7 +115,7 @@ def _measure(
                 except CossError as error:  # of this model; the others are measured all the same
                     failures[model] = error
         except KeyboardInterrupt:
-            typer.echo("interrupted; run the same command again to continue", err=True)
+            say("interrupted; run the same command again to continue", err=True)
             raise typer.Exit(130) from None
     return records, failures
 
@@ -125,7 +126,7 @@ def _ending_on_sigterm() -> Iterator[None]:
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
-        typer.echo("stopped; run the same command again to continue", err=True)
+        say("stopped; run the same command again to continue", err=True)
         raise SystemExit(128 + signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, end)
@@ -156,7 +157,7 @@ def _refuse_problems(records: Iterable[Record]) -> None:
         )
 
 
-def _print_headlines(records: Mapping[Path, Record], console: Console) -> None:
+def _print_headlines(records: Mapping[Path, Record], console: Screen) -> None:
     """Print the headline numbers of records, model by model."""
     previous = None
     for path, record in records.items():
@@ -165,27 +166,19 @@ def _print_headlines(records: Mapping[Path, Record], console: Console) -> None:
         if model != previous:
             previous = model
             chance = 100 / data["classes"]
-            console.print(
-                f"[bold]{escape(str(model[0]))}[/] on {escape(data['name'])}: {data['n']:,} test "
-                f"images, {data['classes']} classes, chance {chance:.1f} %",
-                highlight=False,
+            about = (
+                f" on {data['name']}: {data['n']:,} test images, {data['classes']} classes, "
+                f"chance {chance:.1f} %"
             )
-            console.print(
-                f"  records: {path.parent}", highlight=False, soft_wrap=True, markup=False
-            )
+            console.print(Text.assemble((str(model[0]), "bold"), about))
+            say(f"  records: {path.parent}")
         numbers = []
         for metric in record.metrics:
             if metric.headline:
                 found = number([record], metric.conditions, metric.column)
                 numbers.append(f"{metric.label} {estimate_text(found, metric.percent)}")
-        console.print(
-            f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}",
-            highlight=False,
-            markup=False,
-        )
+        console.print(f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}")
         for check in record.checks:
             if not check.passed:
-                console.print(
-                    f"  [bold yellow]check failed:[/] {escape(check.name)}: {escape(check.detail)}",
-                    highlight=False,
-                )
+                failed = ("  check failed:", "bold yellow")
+                console.print(Text.assemble(failed, f" {check.name}: {check.detail}"))

@@ -10,6 +10,7 @@ import typer
 
 from robustbench_coss.cli.leaderboard import Results, names_in
 from robustbench_coss.errors import CossError, unknown_name
+from robustbench_coss.machine.terminal import say
 
 
 class Style(StrEnum):
@@ -77,4 +78,4 @@ def plot(
         raise CossError("--width is of the pages of a --venue; name that too")
     names = names_in(figure)
     for path in write_figures(results, names, style=style, inches=inches, out=out):
-        typer.echo(f"wrote {path}")
+        say(f"wrote {path}")

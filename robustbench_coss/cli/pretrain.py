@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import typer
 from robustbench_coss.cli import pretrain_options as options
 from robustbench_coss.cli.settings import parse_setting
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.terminal import say
 
 if TYPE_CHECKING:
     from robustbench_coss.pretrain.recipe import Recipe
@@ -48,9 +50,9 @@ def _show_plan(recipe: Recipe, device: str, data_root: Path) -> None:
     from robustbench_coss.pretrain.recipe import dump_recipe
 
     plan = make_plan(recipe, device=device, data_root=data_root)
-    typer.echo(dump_recipe(recipe), nl=False)
+    say(dump_recipe(recipe), nl=False)
     for line in describe(plan):
-        typer.echo(f"# {line}")
+        say(f"# {line}")
 
 
 def pretrain(
@@ -130,14 +132,15 @@ def _train(recipe: Recipe, run: Path, **how: Any) -> None:
         exported = train(recipe, run, **how)
     except KeyboardInterrupt:
         if rank() == 0:
+            quoted = shlex.quote(str(run))
             again = "coss-bench pretrain" if world_size() == 1 else "the same command and"
-            typer.echo(f"interrupted; go on with: {again} --resume --out {run}", err=True)
+            say(f"interrupted; go on with: {again} --resume --out {quoted}", err=True)
         raise typer.Exit(130) from None
     if rank() == 0:
         if line := _beside_controls(exported, how["device"], how["data_root"]):
-            typer.echo(line)
-        typer.echo(f"encoder: {exported}")
-        typer.echo(f"next: coss-bench eval {run} --suite all")
+            say(line)
+        say(f"encoder: {exported}")
+        say(f"next: coss-bench eval {shlex.quote(str(run))} --suite all")
 
 
 def _beside_controls(exported: Path, device: str, data_root: Path) -> str:

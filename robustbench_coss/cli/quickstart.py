@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.machine.terminal import Screen, say
+
 METHODS = ("simclr", "co-simclr")
 RECIPE = "quickstart"
 TEST_IMAGES = 200
@@ -32,15 +34,13 @@ def quickstart(
 
       coss-bench quickstart --out /tmp/first-look --device cpu
     """
-    from rich.console import Console
-
     from robustbench_coss.cli.evaluate import evaluate
     from robustbench_coss.cli.leaderboard import leaderboard
     from robustbench_coss.cli.plot import plot
     from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
     from robustbench_coss.pretrain.train import pretrain
 
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     models = []
     for number, method in enumerate(METHODS, start=1):
         console.rule(f"{number}/4 pretrain {method}")
@@ -49,7 +49,7 @@ def quickstart(
         try:
             pretrain(recipe, run, device=device, resume=(run / "recipe.yaml").is_file())
         except KeyboardInterrupt:
-            typer.echo("interrupted; run `coss-bench quickstart` again to continue", err=True)
+            say("interrupted; run `coss-bench quickstart` again to continue", err=True)
             raise typer.Exit(130) from None
         models.append(str(run))
     untrained = f"control:untrained:{recipe.arch}:{recipe.width:g}"
@@ -67,4 +67,4 @@ def quickstart(
     console.rule("4/4 tables and figures")
     leaderboard(results)
     plot(results)
-    typer.echo(f"records: {results / 'records'}")
+    say(f"records: {results / 'records'}")

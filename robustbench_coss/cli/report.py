@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Results
+from robustbench_coss.cli.leaderboard import Force, Results
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.terminal import say
 
 
 def report(
@@ -25,6 +26,7 @@ def report(
     out: Annotated[
         Path, typer.Option(help="File to write; its ending, .html or .pdf, says the format.")
     ] = Path("report.html"),
+    force: Force = False,
 ) -> None:
     """Write a report: summary, tables, figures, claims, and where every number comes from.
 
@@ -40,16 +42,17 @@ def report(
 
       coss-bench report --results /data/study/results
     """
-    from robustbench_coss.files import write_atomically
+    from robustbench_coss.files import write_chosen
     from robustbench_coss.pages.report.page import make_page
 
     ending = out.suffix.lower()
     if ending not in (".html", ".pdf"):
         raise CossError(f"cannot tell the format of {out}; end it in .html or .pdf")
+    mark = b"robustbench-coss"  # of the `generator`, in both
     page = make_page(results, runs or [])
     if ending == ".html":
-        write_atomically(out, page)
-        typer.echo(f"wrote {out}")
+        write_chosen(out, page, force=force, mark=mark)
+        say(f"wrote {out}")
         return
     from robustbench_coss.pages.report.pdf import to_pdf
 
@@ -57,7 +60,7 @@ def report(
         data = to_pdf(page)
     except CossError as error:
         instead = out.with_suffix(".html")
-        write_atomically(instead, page)
+        write_chosen(instead, page, force=force, mark=mark)
         raise CossError(f"{error}; wrote {instead} instead") from error
-    write_atomically(out, data)
-    typer.echo(f"wrote {out}")
+    write_chosen(out, data, force=force, mark=mark)
+    say(f"wrote {out}")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustbench_coss.cli.leaderboard import Force
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +48,7 @@ def show(
     ] = Path("results"),
     data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    force: Force = False,
 ) -> None:
     """Show what a model makes of one image, and what its local representations agree on.
 
@@ -64,7 +68,8 @@ def show(
     from robustbench_coss.datasets.base import dataset_source
     from robustbench_coss.evaluations.probes.features import to_device
     from robustbench_coss.evaluations.show import find_classifier
-    from robustbench_coss.files import slug, write_atomically
+    from robustbench_coss.figures.styles import PNG_MARK
+    from robustbench_coss.files import slug, write_chosen
     from robustbench_coss.machine.environment import resolve_device
     from robustbench_coss.models.load import load_model
 
@@ -78,7 +83,7 @@ def show(
     out = out or Path(f"{slug(checkpoint.name)}-{slug(shown.stem)}.png")
     if image is not None and out.exists() and out.samefile(image):
         raise CossError(f"{out} is the picture itself; choose another name with --out")
-    makes_probe = f"`coss-bench eval {run} --suite clean --results {results}`"
+    makes_probe = _makes_probe(run, results)
     classifier = find_classifier(checkpoint, shown.dataset, results=results, data_root=data_root)
     if classifier is not None:
         to_device(classifier.module, where_to)
@@ -88,13 +93,17 @@ def show(
             f"run {makes_probe} first"
         )
     to_device(checkpoint.encoder, where_to)
-    write_atomically(out, _draw(checkpoint, shown, classifier, explained, index or 0))
-    typer.echo(f"wrote {out}")
+    picture = _draw(checkpoint, shown, classifier, explained, index or 0)
+    write_chosen(out, picture, force=force, mark=PNG_MARK)
+    say(f"wrote {out}")
     if classifier is None:
-        typer.echo(
-            f"without answers and attacks: {results} has no probe of this model; "
-            f"{makes_probe} makes one"
-        )
+        without = f"without answers and attacks: {results} has no probe of this model"
+        say(f"{without}; {makes_probe} makes one")
+
+
+def _makes_probe(run: Path, results: Path) -> str:
+    words = f"{quote(str(run))} --suite clean --results {quote(str(results))}"
+    return f"`coss-bench eval {words}`"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from robustbench_coss.cli.leaderboard import Results
+from robustbench_coss.machine.terminal import say
 
 
 def site(
@@ -36,4 +37,4 @@ def site(
     """
     from robustbench_coss.pages.site import write_site
 
-    typer.echo(f"wrote {write_site(results, out or results / 'site')}")
+    say(f"wrote {write_site(results, out or results / 'site')}")

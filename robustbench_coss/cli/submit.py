@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Results
+from robustbench_coss.cli.leaderboard import Force, Results
+from robustbench_coss.machine.terminal import say
 
 
 def submit(
@@ -29,6 +31,7 @@ def submit(
         ),
     ] = None,
     results: Results = Path("results"),
+    force: Force = False,
 ) -> None:
     """Bundle a model's records for others, who can measure samples of them again.
 
@@ -44,10 +47,11 @@ def submit(
     """
     from robustbench_coss.evaluations.submissions.submit import submit as write
 
-    path, manifest = write(run, results, out, with_encoder)
+    path, manifest = write(run, results, out, with_encoder, force)
     sizes = f"{len(manifest['records'])} records, {path.stat().st_size / 1e6:.1f} MB"
-    typer.echo(f"wrote {path}: {manifest['model']['name']}, {sizes}")
+    say(f"wrote {path}: {manifest['model']['name']}, {sizes}")
     for record in manifest["records"]:
-        typer.echo(f"  {record['dataset']} {record['suite']}: {record['n']:,} images")
-    option = "" if with_encoder else f" --encoder {run if Path(run).exists() else 'RUN'}"
-    typer.echo(f"next: coss-bench verify {path}{option}")
+        say(f"  {record['dataset']} {record['suite']}: {record['n']:,} images")
+    encoder = quote(run) if Path(run).exists() else "RUN"
+    option = "" if with_encoder else f" --encoder {encoder}"
+    say(f"next: coss-bench verify {quote(str(path))}{option}")

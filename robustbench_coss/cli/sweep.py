@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.files import LOCK, alone, remove_leftovers
+from robustbench_coss.machine.terminal import Screen, say, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -71,9 +74,6 @@ def sweep(
 
       coss-bench sweep my-sweep.yaml --cluster auto --gpus-per-run 0.5
     """
-    from rich.console import Console
-
-    from robustbench_coss.files import LOCK, alone, remove_leftovers
     from robustbench_coss.pretrain.sweep import plan, read_sweep, state
 
     if gpus_per_run is not None and cluster is None:
@@ -86,23 +86,19 @@ def sweep(
         folder, data_root = folder.resolve(), data_root.resolve()
     runs = plan(wanted, folder)
     states = {run: LABELS[state(run)] for run in runs}
-    console = Console()
     if dry_run:
-        console.print(_table(states))
-        typer.echo(f"{len(runs)} runs in {folder}: {_to_go(states)}")
+        show(_table(states))
+        say(f"{len(runs)} runs in {folder}: {_to_go(states)}")
         return
-    open_runs = [run for run in runs if states[run] != LABELS["finished"]]
     try:
         with alone(folder / LOCK, f"running a sweep in {folder}"):
-            for run in runs:
-                remove_leftovers(run.folder)
-            failures = _train(open_runs, device, cluster, gpus_per_run, data_root, download)
+            failures = _train(runs, device, cluster, gpus_per_run, data_root, download)
     except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on", err=True)
+        say("interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
-    console.print(_table(dict.fromkeys(runs, "finished") | failures))
+    show(_table(dict.fromkeys(runs, "finished") | failures))
     _refuse_failures(failures, len(runs))
-    typer.echo(f"next: coss-bench eval {folder}/*")
+    say(f"next: coss-bench eval {shlex.quote(str(folder))}/*")
 
 
 def _to_go(states: dict[Run, str]) -> str:
@@ -128,24 +124,26 @@ def _train(
     data_root: Path,
     download: bool,
 ) -> dict[Run, str]:
-    """Train runs and tell of each as it ends; those that failed, as "failed" or "diverged"."""
-    from rich.console import Console
+    """Train what is not finished and tell of each run; those that "failed" or "diverged"."""
     from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
     from robustbench_coss.machine.executors import in_process, on_ray
     from robustbench_coss.machine.terminal import progress_bar
     from robustbench_coss.pretrain.monitors import Diverged
-    from robustbench_coss.pretrain.sweep import prepare_data, results, train
+    from robustbench_coss.pretrain.sweep import prepare_data, results, state, train
 
+    for run in runs:
+        remove_leftovers(run.folder)
+    runs = [run for run in runs if state(run) != "finished"]
     if not runs:
         return {}
     prepare_data(runs, data_root, download)
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     failures: dict[Run, str] = {}
 
     def here(run: Run) -> None:
         numbered = f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
-        console.print(numbered, markup=False, highlight=False, soft_wrap=True)
+        say(numbered, err=True)
         train(run, device=device, data_root=data_root)
 
     bar = progress_bar(console, MofNCompleteColumn(), TimeElapsedColumn(), width=20)
@@ -166,13 +164,14 @@ def _train(
                 knn, seconds = results(run.folder)
                 told = f"finished, kNN {_percent(knn)} %, {_seconds(seconds)} s"
             line = f"{run.name}: {told}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     return failures
 
 
 def _table(states: dict[Run, str]) -> Table:
     """One row per run: its name, its state and, once it is finished, accuracy and time."""
     from rich.table import Table
+    from rich.text import Text
 
     from robustbench_coss.pretrain.sweep import results
 
@@ -186,7 +185,7 @@ def _table(states: dict[Run, str]) -> Table:
         knn, seconds = results(run.folder) if state == "finished" else (None, None)
         table.add_row(
             run.name,
-            f"[{colours.get(state, 'default')}]{state}[/]",
+            Text(state, style=colours.get(state, "default")),
             _percent(knn),
             _seconds(seconds),
         )

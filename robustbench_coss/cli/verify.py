@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.machine.terminal import Screen, say
+
 
 def verify(
     bundle: Annotated[
@@ -58,8 +60,6 @@ def verify(
 
       coss-bench verify co-byol.zip --retrain-probe --cells 10
     """
-    from rich.console import Console
-
     from robustbench_coss.evaluations.progress import ConsoleProgress
     from robustbench_coss.evaluations.running.request import Evaluation
     from robustbench_coss.evaluations.submissions.verify import Plan
@@ -74,17 +74,17 @@ def verify(
     )
     drawn_with = secrets.randbelow(1 << 31) if seed is None else seed
     plan = Plan(drawn_with, cells, retrain_probe, here)
-    with ConsoleProgress(Console(stderr=True)) as progress:
+    with ConsoleProgress(Screen(stderr=True)) as progress:
         report = check(bundle, plan, encoder, progress)
     findings = report.findings()
     for finding in findings:
-        typer.echo(f"{'✓' if finding.ok else '✗'} {finding.text}")
+        say(f"{'✓' if finding.ok else '✗'} {finding.text}")
     for note in dict.fromkeys(report.notes):
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     wrong = sum(not finding.ok for finding in findings)
     measured = f"{len(report.cells)} conditions measured again, drawn with --seed {report.seed}"
     if wrong:
-        typer.echo(f"NOT REPRODUCED: {wrong} of {len(findings)} lines marked ✗; {measured}")
+        say(f"NOT REPRODUCED: {wrong} of {len(findings)} lines marked ✗; {measured}")
         raise typer.Exit(1)
     exact = "every outcome equal" if report.exact else "differences as small as rounding makes"
-    typer.echo(f"reproduced: {exact}; {measured}")
+    say(f"reproduced: {exact}; {measured}")

@@ -184,6 +184,21 @@ def dataset_source(name: str) -> Source:
     return chosen
 
 
+def missing_data(name: str, root: Path) -> str | None:
+    """What to do about a data set that is not below `root`; None if it is there.
+
+    Raises:
+        CossError: as `dataset_source`, or the data set cannot say.
+    """
+    try:
+        return dataset_source(name).missing(root)
+    except CossError:
+        raise
+    except (Exception, SystemExit) as error:  # of another package
+        base = name.partition(":")[0]
+        raise registry.broken("dataset", base, f"fails: {registry.told(error)}") from error
+
+
 def open_dataset(
     name: str,
     role: str,

@@ -45,7 +45,7 @@ from robustbench_coss.figures.looks import (
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.training import training_figures
-from robustbench_coss.files import LOCK, alone, slug, write_atomically
+from robustbench_coss.files import LOCK, alone, csv_text, slug, write_atomically
 
 
 def write_figures(
@@ -198,5 +198,5 @@ def _save(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:
         paths.append(stem.with_name(f"{stem.name}.{suffix}"))
         write_atomically(paths[-1], buffer.getvalue())
     paths.append(stem.with_name(f"{stem.name}.csv"))
-    write_atomically(paths[-1], data.to_csv(index=False, lineterminator="\n"))
+    write_atomically(paths[-1], csv_text(data))
     return paths

@@ -20,6 +20,7 @@ import torch
 from packaging.requirements import Requirement
 
 from robustbench_coss import registry
+from robustbench_coss.datasets.base import missing_data
 from robustbench_coss.errors import CossError, explain_os_errors
 
 PACKAGES = (
@@ -225,9 +226,9 @@ def _check_space(folder: Path) -> Finding:
 def _check_dataset(name: str, data_root: Path) -> Finding:
     label = f"data set {name}"
     try:
-        remedy = registry.load("dataset", name).missing(data_root)
+        remedy = missing_data(name, data_root)
     except CossError as error:
-        return Finding(label, False, "does not load", str(error), required=False)
+        return Finding(label, False, "does not work", str(error), required=False)
     if remedy is None:
         return Finding(label, True, "present", required=False)
     return Finding(label, False, "not there", remedy, required=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import safetensors.torch
@@ -120,7 +121,7 @@ def find_checkpoint(where: Path) -> Path:
         if (where / "last.ckpt").is_file():
             raise CossError(
                 f"run {where} has not finished (no {FILE_NAME}); "
-                f"finish it with `coss-bench pretrain --resume --out {where}`"
+                f"finish it with `coss-bench pretrain --resume --out {quote(str(where))}`"
             )
         raise CossError(f"{where} holds no {FILE_NAME}; pass a run folder of `coss-bench pretrain`")
     if not where.exists():

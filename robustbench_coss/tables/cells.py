@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -347,8 +346,8 @@ def to_rich(sections: Sequence[Section]) -> Group:
         for i, block in enumerate(section.blocks):
             last = i == len(section.blocks) - 1
             shown = Table(
-                title=escape(section.title) if i == 0 else None,
-                caption=escape(section.caption) if last else None,
+                title=Text(section.title, style="table.title") if i == 0 else None,
+                caption=Text(section.caption, style="table.caption") if last else None,
                 title_justify="left",
                 caption_justify="left",
                 box=SIMPLE_HEAD,
@@ -363,7 +362,7 @@ def to_rich(sections: Sequence[Section]) -> Group:
                 words = [word for cell in column for word in cell.text.split()]
                 longest = max(map(len, words), default=0)
                 shown.add_column(
-                    escape(heading),
+                    Text(heading, style="table.header"),
                     justify="left" if side == "left" else "right",
                     min_width=longest,
                 )

@@ -16,7 +16,7 @@ from rich.console import Group
 
 from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.analysis.numbers import load_table
-from robustbench_coss.files import LOCK, alone, write_atomically
+from robustbench_coss.files import LOCK, alone, csv_text, write_atomically
 from robustbench_coss.tables import cells as tables
 from robustbench_coss.tables.cells import (
     MARK,
@@ -220,7 +220,7 @@ def to_rich(table: pd.DataFrame) -> Group:
 
 def to_csv(table: pd.DataFrame) -> str:
     """The long table as CSV, numbers at full precision."""
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    return csv_text(table)
 
 
 def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[Path]:

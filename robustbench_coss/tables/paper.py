@@ -21,6 +21,7 @@ from robustbench_coss.analysis.labels import Configuration, short_labels
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError, unknown_name
+from robustbench_coss.files import csv_text
 from robustbench_coss.statistics.intervals import CONFIDENCE
 from robustbench_coss.tables import cells as tables
 from robustbench_coss.tables.cells import (
@@ -103,7 +104,7 @@ class PaperTable:
 
     def to_csv(self) -> str:
         """The frame as CSV, numbers at full precision."""
-        return str(self.frame.to_csv(index=False, lineterminator="\n"))
+        return csv_text(self.frame)
 
     def to_rich(self) -> Any:
         """For a terminal; see `tables.to_rich`."""

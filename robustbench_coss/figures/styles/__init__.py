@@ -15,6 +15,9 @@ import matplotlib
 import matplotlib.style
 
 STYLES = ("paper", "slides")
+PNG_MARK = b"robustbench-coss"
+"""What pictures name as the software that drew them."""
+
 INK, FAINT = "#1F2A33", "#5E6B75"  # of text that pictures carry themselves
 
 TEXT = 7.0  # points: the text of a paper's figures, for which sizes in the code are meant

@@ -83,6 +83,11 @@ def check_free(out: Path) -> set[str]:
             return set()
         if not out.is_dir():
             raise CossError(f"{out} is a file; give --out a folder")
+        filled = any(not is_leftover(path) for path in out.iterdir())
+        if filled and not (out / MARKER).is_file():  # without a walk through all of it
+            raise CossError(
+                f"{out} is not empty and holds no earlier site; choose a new folder for --out"
+            )
         present = {
             p.relative_to(out).as_posix()
             for p in out.rglob("*")
