@@ -225,19 +225,26 @@ def prepare_data(runs: Iterable[Run], root: Path, download: bool) -> None:
             source.open("train", size or source.default_size, root, download)
 
 
+def epochs_done(folder: Path) -> int:
+    """Epochs of a run that are over, from `metrics.csv`."""
+    return len(_metrics(folder))
+
+
 def results(folder: Path) -> tuple[float | None, float | None]:
     """(kNN accuracy in [0, 1] after the last epoch, seconds of training) from `metrics.csv`.
 
     The seconds are those of all epochs, whichever attempt they were trained in. None for what the
     file does not hold.
     """
+    rows = _metrics(folder)
+    knn = rows[-1].get("validation/knn_top1") if rows else None
+    seconds = sum(float(row["seconds"]) for row in rows) if rows else None
+    return float(knn) if knn else None, seconds
+
+
+def _metrics(folder: Path) -> list[dict[str, str]]:
     from robustbench_coss.pretrain.monitors import read_metrics
     from robustbench_coss.pretrain.run_folder import METRICS_NAME
 
     path = folder / METRICS_NAME
-    if not path.is_file():
-        return None, None
-    rows = read_metrics(path)
-    knn = rows[-1].get("validation/knn_top1") if rows else None
-    seconds = sum(float(row["seconds"]) for row in rows) if rows else None
-    return float(knn) if knn else None, seconds
+    return read_metrics(path) if path.is_file() else []

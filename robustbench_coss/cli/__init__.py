@@ -33,7 +33,12 @@ from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.cli.verify import verify
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.allocator import keep_freed_memory
-from robustbench_coss.machine.terminal import clean, ending_without_output, prepare_streams, say
+from robustbench_coss.machine.terminal import (
+    ending_without_output,
+    prepare_streams,
+    say,
+    warning_line,
+)
 
 WHOLE_NUMBERS = (
     *("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK"),
@@ -110,10 +115,6 @@ def _root(
     pass
 
 
-def _one_line(message: Warning | str, *where: object, **more: object) -> str:
-    return f"warning: {clean(str(message))}\n"
-
-
 def _check_environment() -> None:
     """Refuse what launchers and others set wrongly, before a library fails over it."""
     for name in WHOLE_NUMBERS:
@@ -135,7 +136,7 @@ def _at_home(word: str) -> str:
 def main() -> None:
     """Entry point: a CossError becomes one line on stderr and status 1."""
     prepare_streams()
-    warnings.formatwarning = _one_line  # users are not helped by our file names and line numbers
+    warnings.formatwarning = warning_line
     keep_freed_memory()
     with ending_without_output():
         try:

@@ -1,15 +1,18 @@
-"""`coss-bench sweep`: pretrain every combination of a grid, here or on a Ray cluster."""
+"""`coss-bench sweep`: pretrain every combination of a grid, on this machine or a Ray cluster."""
 
 from __future__ import annotations
 
 import shlex
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from robustbench_coss.cli import sweep_options as options
+from robustbench_coss.cli.pretrain_options import DataRoot, Device, Download
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import LOCK, alone, remove_leftovers
 from robustbench_coss.machine.terminal import Screen, say, show
@@ -19,46 +22,23 @@ if TYPE_CHECKING:
 
     from robustbench_coss.pretrain.sweep import Run
 
+    Train = Callable[[Run], None]
+
 LABELS = {"new": "to start", "interrupted": "to resume", "finished": "finished"}
+RUNNING = "running"
 
 
 def sweep(
-    sweep: Annotated[
-        str, typer.Argument(help="Sweep file, or name of a shipped sweep.", metavar="FILE|NAME")
-    ],
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Recipe to vary, instead of the sweep's own.", metavar="FILE|NAME"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the run folders; default: runs/SWEEP.", metavar="FOLDER"),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs and their states, train nothing.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")
-    ] = "auto",
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            help="Hand the runs to Ray: the address of a cluster, or auto for this machine.",
-            metavar="ADDRESS|auto",
-        ),
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None,
-        typer.Option(
-            help="With --cluster: GPU share of a run; default: 1 if there are GPUs, else 0.",
-            min=0,
-            max=1,
-        ),
-    ] = None,
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
-    ] = False,
+    sweep: options.SweepName,
+    recipe: options.Recipe = None,
+    out: options.Runs = None,
+    dry_run: options.DryRun = False,
+    device: Device = "auto",
+    jobs: options.Jobs = None,
+    cluster: options.Cluster = None,
+    gpus_per_run: options.GpusPerRun = None,
+    data_root: DataRoot = Path("data"),
+    download: Download = False,
 ) -> None:
     """Pretrain every combination of a grid over a recipe.
 
@@ -72,12 +52,18 @@ def sweep(
 
       coss-bench sweep crop
 
+      coss-bench sweep crop --jobs 4
+
       coss-bench sweep my-sweep.yaml --cluster auto --gpus-per-run 0.5
     """
     from robustbench_coss.pretrain.sweep import plan, read_sweep, state
 
     if gpus_per_run is not None and cluster is None:
-        raise CossError("--gpus-per-run is for --cluster; a run here has the device to itself")
+        raise CossError("--gpus-per-run is for --cluster; runs of --jobs share the device")
+    if jobs is not None and jobs < 1:
+        raise CossError(f"--jobs must be at least 1, got {jobs}; leave it out for one at a time")
+    if jobs is not None and cluster is not None:
+        raise CossError("--jobs is for this machine; on a --cluster, Ray decides; drop one of them")
     wanted = read_sweep(sweep)
     if recipe is not None:
         wanted = wanted.model_copy(update={"recipe": recipe})
@@ -92,7 +78,7 @@ def sweep(
         return
     try:
         with alone(folder / LOCK, f"running a sweep in {folder}"):
-            failures = _train(runs, device, cluster, gpus_per_run, data_root, download)
+            failures = _train(runs, device, jobs, cluster, gpus_per_run, data_root, download)
     except KeyboardInterrupt:
         say("interrupted; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
@@ -119,73 +105,145 @@ def _refuse_failures(failures: dict[Run, str], count: int) -> None:
 def _train(
     runs: list[Run],
     device: str,
+    jobs: int | None,
     cluster: str | None,
     gpus: float | None,
     data_root: Path,
     download: bool,
 ) -> dict[Run, str]:
     """Train what is not finished and tell of each run; those that "failed" or "diverged"."""
-    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
-
-    from robustbench_coss.machine.executors import in_process, on_ray
-    from robustbench_coss.machine.terminal import progress_bar
-    from robustbench_coss.pretrain.monitors import Diverged
-    from robustbench_coss.pretrain.sweep import prepare_data, results, state, train
+    from robustbench_coss.pretrain.sweep import prepare_data, state, train
 
     for run in runs:
         remove_leftovers(run.folder)
-    runs = [run for run in runs if state(run) != "finished"]
+    states = {run: LABELS[state(run)] for run in runs}
+    runs = _open(states)
     if not runs:
         return {}
     prepare_data(runs, data_root, download)
+    one = partial(train, device=device, data_root=data_root)
+    if cluster is not None:
+        return _on_cluster(one, runs, cluster, device, gpus)
+    if jobs is not None:
+        return _side_by_side(one, states, min(jobs, len(runs)), device, data_root)
+    return _one_by_one(one, runs)
+
+
+def _open(states: dict[Run, str]) -> list[Run]:
+    return [run for run, state in states.items() if state != LABELS["finished"]]
+
+
+def _one_by_one(train: Train, runs: list[Run]) -> dict[Run, str]:
+    from robustbench_coss.machine.executors import in_process
+
     console = Screen(stderr=True)
-    failures: dict[Run, str] = {}
+    return _told(console, in_process(train, _announced(runs, console)))
 
-    def here(run: Run) -> None:
-        numbered = f"[{runs.index(run) + 1}/{len(runs)}] {run.name}"
-        say(numbered, err=True)
-        train(run, device=device, data_root=data_root)
 
+def _on_cluster(
+    train: Train, runs: list[Run], cluster: str, device: str, gpus: float | None
+) -> dict[Run, str]:
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+
+    from robustbench_coss.machine.executors import on_ray
+    from robustbench_coss.machine.terminal import progress_bar
+
+    console = Screen(stderr=True)
     bar = progress_bar(console, MofNCompleteColumn(), TimeElapsedColumn(), width=20)
+    share = {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus is None else gpus
+    with on_ray(cluster, share) as execute, bar:
+        outcomes = bar.track(execute(train, runs), total=len(runs), description="runs")
+        return _told(console, iter(outcomes))
+
+
+def _side_by_side(
+    train: Train, states: dict[Run, str], jobs: int, device: str, data_root: Path
+) -> dict[Run, str]:
+    """Train in processes beside each other, under a table of all runs if there is a terminal."""
+    import torch
+    from rich.live import Live
+
+    from robustbench_coss.machine.environment import cores
+    from robustbench_coss.machine.side_by_side import side_by_side
+    from robustbench_coss.pretrain.sweep_memory import check_memory
+
+    console, states, runs = Screen(stderr=True), dict(states), _open(states)
+
+    def tell(run: Run, line: str) -> None:
+        # The table shows how runs get on; what it cannot show is a warning or worse.
+        if not (console.is_terminal and line.startswith(f"{run.recipe.method} seed ")):
+            console.print(f"{run.name}: {line}", soft_wrap=True)
+
+    threads = min(max(1, cores() // jobs), torch.get_num_threads())  # never more than asked for
+    if jobs > 1:
+        check_memory(runs, jobs, threads, tell, device=device, data_root=data_root)
+    items = _announced(runs, console, states)
+    table = Live(
+        get_renderable=lambda: _table(states), console=console, refresh_per_second=1, transient=True
+    )
     with ExitStack() as stack:
-        if cluster is None:
-            outcomes = in_process(here, runs)
+        if console.is_terminal:
+            stack.enter_context(table)
+        outcomes = stack.enter_context(closing(side_by_side(jobs, threads, tell, train, items)))
+        return _told(console, outcomes, states)
+
+
+def _announced(
+    runs: list[Run], console: Screen, states: dict[Run, str] | None = None
+) -> Iterator[Run]:
+    """The runs, each named when its turn comes, and noted in `states` as running."""
+    for number, run in enumerate(runs, 1):
+        console.print(f"[{number}/{len(runs)}] {run.name}", soft_wrap=True)
+        if states is not None:
+            states[run] = RUNNING
+        yield run
+
+
+def _told(
+    console: Screen,
+    outcomes: Iterator[tuple[Run, CossError | None]],
+    states: dict[Run, str] | None = None,
+) -> dict[Run, str]:
+    """Tell of each run as it ends, in `states` too; those that failed: "failed" or "diverged"."""
+    from robustbench_coss.pretrain.monitors import Diverged
+    from robustbench_coss.pretrain.sweep import results
+
+    failures: dict[Run, str] = {}
+    for run, outcome in outcomes:
+        if isinstance(outcome, CossError):
+            failures[run] = "diverged" if isinstance(outcome, Diverged) else "failed"
+            told = f"{failures[run]}: {outcome}"
         else:
-            share = {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus is None else gpus
-            execute = stack.enter_context(on_ray(cluster, share))
-            remote = execute(partial(train, device=device, data_root=data_root), runs)
-            stack.enter_context(bar)  # in this process, each run shows its own
-            outcomes = iter(bar.track(remote, total=len(runs), description="runs"))
-        for run, outcome in outcomes:
-            if isinstance(outcome, CossError):
-                failures[run] = "diverged" if isinstance(outcome, Diverged) else "failed"
-                told = f"{failures[run]}: {outcome}"
-            else:
-                knn, seconds = results(run.folder)
-                told = f"finished, kNN {_percent(knn)} %, {_seconds(seconds)} s"
-            line = f"{run.name}: {told}"
-            console.print(line, soft_wrap=True)
+            knn, seconds = results(run.folder)
+            told = f"finished, kNN {_percent(knn)} %, {_seconds(seconds)} s"
+        if states is not None:
+            states[run] = failures.get(run, LABELS["finished"])
+        console.print(f"{run.name}: {told}", soft_wrap=True)
     return failures
 
 
 def _table(states: dict[Run, str]) -> Table:
-    """One row per run: its name, its state and, once it is finished, accuracy and time."""
+    """One row per run: its name, its state and, once it runs, epochs, accuracy and time."""
     from rich.table import Table
     from rich.text import Text
 
-    from robustbench_coss.pretrain.sweep import results
+    from robustbench_coss.pretrain.sweep import epochs_done, results
 
     colours = {"failed": "red", "diverged": "red", "finished": "green"}
+    shows_results = {RUNNING, LABELS["finished"]}
     table = Table(box=None, header_style="bold")
     table.add_column("run", overflow="fold")
     table.add_column("state")
     table.add_column("kNN (%)", justify="right")
     table.add_column("seconds", justify="right")
     for run, state in states.items():
-        knn, seconds = results(run.folder) if state == "finished" else (None, None)
+        knn, seconds = results(run.folder) if state in shows_results else (None, None)
+        shown = (
+            f"epoch {epochs_done(run.folder)}/{run.recipe.epochs}" if state == RUNNING else state
+        )
         table.add_row(
             run.name,
-            Text(state, style=colours.get(state, "default")),
+            Text(shown, style=colours.get(state, "default")),
             _percent(knn),
             _seconds(seconds),
         )

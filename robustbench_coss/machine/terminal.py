@@ -125,3 +125,8 @@ def progress_bar(console: Console, *columns: ProgressColumn, width: int = 40) ->
         console=console,
         disable=not console.is_terminal,
     )
+
+
+def warning_line(message: Warning | str, *where: object, **more: object) -> str:
+    """For `warnings.formatwarning`: users are not helped by our file names and line numbers."""
+    return f"warning: {clean(str(message))}\n"
