@@ -35,6 +35,7 @@ from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import world_size
 from robustbench_coss.pretrain.loop import ClipGradients, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method, parse_options
+from robustbench_coss.pretrain.precision import settle_for_plan, timed_batch
 from robustbench_coss.pretrain.recipe import Recipe
 
 TRAINING_IMAGES = {
@@ -50,7 +51,6 @@ TRAINING_IMAGES = {
 """Published number of training images, the share held out for validation, number of classes."""
 
 TIMED = 2  # steps per batch size; the faster one counts, since noise only adds
-CPU_MACS = 4e9  # of the encoder's forward pass over a timed batch on a CPU: seconds per step
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Plan:
 
     Attributes:
         recipe: the run.
+        precision: in words.
         size: side of the images in px.
         images: see there.
         steps_per_epoch: whole batches in an epoch; None if the number of images is unknown.
@@ -105,6 +106,7 @@ class Plan:
     """
 
     recipe: Recipe
+    precision: str
     size: int
     images: Images
     steps_per_epoch: int | None
@@ -268,8 +270,7 @@ def measure(method: Method, size: int, classes: int, batch: int, cuda: bool) -> 
     trainer = pl.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=1,
-        # A CPU is timed in 32 bit: most are many times slower in bf16, which is meant for GPUs.
-        precision="bf16-mixed" if cuda and method.recipe.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if method.recipe.precision == "bf16" else "32-true",
         max_epochs=1,
         logger=False,
         enable_checkpointing=False,
@@ -317,11 +318,10 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
     macs = multiply_accumulates(encoder)
     method = method_type(encoder, recipe, images.classes)
     method.to(memory_format=torch.channels_last)
-    batch = max(4, recipe.batch_size // recipe.accumulate)
-    if target.type == "cpu":
-        batch = min(batch, max(4, int(CPU_MACS / macs)))
+    batch, precision = timed_batch(recipe, macs, target), ""
     while True:
         try:
+            precision = precision or settle_for_plan(method, size, target)
             small, large = measure(method, size, images.classes, batch, target.type == "cuda")
             break
         except torch.OutOfMemoryError as error:
@@ -333,6 +333,7 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
             batch //= 2
     return Plan(
         recipe=recipe,
+        precision=precision,
         size=size,
         images=images,
         steps_per_epoch=None if images.count is None else images.count // recipe.batch_size,
@@ -362,10 +363,10 @@ def describe(plan: Plan) -> list[str]:
         if plan.cuda
         else "weights, gradients, optimiser state and what the backward pass needs, not temporaries"
     )
-    bits = " in 32 bit, not bf16" if recipe.precision == "bf16" and not plan.cuda else ""
     return [
         f"What this run would take on one device, from steps of {small.images} and {large.images} "
-        f"images measured on {plan.device}{bits}:",
+        f"images measured on {plan.device}:",
+        f"precision: {plan.precision}",
         f"images: {count} for training; {recipe.dataset}: {plan.images.source}",
         f"steps: {steps}",
         f"encoder: {plan.encoder_parameters / 1e6:.2f} M parameters, "

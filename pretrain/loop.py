@@ -164,10 +164,7 @@ def _failures(stop: StopOnSignal, recipe: Recipe, out: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
     except torch.OutOfMemoryError as error:
-        raise CossError(
-            f"the GPU ran out of memory at batch size {recipe.batch_size}; start again in "
-            "another --out with a smaller --batch-size, or split batches: --set accumulate=2"
-        ) from error
+        raise out_of_memory(recipe) from error
     except RuntimeError as error:
         if not _lost_contact(error):
             raise
@@ -178,6 +175,14 @@ def _failures(stop: StopOnSignal, recipe: Recipe, out: Path) -> Iterator[None]:
             "said why; the last checkpoint is kept, start the processes again with "
             f"--resume --out {out}"
         ) from error
+
+
+def out_of_memory(recipe: Recipe) -> CossError:
+    """What to do about a GPU that is too small for a recipe's batches."""
+    return CossError(
+        f"the GPU ran out of memory at batch size {recipe.batch_size}; start again in "
+        "another --out with a smaller --batch-size, or split batches: --set accumulate=2"
+    )
 
 
 def _lost_contact(error: RuntimeError) -> bool:

@@ -61,7 +61,7 @@ class Recipe(BaseModel):
         accumulate: micro-batches that a batch is split into.
         limit: train on this many images only, a fixed random subset; None for all.
         seed: of initialisation, order and views.
-        precision: "32" or "bf16" (mixed).
+        precision: "32", "bf16" (mixed) or "auto": whichever is faster, chosen as the run begins.
         workers: processes that decode images, at most one per core; data sets held in memory need
             none.
         monitor_every: epochs between two measurements of kNN accuracy; None for about ten in all.
@@ -83,7 +83,7 @@ class Recipe(BaseModel):
     accumulate: int = Field(1, ge=1, le=1_000_000)
     limit: int | None = Field(None, ge=2, lt=2**63)
     seed: int = Field(0, ge=0, lt=2**63)
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["32", "bf16", "auto"] = "32"
     workers: int = Field(4, ge=0, le=1024)
     monitor_every: int | None = Field(None, ge=1, le=1_000_000)
     optimizer: OptimizerOptions = OptimizerOptions()

@@ -36,7 +36,13 @@ Limit = Annotated[
     int | None, typer.Option(help="Train on so many images only, a fixed random subset.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and views.")]
-Precision = Annotated[str | None, typer.Option(help="32 or bf16 (mixed).", metavar="32|bf16")]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="32, bf16 (mixed), or auto: bf16 if the device has it and is faster in it.",
+        metavar="32|bf16|auto",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.", metavar="auto|cpu|cuda")]
 Compiled = Annotated[
     bool, typer.Option("--compile", help="Compile the encoder with torch.compile, for GPUs.")

@@ -93,7 +93,7 @@ def test_settings_reach_the_exported_encoder(bench: Bench, tmp_path: Path) -> No
         ("--width inf", "width must be a finite number, got inf"),
         ("--width 9", "width must be above 0 and at most 8, got 9"),
         ("--image-size 4", "size: Input should be greater than or equal to 8, got 4"),
-        ("--precision 16", "precision: Input should be '32' or 'bf16', got '16'"),
+        ("--precision 16", "precision: Input should be '32', 'bf16' or 'auto', got '16'"),
         ("--device tpu", "unknown device 'tpu'; known: auto, cpu, cuda"),
         ("--set optimizer.lr", "--set takes KEY=VALUE, such as optimizer.lr=0.2"),
         ("--set =1", "--set takes KEY=VALUE"),

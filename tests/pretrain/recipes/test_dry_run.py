@@ -138,6 +138,7 @@ def test_every_data_set_that_has_to_be_fetched_has_a_published_size() -> None:
 def plan(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "recipe": Recipe(dataset="cifar10", epochs=10, batch_size=100, accumulate=2),
+        "precision": "32",
         "size": 32,
         "images": Images(1000, 10, "made up"),
         "steps_per_epoch": 10,
@@ -157,6 +158,7 @@ def test_a_plan_in_words_says_what_was_measured_and_what_follows() -> None:
     text = describe(plan())
     assert "steps of 10 and 20 images measured on a machine:" in text[0]
     found = dict(line.split(": ", 1) for line in text[1:])
+    assert found["precision"] == "32"
     assert found["steps"] == "10 per epoch, 100 in all; 100 images each"
     # 2 s and 0.1 s an image; 1 G MACs an image; 1 GiB and 0.1 GiB an image, 50 at once.
     assert found["time"].startswith("12 s per step, 20 min in all; extrapolated from 4 s for 20")
