@@ -152,8 +152,8 @@ def settle(method: Method, out: Path, size: int, device: torch.device) -> Recipe
         except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
             raise reported_once(
                 CossError(
-                    f"{path} is missing or damaged; it says in which precision the run began: write "
-                    '{"precision": "32"} or "bf16" into it, or start in another --out'
+                    f"{path} is missing or damaged; it says in which precision the run began: "
+                    'write {"precision": "32"} or "bf16" into it, or start in another --out'
                 )
             ) from error
     return recipe.model_copy(update={"precision": found["precision"]})
