@@ -5,6 +5,7 @@ Which coordinates are taken changes the way to an optimum, not the optimum.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 
@@ -37,12 +38,13 @@ class Design:
         device: where to compute, in float64.
 
     Attributes:
+        dtype: of `rows`.
         variance: [R] of the standardised features along each coordinate. Directions without
             variance are left out: a penalised optimum has no weight there.
     """
 
     def __init__(self, parts: Sequence[Tensor], device: torch.device) -> None:
-        self.parts, self.device = parts, device
+        self.parts, self.device, self.dtype = parts, device, torch.float64
         self.count = sum(len(part) for part in parts)
         self.mean, self.scale = (t.to(device) for t in standardisation(*parts))
         self._kept: Tensor | None = None
@@ -50,10 +52,17 @@ class Design:
         if self.count * len(self.variance) * 8 <= KEPT_BYTES:
             self._kept = torch.cat([self.pull(z) for z in self._standardised(0, self.count)])
 
+    def single(self) -> Design:
+        """The same coordinates with rows in float32: half the memory traffic, twice the speed."""
+        lighter = copy.copy(self)
+        lighter.dtype = torch.float32
+        lighter._kept = None if self._kept is None else self._kept.float()
+        return lighter
+
     def rows(self, start: int, stop: int) -> Iterator[Tensor]:
         """The rows `start` … `stop`, some at a time: [n, R] if they are kept, else [n, D]."""
         if self._kept is None:
-            yield from self._standardised(start, stop)
+            yield from (z.to(self.dtype) for z in self._standardised(start, stop))
         else:
             yield from chunks(self._kept[start:stop], ROWS_AT_ONCE[self.device.type])
 
@@ -63,7 +72,9 @@ class Design:
 
     def pull(self, values: Tensor) -> Tensor:
         """`rows`, or gradients of what `push` gives, in the coordinates: [n, R]."""
-        return values if self._kept is not None or self._basis is None else values @ self._basis
+        if self._kept is not None or self._basis is None:
+            return values
+        return values @ self._basis.to(values.dtype)
 
     def unfold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """[K, D] and [K] float64 on the CPU: the same classifier on features as they come."""

@@ -30,8 +30,12 @@ each image does not hold it back."""
 L2_SMALLEST, L2_LARGEST = 1e-6, 1e5  # Chen et al. 2020, arXiv 2002.05709, appendix B.8.1
 
 NEWTON_STEPS, CG_STEPS = 100, 250
-CG_EASY = 40
-"""Steps of conjugate gradients after which the Hessian is factorised to precondition them."""
+CG_EASY = 60
+"""Steps of conjugate gradients after which the Hessian is factorised to precondition them. Until
+then its blocks on the diagonal do, one for each class."""
+
+BLOCK_WORK = {"cpu": 1e11, "cuda": 5e12}
+"""Operations that making these blocks may take: as many images as that allows, spread evenly."""
 
 LARGEST_HESSIAN = 6_000
 """Rows of a Hessian that is factorised, at most: 290 MB."""
@@ -50,6 +54,8 @@ class Solution:
         gap: estimate of loss - optimum, half the squared Newton decrement gᵀ H⁻¹ g.
         steps: Newton steps.
         passes: over the features.
+        reached: whether the gap is as small as was asked; rounding may keep it from that.
+        factor: of the Hessian, if it was factorised: it preconditions fits that begin here, too.
     """
 
     place: Tensor
@@ -57,6 +63,8 @@ class Solution:
     gap: float
     steps: int
     passes: int
+    reached: bool
+    factor: Tensor | None
 
 
 class _Objective:
@@ -71,12 +79,13 @@ class _Objective:
     def at(self, place: Tensor) -> tuple[float, Tensor]:
         """Loss and gradient; `hessian` and `factor` are those of this place from now on."""
         self.passes += 1
-        self._weight, self._bias = self.design.push(place[:, :-1]), place[:, -1]
+        weight = self.design.push(place[:, :-1])
+        self._weight, self._bias = weight.to(self.design.dtype), place[:, -1].to(self.design.dtype)
         self._shares: list[Tensor] = []
         keep = self.count * len(place) * 8 <= KEPT_BYTES
         loss = place.square().mul(self.penalty).sum() / 2
-        by_weight, by_bias = torch.zeros_like(self._weight), torch.zeros_like(self._bias)
-        self.curvature = torch.zeros_like(self._bias)
+        by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(place[:, -1])
+        self.curvature = torch.zeros_like(by_bias)
         for x, y in self._chunks():
             logs = torch.log_softmax(torch.addmm(self._bias, x, self._weight.T), dim=1)
             loss = loss - logs.gather(1, y[:, None]).sum() / self.count
@@ -85,24 +94,59 @@ class _Objective:
                 self._shares.append(shares)
             self.curvature += (shares * (1 - shares)).sum(dim=0) / self.count
             error = shares.scatter_add(1, y[:, None], -shares.new_ones(len(y), 1))
-            by_weight.addmm_(error.T, x, alpha=1 / self.count)
+            by_weight += error.T @ x
             by_bias += error.sum(dim=0) / self.count
-        gradient = torch.cat([self.design.pull(by_weight), by_bias[:, None]], dim=1)
+        gradient = self._gradient(by_weight / self.count, by_bias)
         return float(loss), gradient + place * self.penalty
 
     def hessian(self, direction: Tensor) -> Tensor:
         """Its product with a direction [K, R + 1]."""
         self.passes += 1
-        weight, bias = self.design.push(direction[:, :-1]), direction[:, -1]
-        by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        pushed, bias = self.design.push(direction[:, :-1]), direction[:, -1]
+        by_weight, by_bias = torch.zeros_like(pushed), torch.zeros_like(bias)
+        weight, bias = pushed.to(self.design.dtype), bias.to(self.design.dtype)
         for number, (x, _) in enumerate(self._chunks()):
             shares = self._shares[number] if self._shares else self._softmax(x)
             change = torch.addmm(bias, x, weight.T).mul_(shares)
             change -= shares * change.sum(dim=1, keepdim=True)
-            by_weight.addmm_(change.T, x, alpha=1 / self.count)
+            by_weight += change.T @ x
             by_bias += change.sum(dim=0) / self.count
-        product = torch.cat([self.design.pull(by_weight), by_bias[:, None]], dim=1)
-        return product + direction * self.penalty
+        return self._gradient(by_weight / self.count, by_bias) + direction * self.penalty
+
+    def _gradient(self, by_weight: Tensor, by_bias: Tensor) -> Tensor:
+        return torch.cat([self.design.pull(by_weight), by_bias[:, None]], dim=1)
+
+    def blocks(self) -> Tensor | None:
+        """Cholesky factors [K, R + 1, R + 1] of the Hessian's blocks; None where they cost much.
+
+        Few images tell of a class's block where few are in doubt about it. The fewer, the more of
+        it is replaced by what holds if doubt goes by no coordinate: these have unit variance.
+        """
+        classes, rank = len(self._bias), len(self.penalty)
+        images = BLOCK_WORK[self.design.device.type] / (2 * classes * rank**2)
+        every = max(1, math.ceil(self.count / max(images, 1)))
+        if self.count // every < 2 * rank:
+            return None
+        shape = (classes, rank, rank)
+        matrix = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
+        total, squares, used = torch.zeros_like(self.curvature), torch.zeros_like(self.curvature), 0
+        for x, _ in self._chunks():
+            rows = self.design.pull(x[::every])
+            z = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+            shares = self._softmax(x[::every])
+            doubt = shares * (1 - shares)
+            for a in range(classes):
+                matrix[a] += (z * doubt[:, a, None]).T @ z
+            total += doubt.sum(dim=0)
+            squares += doubt.square().sum(dim=0)
+            used += len(z)
+        told = total.square() / squares.clamp_min(1e-300)  # images that tell, in effect
+        flat = rank / (rank + told)
+        matrix *= ((1 - flat) / used)[:, None, None]
+        level = (flat * total / used).clamp_min(1e-12)[:, None]
+        matrix.diagonal(dim1=1, dim2=2).add_(level + self.penalty)
+        factors: Tensor = torch.linalg.cholesky(matrix)
+        return factors
 
     def factor(self) -> Tensor:
         """Cholesky factor of the Hessian [K (R + 1)]², of some of the rows where they are many.
@@ -123,9 +167,10 @@ class _Objective:
             for a in range(classes):
                 for b in range(a + 1):
                     both = shares[:, a] * ((1.0 if a == b else 0.0) - shares[:, b])
-                    matrix[a, :, b] += (z * both[:, None]).T @ z
+                    matrix[a, :, b] += (z * both[:, None]).T @ z  # float64, whatever the rows
         matrix = matrix.div_(used).reshape(classes * rank, classes * rank)
-        matrix.diagonal().add_(self.penalty.repeat(classes) + 1e-9 * self.curvature.mean())
+        rounding = max(1e-9, 100 * torch.finfo(self.design.dtype).eps) * self.curvature.mean()
+        matrix.diagonal().add_(self.penalty.repeat(classes) + rounding)
         common = matrix.view(shape).diagonal(dim1=1, dim2=3)  # [K, K, R + 1]
         common += self.curvature.mean().clamp_min(1e-12) / classes
         factor: Tensor = torch.linalg.cholesky(matrix)  # reads the lower triangle
@@ -156,7 +201,8 @@ def minimise(
         labels: [N] int64 in 0 … classes - 1, N at most the number of rows.
         l2: λ > 0.
         start: begin at another solution; None begins at zero.
-        tolerance: stop once the estimated gap is no larger a share of ln K - loss.
+        tolerance: stop once the estimated gap is no larger a share of ln K - loss, nor of ten
+            times the loss: where classes are told apart without error, little of it is left.
     """
     if start is None:
         shape = (classes, len(design.variance) + 1)
@@ -165,14 +211,19 @@ def minimise(
         place = start.place
     objective = _Objective(design, labels, l2)
     loss, gradient = objective.at(place)
-    solver = _Newton(objective)
-    gap = math.inf
+    solver = _Newton(objective, None if start is None else start.factor)
+    gap, near = math.inf, 0.0
+
+    def stopped(steps: int) -> Solution:
+        return Solution(place, loss, gap, steps, objective.passes, gap <= near, solver.factor)
+
     for step in range(NEWTON_STEPS):
-        direction = solver.direction(gradient)
+        near = max(tolerance * min(math.log(classes) - loss, 10 * loss), 1e-15)
+        direction = solver.direction(gradient, near / 5)
         slope = float((gradient * direction).sum())
         gap = max(slope / 2, 0.0)
-        if gap <= max(tolerance * (math.log(classes) - loss), 1e-15):
-            return Solution(place, loss, gap, step, objective.passes)
+        if gap <= near:
+            return stopped(step)
         size = 1.0
         while True:
             moved = place - size * direction
@@ -181,34 +232,39 @@ def minimise(
                 break
             size /= 2
             if size < 1e-10:  # no descent is left that float64 can tell
-                return Solution(place, loss, gap, step, objective.passes)
+                return stopped(step)
         place, loss, gradient = moved, reached, there
-    return Solution(place, loss, gap, NEWTON_STEPS, objective.passes)
+    return stopped(NEWTON_STEPS)
 
 
 class _Newton:
     """Newton directions H⁻¹ g by preconditioned conjugate gradients."""
 
-    def __init__(self, objective: _Objective) -> None:
-        self.objective = objective
-        self._factor: Tensor | None = None
+    def __init__(self, objective: _Objective, factor: Tensor | None) -> None:
+        self.objective, self.factor = objective, factor
+        self._blocks = objective.blocks() if factor is None else None
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Up to a tenth of g in the norm of the preconditioner, near the optimum closer."""
+    def direction(self, gradient: Tensor, least: float) -> Tensor:
+        """Up to a tenth of g in the norm of the preconditioner, near the optimum closer.
+
+        Args:
+            least: square of a residual in that norm below which a tenth will do.
+        """
         found = torch.zeros_like(gradient)
-        found, left = self._conjugate(found, gradient, gradient, CG_EASY)
+        found, left = self._conjugate(found, gradient, gradient, CG_EASY, least)
         if left is not None:
             if gradient.numel() <= LARGEST_HESSIAN:
-                self._factor = self.objective.factor()
-            found, _ = self._conjugate(found, left, gradient, CG_STEPS)
+                self.factor = self.objective.factor()
+            found, _ = self._conjugate(found, left, gradient, CG_STEPS, least)
         return found
 
     def _conjugate(
-        self, found: Tensor, left: Tensor, gradient: Tensor, steps: int
+        self, found: Tensor, left: Tensor, gradient: Tensor, steps: int, least: float
     ) -> tuple[Tensor, Tensor | None]:
         """Go on from a direction and its residual; the residual is None where it is small."""
         whole = float((gradient * self._precondition(gradient)).sum())
-        enough = whole * min(0.1, math.sqrt(max(whole, 0.0))) ** 2
+        closer = whole * min(0.1, math.sqrt(max(whole, 0.0))) ** 2
+        enough = max(closer, min(0.01 * whole, least))
         scaled = self._precondition(left)
         towards, size = scaled, float((left * scaled).sum())
         for _ in range(steps):
@@ -226,14 +282,16 @@ class _Newton:
         return found, left
 
     def _precondition(self, gradient: Tensor) -> Tensor:
-        if self._factor is None:
+        if self.factor is not None:
+            flat = torch.cholesky_solve(gradient.reshape(-1, 1), self.factor)
+            scaled = flat.reshape(gradient.shape)
+        elif self._blocks is not None:
+            scaled = torch.cholesky_solve(gradient[:, :, None], self._blocks)[:, :, 0]
+        else:
             # Coordinates have unit variance, so one number tells the curvature of all.
             scaled = gradient / (
                 self.objective.curvature.mean().clamp_min(1e-12) + self.objective.penalty
             )
-        else:
-            flat = torch.cholesky_solve(gradient.reshape(-1, 1), self._factor)
-            scaled = flat.reshape(gradient.shape)
         # What all classes share changes no probability, and the optimum has none of it.
         return scaled - scaled.mean(dim=0)
 
@@ -271,25 +329,29 @@ def fit(
 ) -> Fit:
     """Choose λ by top-1 on the validation images, then fit to these and the training images.
 
-    From strong to weak, each fit starting at the last optimum; of equal ones the strongest is
-    taken. It goes no further once two in a row improve neither the top-1 nor the cross-entropy of
-    the validation images, and the penalty holds back no direction any more: what tells classes
-    apart may lie where features hardly vary.
+    From strong to weak, each fit starting at the last optimum, in float32 as far as that goes;
+    of equal ones the strongest is taken. The last fit is in float64. The search goes no further
+    once two in a row improve neither the top-1 nor the cross-entropy of the validation images, and
+    the penalty holds back no direction any more: what tells classes apart may lie where features
+    hardly vary.
 
     Args:
         train, validation: features [N, D] on the CPU and labels [N] in 0 … classes - 1.
         l2_values: how many λ from 1e5 down to 1e-6, spaced logarithmically.
     """
     design = Design([train[0], validation[0]], device)
-    count = len(train[1])
+    rough, count = design.single(), len(train[1])
     strongest, weakest = math.log10(L2_LARGEST), math.log10(L2_SMALLEST)
     exponents = torch.linspace(strongest, weakest, l2_values, dtype=torch.float64).tolist()
     best: tuple[float, float, Solution] | None = None
     solution, lowest, idle, steps = None, math.inf, 0, 0
     for l2 in (10.0**exponent for exponent in exponents):
-        solution = minimise(design, train[1], classes, l2, start=solution)
+        solution = minimise(rough, train[1], classes, l2, start=solution)
         steps += solution.steps
-        top1, loss = _score(design, solution.place, validation[1], count)
+        if not solution.reached:
+            solution = minimise(design, train[1], classes, l2, start=solution)
+            steps += solution.steps
+        top1, loss = _score(rough, solution.place, validation[1], count)
         better = best is None or top1 > best[0]
         idle = 0 if better or loss < lowest else idle + 1
         lowest = min(lowest, loss)
@@ -299,7 +361,7 @@ def fit(
             break
     assert best is not None
     top1, l2, chosen = best
-    train_loss = _score(design, chosen.place, train[1], 0)[1]
+    train_loss = _score(rough, chosen.place, train[1], 0)[1]
     last = minimise(design, torch.cat([train[1], validation[1]]), classes, l2, start=chosen)
     weight, bias = design.unfold(last.place[:, :-1], last.place[:, -1])
     return Fit(weight, bias, l2, top1, train_loss, last, steps + last.steps)
@@ -307,7 +369,7 @@ def fit(
 
 def _score(design: Design, place: Tensor, labels: Tensor, start: int) -> tuple[float, float]:
     """Share right and mean cross-entropy of the rows from `start` on, whose labels are given."""
-    weight, bias = design.push(place[:, :-1]), place[:, -1]
+    weight, bias = (t.to(design.dtype) for t in (design.push(place[:, :-1]), place[:, -1]))
     right, loss, done = 0, 0.0, 0
     for x in design.rows(start, start + len(labels)):
         y = labels[done : done + len(x)].to(design.device)
