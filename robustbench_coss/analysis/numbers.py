@@ -83,10 +83,11 @@ def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
 
     Columns: test_set, model, control ("pixels", "untrained" or ""), method, arch, width,
     parameters, pretrained_on, epochs, suite, protocol, protocol_note, metric, heading, value, low,
-    high (95 % interval), sd (over seeds), seeds, n (test images), interval ("wilson", "bootstrap"
-    or "t"), chance (top-1, in [0, 1]), better, percent, headline, failed_checks, problems (doubtful
-    outcomes). Shares are in [0, 1]; what is not known is empty; suite is a category, in reading
-    order. Lines are sorted by test set and clean top-1, best first, controls after all models.
+    high (95 % interval), sd (over seeds), seeds, n (test images), interval (one of
+    `statistics.intervals.KINDS`), chance (top-1, in [0, 1]), better, percent, headline,
+    failed_checks, problems (doubtful outcomes). Shares are in [0, 1]; what is not known is empty;
+    suite is a category, in reading order. Lines are sorted by test set and clean top-1, best first,
+    controls after all models.
 
     Args:
         baseline: add the metrics mCE and relative mCE, corruption errors divided by those of

@@ -41,6 +41,7 @@ from robustbench_coss.figures.looks import (
     LineStyle,
 )
 from robustbench_coss.figures.styles import enlarged
+from robustbench_coss.statistics.intervals import KINDS
 
 TRAINED = "training"  # what these figures are of
 TRAINING = {
@@ -83,13 +84,6 @@ def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> li
             caption = "Clean top-1 over architecture and smallest training crop."
             made.append(Drawing(f"training-crop-field{suffix}", data, figure, caption, TRAINED))
     return made
-
-
-_INTERVALS = {
-    "t": "Student's t over seeds",
-    "wilson": "Wilson over test images",
-    "bootstrap": "bootstrap over test images",
-}
 
 
 def _seeds_note(data: pd.DataFrame) -> str:
@@ -136,7 +130,10 @@ def _draw_training(
     panel.set_ylabel("clean top-1 (%)")
     panel.grid(axis="y", linewidth=0.3, color="0.9")
     panel.set_axisbelow(True)
-    kinds = " and ".join(_INTERVALS[kind] for kind in dict.fromkeys(data["interval"]))
+    kinds = " and ".join(
+        f"{KINDS[kind]} over {'seeds' if kind == 't' else 'test images'}"
+        for kind in dict.fromkeys(data["interval"])
+    )
     cut = f"the {MOST_MODELS} best of {len(families)}" if len(families) > MOST_MODELS else ""
     about = [test_set.label, common, cut, f"chance {100 * test_set.chance:.3g} %"]
     bands = f"{_seeds_note(data)}; bands: 95 %, {kinds}"

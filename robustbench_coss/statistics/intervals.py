@@ -32,6 +32,16 @@ RESAMPLES = 2000
 _CHUNK = 2**21  # numbers drawn at a time, 16 MiB
 Floats = NDArray[np.float64]
 
+KINDS = {
+    "t": "Student's t",
+    "wilson": "Wilson",
+    "agresti-coull": "Agresti-Coull",
+    "bootstrap": "bootstrap",
+}
+"""Kinds of intervals, with the names that readers see: the first over seeds, the others over test
+images.
+"""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -42,7 +52,7 @@ class Estimate:
         low, high: ends of the 95 % interval; NaN where there is none (a single image).
         sd: standard deviation over seeds (n - 1 in the denominator); NaN for a single run.
         seeds: number of runs.
-        interval: how the interval was made: "wilson", "agresti-coull", "bootstrap" or "t".
+        interval: how the interval was made, one of `KINDS`.
     """
 
     value: float

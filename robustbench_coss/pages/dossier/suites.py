@@ -17,10 +17,9 @@ from robustbench_coss.analysis.numbers import is_share, number
 from robustbench_coss.figures.looks import panel_title
 from robustbench_coss.pages.dossier.words import counted, duration, flat, pretty, several
 from robustbench_coss.records.record import Cell, Record
+from robustbench_coss.statistics.intervals import KINDS
 from robustbench_coss.tables.cells import MISSING, TableCell, interval_text, number_text
 from robustbench_coss.tables.leaderboard import number_cells
-
-_INTERVALS = {"t": "Student's t", "wilson": "Wilson", "bootstrap": "bootstrap"}
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ def _numbers(
             continue
         sd, images = float(line["sd"]), f"{int(line['n']):,}"
         spread = MISSING if math.isnan(sd) else number_text(sd, float(line["value"]), percent)
-        found.append(MetricNumber(cell, spread, images, _INTERVALS[str(line["interval"])]))
+        found.append(MetricNumber(cell, spread, images, KINDS[str(line["interval"])]))
     return tuple(found)
 
 

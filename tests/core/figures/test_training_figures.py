@@ -31,6 +31,7 @@ def trained(
     arch: str = "rf29_resnet18",
     min_crop: float = 0.5,
     n: int = 100,
+    start: int = 0,
     **options: object,
 ) -> None:
     """A clean record of a model pretrained with some settings."""
@@ -38,6 +39,7 @@ def trained(
     name = f"{method}-{arch}-{min_crop}-{options}-{seed}"
     record = simulate.clean(share, n=n, method=method, seed=seed, name=name, training=training)
     record.model |= {"arch": arch, "parameters": len(arch)}
+    record.cells[0].outcomes["correct"] = simulate.exactly(share, n, start)
     simulate.save(results, record)
 
 
@@ -151,6 +153,18 @@ def test_lines_along_a_setting_state_seeds_interval_and_chance(tmp_path: Path) -
     assert "chance 10 %" in note
     assert "1 to 2 seeds per point" in note
     assert "Wilson over test images and Student's t over seeds" in note
+
+
+def test_seeds_that_agree_on_the_share_but_not_on_the_images_name_their_interval(
+    tmp_path: Path,
+) -> None:
+    for crop in (0.2, 1.0):
+        trained(tmp_path, 0.5, min_crop=crop)
+        trained(tmp_path, 0.5, min_crop=crop, seed=1, start=25)  # 25 images right in each alone
+    measurements = load_measurements(tmp_path)
+    drawings = training.training_figures(measurements[0].test_set, measurements)
+    (figure,) = (d.figure for d in drawings if d.name == "training-crop")
+    assert "Agresti-Coull over test images" in figure.legends[0].get_title().get_text()
 
 
 def test_all_models_of_a_sweep_enter_its_figure_however_many_there_are(tmp_path: Path) -> None:

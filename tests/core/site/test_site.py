@@ -51,6 +51,16 @@ def test_a_single_run_is_shown_with_wilsons_interval(tmp_path: Path) -> None:
     assert [cell.text for cell in cells[-2:]] == ["1", "1,000"]
 
 
+def test_an_average_of_conditions_of_a_single_run_names_its_interval(tmp_path: Path) -> None:
+    cells = [
+        Cell(name, "", 0.0, {"correct": simulate.exactly(share, 50)})
+        for name, share in (("a", 0.5), ("b", 0.4))
+    ]
+    metric = Metric("both", "Both", "correct", ("a", "b"))
+    site = write(tmp_path, simulate.record(cells, [metric], suite="mine"))
+    assert "Agresti-Coull" in page_of(site, "BYOL · rf29_resnet18 ×0.25").text
+
+
 def test_the_best_of_a_column_is_bold_and_the_first_sorted_by_clean_accuracy(
     tmp_path: Path,
 ) -> None:
