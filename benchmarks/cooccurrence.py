@@ -29,7 +29,7 @@ from robustbench_coss.figures.looks import COLOURS
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.files import write_atomically
 from robustbench_coss.records.record import Metric
-from robustbench_coss.statistics.paired_tests import difference
+from robustbench_coss.statistics.contrasts import difference
 
 BASE, CO = "simclr", "co-simclr"
 METRICS = {
@@ -67,7 +67,7 @@ def gains(measured: Sequence[SeedGroup]) -> pd.DataFrame:
             seeds = sorted(a.keys() & b.keys())
             share = is_share(base.records[0], metric.column)
             for seed, chosen in [(s, [s]) for s in seeds] + [(None, seeds)]:
-                found = difference([a[s] for s in chosen], [b[s] for s in chosen], share=share)
+                found = difference(*([r[s] for s in chosen] for r in (a, b)), share, (chosen, chosen))
                 lines.append(
                     {
                         "metric": metric.name,

@@ -132,10 +132,20 @@ def parse_json(text: bytes | str) -> Any:
             parse_float=_finite,
             object_pairs_hook=_object,
         )
-        count_nodes(found, MOST_VALUES)
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST}") from None
+    _check_depth(found)
     return found
+
+
+def _check_depth(root: Any) -> None:
+    """Raise ValueError where parsed JSON, a tree, is nested deeper than `DEEPEST`."""
+    level = [root]
+    for _ in range(DEEPEST):
+        level = [v for node in level for v in _inner(node) if isinstance(v, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {DEEPEST}")
 
 
 def _no_constant(name: str) -> None:
@@ -149,7 +159,8 @@ def _whole(digits: str) -> int:
 
 
 def _finite(digits: str) -> float:
-    if len(digits) > MOST_DIGITS or not math.isfinite(value := float(digits)):
+    value = float(digits)
+    if math.isinf(value) or len(digits) > MOST_DIGITS:
         raise ValueError(f"the number {digits[:20]} is out of range")
     return value
 
