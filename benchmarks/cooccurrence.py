@@ -67,7 +67,8 @@ def gains(measured: Sequence[SeedGroup]) -> pd.DataFrame:
             seeds = sorted(a.keys() & b.keys())
             share = is_share(base.records[0], metric.column)
             for seed, chosen in [(s, [s]) for s in seeds] + [(None, seeds)]:
-                found = difference(*([r[s] for s in chosen] for r in (a, b)), share, (chosen, chosen))
+                runs = ([r[s] for s in chosen] for r in (a, b))
+                found = difference(*runs, share, (chosen, chosen))
                 lines.append(
                     {
                         "metric": metric.name,

@@ -30,6 +30,7 @@ from robustbench_coss.pretrain.loop import out_of_memory
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.recipe import Recipe
 from robustbench_coss.pretrain.run_folder import CHECKPOINT_NAME
+from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "precision.json"
 
@@ -147,9 +148,9 @@ def settle(method: Method, out: Path, size: int, device: torch.device) -> Recipe
             write_atomically(path, json.dumps(found, indent=1) + "\n")
     else:
         try:
-            found = json.loads(path.read_text())
+            found = parse_json(read_bytes(path, MOST_TEXT))
             assert found["precision"] in ("32", "bf16")
-        except (OSError, ValueError, TypeError, KeyError, AssertionError) as error:
+        except (CossError, ValueError, TypeError, KeyError, AssertionError) as error:
             raise reported_once(
                 CossError(
                     f"{path} is missing or damaged; it says in which precision the run began: "
