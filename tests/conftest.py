@@ -27,6 +27,7 @@ SLOW = (
     "test_docs_commands.py",
     "test_learning.py",
     "test_cluster.py",
+    "test_kills.py",
     "test_resume.py",
     "test_distributed.py",
     "test_parts.py",

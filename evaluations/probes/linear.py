@@ -294,6 +294,7 @@ def get_probe(
     batch_size: int = 256,
     progress: Progress | None = None,
     extracted: Callable[[Tensor, Tensor], None] | None = None,
+    anew: bool = False,
 ) -> Probe:
     """The probe of an encoder: from the cache, or trained now and cached.
 
@@ -302,6 +303,7 @@ def get_probe(
         train, validation: roles of one data set.
         batch_size: images per forward pass; does not change the probe.
         extracted: told the training features [N, D] and labels [N], where they were extracted.
+        anew: train it whatever is cached, which stays until it is replaced.
 
     Raises:
         CossError: features are not finite, training diverged, or the cache cannot be written.
@@ -310,7 +312,7 @@ def get_probe(
     key = probe_key(checkpoint, train, validation, config)
     path = probe_path(results, key)
     cached = read_probe(path, key, checkpoint.encoder.dim, len(train.classes))
-    if cached is not None:
+    if cached is not None and not anew:
         return cached
     chosen = {images.role: _subset(images, config) for images in (train, validation)}
     progress.plan(sum(len(indices) for indices in chosen.values()))

@@ -86,6 +86,7 @@ class Opened:
         test, train, validation: roles of the data set.
         index: data set indices of the images to measure, in order.
         labels: [n] int64 labels of these.
+        anew: whether the probe is trained and replaced although one is kept.
         doubts: failed checks of model and probe, which concern all suites; known with `subject`.
 
     Raises:
@@ -133,6 +134,7 @@ class Opened:
         self._counting: RemovableHandle | None = None
         self.probe_summary: dict[str, Any] = {}
         self.doubts: list[Check | None] = []
+        self.anew = False
 
     def _check_classes(self) -> None:
         classes = len(self.test.classes)
@@ -195,6 +197,7 @@ class Opened:
                     batch_size=self.request.batch_size,
                     progress=self.progress,
                     extracted=self._keep,
+                    anew=self.anew,
                 )
                 classifier, self.probe_summary = probe.classifier, probe.summary
             self._subject = Subject(
@@ -366,7 +369,9 @@ _open: dict[str, Opened] = {}
 
 def train_probe(load: Load, request: Evaluation) -> None:
     """Have the classifier ready in the results folder; a task for another process."""
-    _opened(load, request).subject  # noqa: B018  (made when first asked for)
+    opened = _opened(load, request)
+    opened.anew = request.force or not opened.checkpoint.recognised
+    opened.subject  # noqa: B018  (made when first asked for)
 
 
 def measure_unit(load: Load, request: Evaluation, unit: Unit) -> list[Measured]:

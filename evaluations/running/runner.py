@@ -17,7 +17,6 @@ from pathlib import Path
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import missing_data
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.draft import Draft, Finished, draft, lock_path
 from robustbench_coss.evaluations.running.job import (
@@ -188,8 +187,7 @@ def _steps(
         for s in wanted:
             path = drafts[s].path
             stack.enter_context(alone(lock_path(path), f"measuring {path}"))
-        if anew and opened.checkpoint.head is None:
-            probe_path(Path(request.results), opened.classifier_key).unlink(missing_ok=True)
+        opened.anew = anew and executor is None
         if executor is not None:
             ((_, trained),) = executor(partial(train_probe, load), [request])
             if isinstance(trained, CossError):

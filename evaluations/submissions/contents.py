@@ -6,6 +6,7 @@ Nothing is measured here; whether outcomes are true is `verify`'s question.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.running.draft import record_key
@@ -113,11 +114,26 @@ def _check_recipe(bundle: Bundle, recipe: Mapping[str, object]) -> None:
         stated = parse_yaml(bundle.read(RECIPE))
         if not isinstance(stated, dict):
             raise ValueError("it is no mapping")
-        shared = [str(key) for key in stated if key in recipe]
-        wrong = [k for k in shared if canonical_json(stated[k]) != canonical_json(recipe[k])]
+        chosen = {"precision"} if stated.get("precision") == "auto" else set()  # as the run began
+        shared = [str(key) for key in stated if key in recipe and key not in chosen]
+        wrong = [key for key in shared if not _follows(stated[key], recipe[key])]
     except (ValueError, TypeError) as error:
         raise CossError(f"{bundle.path}: {RECIPE} is no recipe ({type(error).__name__})") from error
     if wrong:
         raise CossError(
             f"{bundle.path}: {RECIPE} is not that of the records: {', '.join(wrong)[:100]}"
         )
+
+
+def _follows(stated: object, recorded: object) -> bool:
+    """Whether a file's setting is that of the records, which hold defaults too and read numbers:
+    options stand in the file as they were given.
+    """
+    if isinstance(stated, dict) and isinstance(recorded, dict):
+        return all(k in recorded and _follows(stated[k], recorded[k]) for k in stated)
+    if isinstance(stated, list) and isinstance(recorded, list):
+        return len(stated) == len(recorded) and all(map(_follows, stated, recorded))
+    if isinstance(recorded, int | float) and isinstance(stated, str | int | float):
+        with suppress(ValueError, OverflowError):
+            return float(stated) == float(recorded)
+    return canonical_json(stated) == canonical_json(recorded)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,6 +192,22 @@ def test_probe_is_trained_once_and_then_read_from_the_cache(tmp_path: Path) -> N
     assert second.summary == first.summary
     assert torch.equal(second.classifier.weight, first.classifier.weight)
     assert torch.equal(second.classifier.bias, first.classifier.bias)
+
+
+def test_a_probe_that_is_trained_again_is_the_same_file_and_the_library_reads_it(
+    tmp_path: Path,
+) -> None:
+    # The library writes two keys of a header in either order: 12 files are alike by chance in one
+    # of 2,000 cases.
+    files = set()
+    for number in range(12):
+        probe = probe_of(checkpoint(), tmp_path / str(number))
+        files.add(probe_path(tmp_path / str(number), probe.key).read_bytes())
+    (content,) = files
+    tensors = safetensors.torch.load(content)
+    assert tensors.keys() == {"weight", "bias"}
+    assert torch.equal(tensors["weight"], probe.classifier.weight)
+    assert torch.equal(tensors["bias"], probe.classifier.bias)
 
 
 def test_images_without_a_label_do_not_train_the_probe(tmp_path: Path) -> None:

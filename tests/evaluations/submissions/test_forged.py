@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from helpers.bundles import PLAN, Files, rebuilt
 
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.submissions.bundle import ENVIRONMENT
+from robustbench_coss.evaluations.submissions.bundle import (
+    ENCODER,
+    ENVIRONMENT,
+    RECIPE,
+    open_bundle,
+)
+from robustbench_coss.evaluations.submissions.contents import read_records
 from robustbench_coss.evaluations.submissions.submit import environment_of, manifest_of
 from robustbench_coss.evaluations.submissions.verify import verify
 from robustbench_coss.evaluations.suites.adversarial import Adversarial
@@ -217,6 +224,48 @@ def test_files_beside_the_records_belong_to_them(bundle: Path, tmp_path: Path) -
     for name in ("../x.json", "/x.json", "records/../../x.json", "records/.x/clean.json", "x.txt"):
         with pytest.raises(CossError, match="a bundle has no file"):
             rebuilt(bundle, tmp_path / "b.zip", lambda files, head, n=name: files.update({n: b""}))
+
+
+RECORDED = {
+    "epochs": 2,
+    "precision": "bf16",
+    "views": {"blur": [0.1, 2.0]},
+    "options": {"dim": 8, "w_s": 1.0, "t": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "wrong"),
+    [
+        ("epochs: 2\nviews: {blur: [0.1, 2.0]}\noptions: {dim: 8, w_s: 1.0, t: 0.1}", None),
+        ("options: {}\nnote: mine", None),
+        ("options: {w_s: 1, t: 1e-1, dim: '8'}", None),  # YAML reads 1e-1 as text
+        ("precision: auto", None),
+        ("precision: '32'", "precision"),
+        ("options: {w_s: 0.5}", "options"),
+        ("options: {dim: '8 '}\nepochs: 3", "epochs"),
+        ("options: {heads: 2}", "options"),
+        ("views: {blur: [0.1]}", "views"),
+        ("views: [0.1, 2.0]", "views"),
+        ("options: {dim: eight}", "options"),
+    ],
+)
+def test_a_recipe_file_states_settings_of_the_records_as_they_were_given(
+    stated: str, wrong: str | None, bundle: Path, tmp_path: Path
+) -> None:
+    def change(files: Files, head: dict[str, Any]) -> None:
+        for name in [n for n in files if n.startswith("records/")]:
+            content = json.loads(files[name])
+            content["model"]["training"] = {"recipe": RECORDED, "images": 10, "steps": 2}
+            files[name] = json.dumps(content).encode()
+        files[RECIPE] = stated.encode()
+        records = {n: from_json(json.loads(files[n]), n) for n in files if n.startswith("records/")}
+        head |= manifest_of(records, ENCODER in files)
+
+    made = open_bundle(rebuilt(bundle, tmp_path / "b.zip", change))
+    refusal = pytest.raises(CossError, match=rf"recipe\.yaml is not that of the records: {wrong}$")
+    with refusal if wrong else nullcontext():
+        read_records(made)
 
 
 def test_attacks_of_a_billion_steps_are_refused() -> None:
