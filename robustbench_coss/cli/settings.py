@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from robustbench_coss.errors import CossError
@@ -33,6 +34,16 @@ def at_least_one(counts: Mapping[str, int | None]) -> None:
     for option, value in counts.items():
         if value is not None and value < 1:
             raise CossError(f"{option} must be at least 1, got {value}")
+
+
+def not_the_root(option: str, folder: Path | None) -> None:
+    """Refuse the root of a file system as a folder to write many files into.
+
+    Raises:
+        CossError: it is that.
+    """
+    if folder is not None and folder.resolve() == folder.resolve().parent:
+        raise CossError(f"{option} {folder} is the root of the file system; choose a folder in it")
 
 
 def suite_options(

@@ -13,6 +13,7 @@ import typer
 
 from robustbench_coss.cli import sweep_options as options
 from robustbench_coss.cli.pretrain_options import DataRoot, Device, Download
+from robustbench_coss.cli.settings import not_the_root
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import LOCK, alone, remove_leftovers
 from robustbench_coss.machine.terminal import Screen, say, show
@@ -70,6 +71,7 @@ def sweep(
     folder = out or Path(wanted.out or Path("runs") / Path(sweep).stem)
     if cluster is not None:  # workers have a working folder of their own
         folder, data_root = folder.resolve(), data_root.resolve()
+    not_the_root("--out", folder)
     runs = plan(wanted, folder)
     states = {run: LABELS[state(run)] for run in runs}
     if dry_run:
@@ -224,6 +226,7 @@ def _told(
 
 def _table(states: dict[Run, str]) -> Table:
     """One row per run: its name, its state and, once it runs, epochs, accuracy and time."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
@@ -232,7 +235,7 @@ def _table(states: dict[Run, str]) -> Table:
     colours = {"failed": "red", "diverged": "red", "finished": "green"}
     shows_results = {RUNNING, LABELS["finished"]}
     table = Table(box=None, header_style="bold")
-    table.add_column("run", overflow="fold")
+    table.add_column("run", min_width=max((cell_len(run.name) for run in states), default=0))
     table.add_column("state")
     table.add_column("kNN (%)", justify="right")
     table.add_column("seconds", justify="right")

@@ -113,7 +113,8 @@ def show(renderable: RenderableType) -> None:
     # A table may need a little more than rich finds: padding at its edges.
     least = Measurement.get(screen, wide, renderable).minimum + 4
     screen.width = max(screen.width, least)
-    screen.print(renderable)
+    # Of columns that rich made narrower than their words it would cut the last off.
+    screen.print(renderable, crop=False)
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, width: int = 40) -> Progress:

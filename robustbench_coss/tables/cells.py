@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -353,18 +354,17 @@ def to_rich(sections: Sequence[Section]) -> Group:
                 box=SIMPLE_HEAD,
                 pad_edge=False,
                 collapse_padding=True,
+                min_width=_longest_word(f"{section.title} {section.caption}"),
             )
             cells = zip(*block.rows, strict=True)
             for heading, side, column in zip(
                 block.headings, block.align("left", "right"), cells, strict=True
             ):
                 # Names may break between words only: a cut name is no name.
-                words = [word for cell in column for word in cell.text.split()]
-                longest = max(map(len, words), default=0)
                 shown.add_column(
                     Text(heading, style="table.header"),
                     justify="left" if side == "left" else "right",
-                    min_width=longest,
+                    min_width=max(_longest_word(_rich_cell(cell).plain) for cell in column),
                 )
             first_apart = _first_apart(block)
             for j, row in enumerate(block.rows):
@@ -374,6 +374,11 @@ def to_rich(sections: Sequence[Section]) -> Group:
             parts.append(shown)
         parts += [Text(note, style="dim") for note in section.notes]
     return Group(*parts)
+
+
+def _longest_word(text: str) -> int:
+    """Columns of a terminal that the longest word of a text takes."""
+    return max(map(cell_len, text.split()), default=0)
 
 
 def _rich_cell(cell: TableCell) -> Text:

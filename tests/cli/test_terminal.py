@@ -173,6 +173,36 @@ def test_narrow_terminals_cut_no_number(
     assert "…" not in shown[1].replace("…", "", shown[0].count("…"))
 
 
+LONG = {
+    "one word": "m" + "0123456789" * 20,
+    "many words": "12345 of 67890.5 " * 12,
+    "wide characters": "漢字1234567890" * 15,
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_narrow_terminals_cut_no_number_of_long_names(
+    tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name = LONG[kind]
+    record = simulate.clean(0.5, name=name)
+    record.model |= {"method": None, "arch": None, "training": {}}
+    simulate.save(tmp_path / "results", record, simulate.clean(0.6, method="co-byol"))
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["leaderboard"],
+        ["leaderboard", "--models", f"CO-BYOL,{name}", "--relative-to", "CO-BYOL"],
+        ["compare", "CO-BYOL", name],
+    ):
+        shown = []
+        for width in ("900", "20", "50"):
+            monkeypatch.setenv("COLUMNS", width)
+            found = bench(*words)
+            assert found.code == 0, found.err
+            shown.append(sorted(NUMBER.findall(found.out)))
+        assert shown[1:] == [shown[0]] * 2, words
+
+
 @pytest.fixture
 def odd(tmp_path: Path) -> Path:
     """A folder whose name a shell would take apart."""
