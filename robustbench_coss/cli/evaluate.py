@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_coss.cli import eval_options as o
-from robustbench_coss.cli.settings import at_least_one, suite_options
+from robustbench_coss.cli.settings import at_least_one, not_the_root, suite_options
 from robustbench_coss.errors import CossError
 
 
@@ -66,6 +66,7 @@ def evaluate(
 
     counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
     at_least_one(counts)
+    not_the_root("--results", results)
     if size is not None and not 1 <= size <= 4096:
         raise CossError(f"--size must be 1 to 4096 px, got {size}")
     suites = suite or ["all"]

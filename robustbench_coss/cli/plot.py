@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Results, names_in
+from robustbench_coss.cli.leaderboard import Force, Results, names_in
+from robustbench_coss.cli.settings import not_the_root
 from robustbench_coss.errors import CossError, unknown_name
 from robustbench_coss.machine.terminal import say
 
@@ -48,6 +49,7 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write into; default: figures/ in the results.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Draw the figures of all suites as PDF and PNG, each with its numbers as CSV.
 
@@ -66,6 +68,7 @@ def plot(
     from robustbench_coss.figures.styles import VENUES
     from robustbench_coss.figures.write import write_figures
 
+    not_the_root("--out", out)
     inches = None
     if venue is not None:
         found = VENUES.get(venue.casefold())
@@ -77,5 +80,5 @@ def plot(
     elif width is Width.full:
         raise CossError("--width is of the pages of a --venue; name that too")
     names = names_in(figure)
-    for path in write_figures(results, names, style=style, inches=inches, out=out):
+    for path in write_figures(results, names, style=style, inches=inches, out=out, force=force):
         say(f"wrote {path}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.cli.settings import not_the_root
 from robustbench_coss.machine.terminal import Screen, say
 
 METHODS = ("simclr", "co-simclr")
@@ -40,6 +41,7 @@ def quickstart(
     from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
     from robustbench_coss.pretrain.train import pretrain
 
+    not_the_root("--out", out)
     console = Screen(stderr=True)
     models = []
     for number, method in enumerate(METHODS, start=1):

@@ -43,9 +43,9 @@ from robustbench_coss.figures.looks import (
     panel_styles,
 )
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
-from robustbench_coss.figures.styles import styled
+from robustbench_coss.figures.styles import PNG_MARK, styled
 from robustbench_coss.figures.training import training_figures
-from robustbench_coss.files import LOCK, alone, csv_text, slug, write_atomically
+from robustbench_coss.files import LOCK, alone, csv_text, slug, write_chosen
 
 
 def write_figures(
@@ -55,6 +55,7 @@ def write_figures(
     style: str = "paper",
     inches: float | None = None,
     out: Path | None = None,
+    force: bool = False,
 ) -> list[Path]:
     """Draw every figure that the records allow into `results/figures/<test set>/`.
 
@@ -67,13 +68,14 @@ def write_figures(
         style: one of `styles.STYLES`.
         inches: width of the figures; None for that of the style.
         out: folder to write into instead of `results/figures`.
+        force: replace files that are no figures of this tool, too.
 
     Returns:
         Paths written, three per figure.
 
     Raises:
         CossError: there are no complete records, one is damaged, a figure is not among those that
-            they allow, or the folder is not writable.
+            they allow, the folder is not writable, or another file has a figure's name.
     """
     measurements = load_measurements(results)
     with styled(style, inches):
@@ -93,7 +95,7 @@ def write_figures(
             for test_set, drawing in made:  # together
                 if not names or drawing.name in names:
                     path = top / test_set.slug / slug(drawing.name)
-                    written += _save(path, drawing.data, drawing.figure)
+                    written += _save(path, drawing.data, drawing.figure, force)
     return written
 
 
@@ -187,16 +189,19 @@ def _summary(
     return [Drawing("summary", summary, figure, caption, "summary")]
 
 
-def _save(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:
+def _save(stem: Path, data: pd.DataFrame, figure: Figure, force: bool) -> list[Path]:
     # Dates and versions of the software would make equal figures unequal files.
-    undated = {"pdf": {"CreationDate": None}, "png": {"Software": None}}
-    paths = []
+    mark = PNG_MARK.decode()
+    undated = {"pdf": {"CreationDate": None, "Creator": mark}, "png": {"Software": mark}}
+    contents: list[tuple[str, bytes | str, bytes]] = []
     for suffix, metadata in undated.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, for both
+        contents.append((suffix, buffer.getvalue(), PNG_MARK))
+    contents.append(("csv", csv_text(data), ",".join(data.columns[:3]).encode()))
+    paths = []
+    for suffix, content, found in contents:
         paths.append(stem.with_name(f"{stem.name}.{suffix}"))
-        write_atomically(paths[-1], buffer.getvalue())
-    paths.append(stem.with_name(f"{stem.name}.csv"))
-    write_atomically(paths[-1], csv_text(data))
+        write_chosen(paths[-1], content, force=force, mark=found)
     return paths

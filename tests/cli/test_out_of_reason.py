@@ -51,6 +51,10 @@ EVAL = ["eval", "control:pixels", "--dataset", "parts", "--suite"]
         (["leaderboard", "--results", "a\0b"], "NUL"),
         (["site", "--out", "/"], "is not empty and holds no earlier site"),
         (["pretrain", "--method", "byol", "--out", "/"], "is not empty"),
+        (["plot", "--out", "/"], "--out / is the root of the file system"),
+        (["sweep", "crop", "--out", "/tmp/.."], "--out /tmp/.. is the root of the file system"),
+        (["quickstart", "--out", "/"], "--out / is the root of the file system"),
+        ([*EVAL, "clean", "--results", "/"], "--results / is the root of the file system"),
     ],
 )
 def test_a_value_out_of_reason_is_refused_in_one_line(
@@ -110,6 +114,28 @@ def test_a_command_replaces_its_own_file_and_a_foreign_one_only_by_force(
         assert found.code == 1
         assert "not a regular file" in found.err
     assert out.is_fifo()
+
+
+def test_plot_replaces_figures_of_its_own_and_a_foreign_file_only_by_force(
+    study: Path, bench: Bench
+) -> None:
+    words = ["plot", "--figure", "summary", "--out", "drawn"]
+    assert bench(*words).code == 0
+    own = {path: path.read_bytes() for path in (study / "drawn").glob("*/*")}
+    assert {path.name for path in own} == {"summary.pdf", "summary.png", "summary.csv"}
+    beside = next(iter(own)).with_name("notes.txt")
+    beside.write_bytes(b"years of work\n")
+    assert bench(*words).code == 0  # again
+    for path, content in own.items():
+        for foreign in (b"model,accuracy\nmine,1\n", b"\x89PNG\r\n\x1a\n and more"):
+            path.write_bytes(foreign)
+            found = bench(*words)
+            assert found.code == 1
+            assert f"{path} exists and is not what this command writes" in found.err
+            assert path.read_bytes() == foreign
+        assert bench(*words, "--force").code == 0
+        assert path.read_bytes() == content
+    assert beside.read_bytes() == b"years of work\n"
 
 
 def test_a_bundle_replaces_bundles_and_follows_links(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_figures_are_one_column_wide(drawn: Path) -> None:
     for path in drawn.glob("*.png"):
         with Image.open(path) as image:
             assert image.width == round(3.4 * 300)
-            assert "Software" not in image.info
+            assert image.info["Software"] == "robustbench-coss"  # and no version
 
 
 def test_pdfs_embed_truetype_fonts_and_carry_no_date(drawn: Path) -> None:
