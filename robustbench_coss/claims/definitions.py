@@ -13,7 +13,6 @@ import numpy as np
 from robustbench_coss.analysis.numbers import values_of
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Metric, Record
-from robustbench_coss.records.training import recipe_in, training_of
 from robustbench_coss.statistics.ranks import FEWEST
 
 SMALL = 2.0  # largest budget of a small attack, in 1/255
@@ -99,24 +98,6 @@ class Kind(StrEnum):
     """The two again, in what they lose from small to large minimum training crops."""
     models = "models"
     """Redundancy and robustness, over models."""
-
-
-# The local-global term as the paper has it (arXiv 2501.02860); what departs from it is an ablation.
-PUBLISHED = {"w_s": 0.3, "grid": None, "heads": "separate", "target": "other", "layer": None}
-
-
-def ablation_of(model: dict[str, Any]) -> str:
-    """In what a model departs from the method as published, as "w_s=0.5, mlp=False"; "" in nothing.
-
-    Counted are the options of the local term, and an MLP after pooling that was left out of an
-    architecture with one, or put into one without.
-    """
-    options = training_of(model).get("options") or {}
-    found = [f"{k}={options[k]}" for k, v in PUBLISHED.items() if options.get(k, v) != v]
-    mlp = recipe_in(model).get("mlp", model.get("mlp"))
-    if mlp is not None and mlp is not str(model.get("arch")).startswith("rf"):
-        found.append(f"mlp={mlp}")
-    return ", ".join(found)
 
 
 def family_of(model: dict[str, Any], label: str) -> str:

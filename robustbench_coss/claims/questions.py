@@ -16,11 +16,10 @@ from robustbench_coss.claims.definitions import (
     Claim,
     Kind,
     Measure,
-    ablation_of,
     family_of,
 )
+from robustbench_coss.claims.published import as_published
 from robustbench_coss.records.record import Metric, Record
-from robustbench_coss.records.training import recipe_in
 from robustbench_coss.statistics.contrasts import contrast, over_seeds
 from robustbench_coss.statistics.paired_tests import Difference
 from robustbench_coss.statistics.ranks import FEWEST, rank_correlation
@@ -91,14 +90,14 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup], ablations: bool = Fa
     one with fewer than two seeds in common where there are others.
 
     Args:
-        ablations: count models that are not the method as published, too.
+        ablations: count all models; else those that `published.as_published` keeps.
     """
     found = Found()
     unlearnt = _unlearnt(here)
     here = [m for m in here if not m.control]
     measured = {m.suite for m in here}
     if not ablations:
-        here = _as_published(found, here)
+        here, found.lacking = as_published(here)
     for measure in claim.measures:
         before = len(found.questions)
         needed = {measure.suite} | ({REDUNDANCY.suite} if claim.kind is Kind.models else set())
@@ -134,26 +133,6 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup], ablations: bool = Fa
         found.complete &= any(q.decides for q in found.questions[before:])
     found.lacking = list(dict.fromkeys(found.lacking))
     return found
-
-
-def _as_published(found: Found, here: Sequence[SeedGroup]) -> list[SeedGroup]:
-    """Measurements but those of ablations, which are named."""
-    left_out = {m.label: why for m in here if (why := ablation_of(m.model))}
-    # Early records do not say whether the MLP of an architecture with one was left out.
-    sizes = {(m.model.get("arch"), m.model.get("width")): 0 for m in here}
-    for m in here:
-        build = m.model.get("arch"), m.model.get("width")
-        sizes[build] = max(sizes[build], int(m.model.get("parameters") or 0))
-    for m in here:
-        most = sizes[m.model.get("arch"), m.model.get("width")]
-        if "mlp" not in {**m.model, **recipe_in(m.model)} and m.model.get("parameters") != most:
-            left_out.setdefault(m.label, "fewer parameters, so without its MLP")
-    if left_out:
-        named = ", ".join(f"{label}: {why}" for label, why in sorted(left_out.items()))
-        found.lacking.append(
-            f"not the method as published, left out (`--ablations` counts it): {named}"
-        )
-    return [m for m in here if m.label not in left_out]
 
 
 def _unlearnt(here: Sequence[SeedGroup]) -> dict[str, str]:

@@ -171,8 +171,9 @@ def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
         )
     if (part["seeds"] == 1).any() and intervals:
         notes.append(
-            "1 seed: says nothing about methods. The interval (Wilson's, or bootstrap over images "
-            "for averages of conditions) covers the draw of the test images, not the training seed."
+            "1 seed: says nothing about methods. The interval (Wilson's for right or wrong, "
+            "Agresti and Coull's for shares over several conditions, else a bootstrap over images) "
+            "covers the draw of the test images, not the training seed."
         )
     protocols = part[part["protocol"] != ""].drop_duplicates(["suite", "protocol"])
     notes += [
@@ -182,7 +183,8 @@ def table_notes(part: pd.DataFrame, intervals: bool = True) -> list[str]:
     if "baseline" in part:
         notes += [
             f"mCE and relative mCE: corruption errors divided by those of {baseline}, in %, after "
-            "Hendrycks and Dietterich 2019; their intervals take the baseline's as exact."
+            "Hendrycks and Dietterich 2019. Of a measured baseline, relative mCE is a ratio of "
+            "sums, and intervals cover the images and seeds of both; AlexNet's are constants."
             for baseline in part["baseline"].dropna().unique()
         ]
     for column, words in (

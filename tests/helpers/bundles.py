@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from helpers import FEW
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
-from robustbench_coss.evaluations.submissions.bundle import open_bundle, write_bundle
-from robustbench_coss.evaluations.submissions.submit import submit
+from robustbench_coss.evaluations.submissions.bundle import ENVIRONMENT, open_bundle, write_bundle
+from robustbench_coss.evaluations.submissions.submit import environment_of, manifest_of, submit
 from robustbench_coss.evaluations.submissions.verify import Plan
-from robustbench_coss.records.record import Record, from_json, write_record
+from robustbench_coss.records.record import Record, from_json, to_json, write_record
 
 IMAGES = FEW["test"]
 ADVERSARIAL = {
@@ -48,6 +49,20 @@ def rebuilt(bundle: Path, out: Path, change: Callable[[Files, dict[str, Any]], N
     change(files, head)
     write_bundle(out, head, files)
     return out
+
+
+def with_records(bundle: Path, out: Path, change: Callable[[Record], None]) -> Path:
+    """A bundle all of whose records are changed alike, and its manifest with them."""
+
+    def edit(files: Files, head: dict[str, Any]) -> None:
+        records = {k: from_json(json.loads(v), k) for k, v in files.items() if "records/" in k}
+        for name, record in records.items():
+            change(record)
+            files[name] = json.dumps(to_json(record)).encode()
+        head |= manifest_of(records, "encoder.safetensors" in files)
+        files[ENVIRONMENT] = json.dumps(environment_of(records)).encode()
+
+    return rebuilt(bundle, out, edit)
 
 
 def with_record(

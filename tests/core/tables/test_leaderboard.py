@@ -118,7 +118,13 @@ def test_an_average_of_conditions_weighs_each_condition_the_same(tmp_path: Path)
     simulate.save(tmp_path, simulate.record(cells, [metric], suite="corruption"))
     line = value(load_table(tmp_path), "BYOL", "mean")
     assert line["value"] == pytest.approx(0.5)
-    assert line["interval"] == "bootstrap"
+    # Of 50 images 10 are right under all three, 10 under two, 25 under c alone: sum 25, squares
+    # 10 + 10 * 4/9 + 25/9; two right or wrong are added each, by Agresti and Coull (1998).
+    z = 1.959964
+    n, squares = 50 + z**2, 10 + 40 / 9 + 25 / 9 + z**2 / 2
+    half = z * math.sqrt((squares / n - 0.25) / n)
+    assert line["interval"] == "agresti-coull"
+    assert (line["low"], line["high"]) == pytest.approx((0.5 - half, 0.5 + half))
 
 
 def test_rows_are_sorted_by_clean_top1_and_the_best_value_is_bold(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from helpers import simulate
 from helpers.bench import Outcome
-from helpers.bundles import ADVERSARIAL, HERE, PLAN, measure, with_record
+from helpers.bundles import ADVERSARIAL, HERE, PLAN, measure, with_record, with_records
 from safetensors.torch import load_file, save_file
 
 from robustbench_coss.datasets.base import open_dataset
@@ -32,6 +33,7 @@ from robustbench_coss.evaluations.submissions.report import Report
 from robustbench_coss.evaluations.submissions.submit import submit
 from robustbench_coss.evaluations.submissions.verify import Plan, verify
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
+from robustbench_coss.records.migrate import migrate
 from robustbench_coss.records.record import Record, from_json
 from robustbench_coss.seeds import permutation
 
@@ -174,9 +176,12 @@ def test_metadata_that_is_not_the_encoders_does_not_pass(bundle: Path, tmp_path:
         record.model["training"] = {"seed": 0, "epochs": 1000}
         record.model["mlp"] = True
 
-    report = verify(with_record(bundle, tmp_path / "b.zip", "clean", boast), replace(PLAN, cells=1))
+    with pytest.raises(CossError, match="describes another model than other records do"):
+        verify(with_record(bundle, tmp_path / "b.zip", "clean", boast), PLAN)
+    report = verify(with_records(bundle, tmp_path / "b.zip", boast), replace(PLAN, cells=1))
     assert wrong(report) == [
-        "records/parts/clean.json: mlp, training of the model are not those of encoder and probe"
+        f"records/parts/{suite}.json: mlp, training of the model are not those of encoder and probe"
+        for suite in ("clean", "crop")
     ]
 
 
@@ -243,6 +248,12 @@ def test_a_probe_that_knows_the_test_images_is_found_by_training_one_anew(
 # ---- what cannot be verified ----
 
 
+def recorded(suite: str, config: dict[str, Any], options: dict[str, Any]) -> Record:
+    record = simulate.clean(0.5)
+    record.suite, record.suite_config, record.options = suite, config, options
+    return record
+
+
 @pytest.mark.parametrize(
     ("suite", "options"),
     [
@@ -273,24 +284,25 @@ def test_the_settings_in_a_record_give_the_suite_that_wrote_them(
         "dataset": {"size": 32},
         "cells": [],
     }
-    second = make_suite(suite, verification._options(content, HERE))
+    record = recorded(suite, config, migrate(content, 3)["options"])
+    second = make_suite(suite, verification._options(record, HERE))
     second.configure(test)
     assert json.loads(json.dumps(second.config())) == config
 
 
 def test_ready_made_pictures_have_to_be_named() -> None:
     config = {"backend": "ready-made", "pictures": "ab"}
-    content = {"suite": "corruption", "suite_config": config, "schema": 3, "options": {}}
+    record = recorded("corruption", config, {})
     with pytest.raises(CossError, match="pass their folder by --corruption-root"):
-        verification._options(content, HERE)
+        verification._options(record, HERE)
     there = replace(HERE, options={"corruption": {"root": Path("pictures")}})
-    assert verification._options(content, there) == {"root": Path("pictures")}
+    assert verification._options(record, there) == {"root": Path("pictures")}
 
 
 def test_a_record_says_nothing_of_where_and_how_fast_the_machine_here_works() -> None:
     options = {"backend": "fast", "root": "/etc", "workers": 10_000}
-    content = {"suite": "corruption", "suite_config": {}, "schema": 3, "options": options}
-    assert verification._options(content, HERE) == {"backend": "fast"}
+    record = recorded("corruption", {}, options)
+    assert verification._options(record, HERE) == {"backend": "fast"}
 
 
 def test_the_command_prints_a_line_per_cell_and_a_verdict(
