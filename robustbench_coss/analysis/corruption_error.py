@@ -1,21 +1,29 @@
 """Corruption errors relative to a baseline: mCE and relative mCE of ImageNet-C, from records.
 
-After Hendrycks and Dietterich 2019 (arXiv 1903.12261), section 4. Reads records of the suite
-`corruption` and nothing else.
+After Hendrycks and Dietterich 2019 (arXiv 1903.12261), section 4, but for relative mCE against a
+measured baseline. There the paper's mean of ratios gives a corruption under which the baseline
+loses .003 as much weight as one under which it loses .5, so that its noise decides; taken is the
+ratio of sums, the "combined" ratio estimate that Cochran (1977, "Sampling techniques", chapter 6)
+advises where single divisors are small. Against AlexNet's published errors, all of which are large,
+it is the paper's. Reads records of the suite `corruption` and nothing else.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robustbench_coss.analysis.pairing import seeds_of
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Record
+from robustbench_coss.statistics.intervals import Estimate, estimate
+from robustbench_coss.statistics.ratios import LARGEST_CV, coefficient_of_variation, ratio
 
 # Top-1 errors of AlexNet on ImageNet-C, each the mean over five severities: ALEXNET_ERR in
 # imagenet.py of github.com/google-research/augmix (commit 202cf4c), which names
@@ -76,10 +84,11 @@ class CorruptionErrors:
         ce: error per standard corruption divided by the baseline's; NaN where the baseline makes
             no error.
         mce: mean of `ce` over the corruptions where it exists; NaN if it exists nowhere.
-        relative_mce: the same of (error - clean error) / (the baseline's likewise); left out are
-            corruptions under which the baseline is no worse than on clean images.
+        relative_mce: sum over corruptions of error - clean error, divided by the baseline's
+            likewise; against AlexNet the mean over corruptions of these ratios. NaN unless the
+            baseline is worse under corruptions than on clean images.
         mce_per_image, relative_mce_per_image: [n] float64, what each image contributes: their
-            means are `mce` and `relative_mce`, since the baseline's errors are constants.
+            means are `mce` and `relative_mce`, the baseline's errors being what they are.
     """
 
     clean: float
@@ -129,22 +138,94 @@ def corruption_errors(record: Record, baseline: Baseline) -> CorruptionErrors:
     else:
         _check_imagenet_c(record)
     plain, per_image = _per_image(record)
-    of = {c: (baseline.errors[c], baseline.errors[c] - baseline.clean) for c in ALEXNET}
-    shares = [per_image[c] / full for c, (full, _) in of.items() if full > 0]
-    excess = [(per_image[c] - plain) / more for c, (_, more) in of.items() if more > 0]
+    full, weights = _divisors(baseline)
     nothing = np.full(record.index.size, math.nan)
-    mce = np.mean(shares, axis=0) if shares else nothing
-    relative = np.mean(excess, axis=0) if excess else nothing
+    mce = np.mean([per_image[c] / full[c] for c in full], axis=0) if full else nothing
+    relative = _excess(plain, per_image, weights) if weights else nothing
     return CorruptionErrors(
         clean=clean,
         by_corruption=errors,
         by_family=_by_family(record, errors),
-        ce={c: errors[c] / full if full > 0 else math.nan for c, (full, _) in of.items()},
+        ce={c: errors[c] / full[c] if c in full else math.nan for c in ALEXNET},
         mce=float(np.mean(mce)),
         relative_mce=float(np.mean(relative)),
         mce_per_image=mce,
         relative_mce_per_image=relative,
     )
+
+
+def corruption_estimates(
+    records: Sequence[Record], baseline: Baseline
+) -> tuple[Estimate, Estimate]:
+    """mCE and relative mCE of a configuration, each with its interval.
+
+    Against a measured baseline the interval covers the draw of the images for both, and of the
+    seeds of either that has several (`ratios.ratio`); AlexNet's published errors are constants.
+
+    Warns:
+        UserWarning: a divisor is so small that the interval is not to be relied on.
+
+    Args, Raises: as `corruption_errors`, with one record per seed.
+    """
+    found = [corruption_errors(record, baseline) for record in records]
+    tops = [e.mce_per_image for e in found], [e.relative_mce_per_image for e in found]
+    if not baseline.records:
+        mce, relative = (estimate([[run] for run in runs]) for runs in tops)
+        return _not_below_0(mce), relative
+    full, weights = _divisors(baseline)
+    mine = {c: float(np.mean([e.by_corruption[c] for e in found])) for c in full}
+    shares, excesses = [], []
+    for plain, per_image in map(_per_image, baseline.records):
+        parts = [mine[c] / full[c] ** 2 * per_image[c] for c in full]
+        shares.append(np.mean(parts, axis=0) if parts else np.full(plain.size, math.nan))
+        excesses.append(_excess(plain, per_image, weights) if weights else shares[-1] * math.nan)
+    _warn_of_small_divisors(baseline, full, excesses)
+    level = float(np.mean([e.relative_mce for e in found]))
+    seeds = [seeds_of(records), seeds_of(baseline.records)]
+    return (
+        _not_below_0(ratio(tops[0], shares, seeds)),
+        ratio(tops[1], [level * run for run in excesses], seeds),
+    )
+
+
+def _not_below_0(mce: Estimate) -> Estimate:
+    """A ratio of errors with its interval cut at 0, which one of excess errors can fall below."""
+    return replace(mce, low=max(mce.low, 0.0))  # NaN stays
+
+
+def _divisors(baseline: Baseline) -> tuple[dict[str, float], dict[str, float]]:
+    """The baseline's errors where it makes any, and what excess errors are multiplied by."""
+    full = {c: baseline.errors[c] for c in ALEXNET if baseline.errors[c] > 0}
+    excess = {c: baseline.errors[c] - baseline.clean for c in ALEXNET}
+    if not baseline.records:
+        return full, {c: 1 / (len(excess) * more) for c, more in excess.items()}
+    total = sum(excess.values())
+    return full, dict.fromkeys(excess, 1 / total) if total > 0 else {}
+
+
+def _excess(plain: Floats, per_image: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """[n] errors under corruptions less those on clean images, weighted and summed."""
+    return np.asarray(np.sum([w * (per_image[c] - plain) for c, w in weights.items()], axis=0))
+
+
+def _warn_of_small_divisors(
+    baseline: Baseline, full: Mapping[str, float], excesses: Sequence[Floats]
+) -> None:
+    errors = [_per_image(record)[1] for record in baseline.records]
+    few = [c for c in full if coefficient_of_variation([e[c] for e in errors]) > LARGEST_CV]
+    others = f" and {len(few) - 1} more" if len(few) > 1 else ""
+    small = {
+        "mCE": few and f"makes few errors under {few[0]}{others}",
+        "relative mCE": not coefficient_of_variation(excesses) <= LARGEST_CV  # or NaN
+        and "loses little under corruptions",
+    }
+    for what, why in small.items():
+        if why:
+            warnings.warn(
+                f"{what} is not to be relied on: the baseline {baseline.name} {why}; take one that "
+                "makes more errors, or more test images",
+                stacklevel=2,
+            )
 
 
 def _check_imagenet_c(record: Record) -> None:

@@ -24,7 +24,7 @@ from robustbench_coss.analysis.corruption_error import (
     ALEXNET_BASELINE,
     Baseline,
     baseline_of,
-    corruption_errors,
+    corruption_estimates,
 )
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
@@ -198,17 +198,17 @@ def _corruption_error_lines(measurements: list[SeedGroup], baseline: str) -> lis
     for m in (m for m in measurements if m.suite == "corruption"):
         try:
             by = ALEXNET_BASELINE if chosen is None else _baseline_for(m, chosen)
-            errors = [corruption_errors(record, by) for record in m.records]
+            mce, relative = corruption_estimates(m.records, by)
         except CossError as error:
             refused[m.test_set.label, str(error)].append(m.label)
             continue
-        for name, label, columns in (
-            ("corruption_mce", "mCE", [[e.mce_per_image] for e in errors]),
-            ("corruption_rmce", "Relative mCE", [[e.relative_mce_per_image] for e in errors]),
+        for name, label, found in (
+            ("corruption_mce", "mCE", mce),
+            ("corruption_rmce", "Relative mCE", relative),
         ):
             # The corruptions say what it is about; nothing is averaged over them here.
             metric = Metric(name, label, "correct", tuple(ALEXNET), "lower")
-            lines.append(_line_of(m, metric, estimate(columns)) | {"baseline": by.name})
+            lines.append(_line_of(m, metric, found) | {"baseline": by.name})
     if not lines:
         reasons = [f"{where}: {reason}" for where, reason in refused]
         raise CossError(f"no mCE with baseline {baseline!r}; {'; '.join(reasons) or NOTHING}")
