@@ -170,15 +170,17 @@ def _print_headlines(records: Mapping[Path, Record], console: Screen) -> None:
                 f" on {data['name']}: {data['n']:,} test images, {data['classes']} classes, "
                 f"chance {chance:.1f} %"
             )
-            console.print(Text.assemble((str(model[0]), "bold"), about))
+            console.print(Text.assemble((str(model[0]), "bold"), about), soft_wrap=True)
             say(f"  records: {path.parent}")
         numbers = []
         for metric in record.metrics:
             if metric.headline:
                 found = number([record], metric.conditions, metric.column)
                 numbers.append(f"{metric.label} {estimate_text(found, metric.percent)}")
-        console.print(f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}")
+        line = f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}"
+        console.print(line, soft_wrap=True)
         for check in record.checks:
             if not check.passed:
                 failed = ("  check failed:", "bold yellow")
-                console.print(Text.assemble(failed, f" {check.name}: {check.detail}"))
+                line = f" {check.name}: {check.detail}"
+                console.print(Text.assemble(failed, line), soft_wrap=True)

@@ -16,8 +16,10 @@ from helpers import simulate
 from helpers.bench import Bench
 
 from robustbench_coss import cli
+from robustbench_coss.cli.measure import _print_headlines
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import Screen, clean
+from robustbench_coss.records.record import Check
 
 HOSTILE = "[bold]x[/b] [/] :smile: {0} %s \x1b[31mred\x1b]0;title\x07 \x9b2J \u202egnp.exe"
 
@@ -201,6 +203,17 @@ def test_narrow_terminals_cut_no_number_of_long_names(
             assert found.code == 0, found.err
             shown.append(sorted(NUMBER.findall(found.out)))
         assert shown[1:] == [shown[0]] * 2, words
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_what_eval_prints_breaks_no_long_name(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    failed = [Check("sane", False, LONG[kind])]
+    record = simulate.clean(0.5, name=LONG[kind], checks=failed)
+    _print_headlines({Path("records/clean.json"): record}, Screen())
+    assert capsys.readouterr().out.count(LONG[kind].strip()) == 2
 
 
 @pytest.fixture
