@@ -64,8 +64,7 @@ def evaluate(
     from robustbench_coss.evaluations.running.runner import suite_names
     from robustbench_coss.models.load import load_model
 
-    counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
-    at_least_one(counts)
+    at_least_one({"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train})
     not_the_root("--results", results)
     if size is not None and not 1 <= size <= 4096:
         raise CossError(f"--size must be 1 to 4096 px, got {size}")

@@ -1,7 +1,8 @@
 """The constants of the two named protocols; not what is done with them.
 
 `imagenet-c`: made for 224 px; as the package imagecorruptions has them, which are those of
-Hendrycks and Dietterich 2019 (arXiv 1903.12261) but for the elastic transform.
+Hendrycks and Dietterich 2019 (arXiv 1903.12261) but for the elastic transform. The package does
+other things with them in six corruptions: docs/corruptions.md.
 `cifar-c`: the milder ones of CIFAR-10-C, made for 32 px, from `ImageNet-C/create_c/make_cifar_c.py`
 of github.com/hendrycks/robustness (commit ca36008). Constants in px are not scaled to the image.
 """

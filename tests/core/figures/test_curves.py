@@ -164,9 +164,9 @@ def test_of_many_models_the_best_by_clean_accuracy_are_drawn_and_the_legend_says
     titles: list[str] = []
     save = write._save
 
-    def spy(stem: Path, data: pd.DataFrame, figure: Figure) -> list[Path]:
+    def spy(stem: Path, data: pd.DataFrame, figure: Figure, force: bool) -> list[Path]:
         titles.extend(legend.get_title().get_text() for legend in figure.legends)
-        return save(stem, data, figure)
+        return save(stem, data, figure, force)
 
     monkeypatch.setattr(write, "_save", spy)
     for k in range(MOST_MODELS + 2):
