@@ -45,9 +45,10 @@ SHOWN = re.compile(r"([+−]?\d+(?:\.\d+)?)(?: %| points)?\s*\[([+−]?[\d.]+, [
 
 
 def widest_study() -> Path | None:
-    """The committed study with most records."""
-    studies = [folder.parent for folder in (ROOT / "results").glob("*/records")]
-    return max(studies, key=lambda s: len(list(s.rglob("*.json"))), default=None)
+    """The committed study with most suites, and of those the one with most records."""
+    records = {f.parent: list(f.rglob("*.json")) for f in (ROOT / "results").glob("*/records")}
+    suites = {study: len({path.stem for path in found}) for study, found in records.items()}
+    return max(records, key=lambda s: (suites[s], len(records[s])), default=None)
 
 
 STUDY = widest_study()
