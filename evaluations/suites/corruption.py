@@ -65,10 +65,10 @@ def check_options(
         raise CossError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     if constants is not None and constants not in CONSTANT_SETS:
         raise CossError(f"unknown constants {constants!r}; known: {', '.join(CONSTANT_SETS)}")
-    if backend == "reference" and constants == "cifar-c":
+    if backend == "reference" and constants not in (None, "imagenet-c"):
         raise CossError(
-            "the reference backend has ImageNet-C's constants only; "
-            "use --backend fast with --constants cifar-c"
+            "the reference backend has the constants imagenet-c only; "
+            f"use --backend fast with --constants {constants}"
         )
     if workers is not None and (type(workers) is not int or not 1 <= workers <= 1024):
         raise CossError(f"corruption.workers must be a whole number of 1 to 1,024, got {workers!r}")
@@ -92,7 +92,7 @@ class Corruption(BaseSuite):
     Args:
         backend: "fast", "reference" (imagecorruptions), or "auto", which is fast: the tests hold
             all 19 to imagecorruptions.
-        constants: "imagenet-c" or "cifar-c"; None takes CIFAR-10-C's up to 64 px and ImageNet-C's
+        constants: one of `CONSTANT_SETS`; None takes CIFAR-10-C's up to 64 px and ImageNet-C's
             above, the reference backend ImageNet-C's always.
         root: folder of ready-made corrupted pictures (`ready_made`) to measure on instead.
         workers: processes that the reference backend corrupts images with; None takes the cores

@@ -237,7 +237,8 @@ def _check_imagenet_c(record: Record) -> None:
             f"{data['classes']}; take a model measured on {data['name']} as baseline"
         )
     # Ready-made pictures of ImageNet are those of ImageNet-C.
-    if settings.get("backend") != "ready-made" and settings.get("constants") != "imagenet-c":
+    of_imagenet_c = settings.get("constants") in ("imagenet-c", "imagenet-c-script")
+    if settings.get("backend") != "ready-made" and not of_imagenet_c:
         raise CossError(
             f"AlexNet's errors are of the constants imagenet-c, not {settings.get('constants')}; "
             "measure with those or take a measured model as baseline"

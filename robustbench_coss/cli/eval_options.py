@@ -107,7 +107,8 @@ Backend = Annotated[
 Constants = Annotated[
     str | None,
     typer.Option(
-        help="Strength of corruptions: imagenet-c or cifar-c; default: cifar-c up to 64 px.",
+        help="Strength of corruptions: imagenet-c, imagenet-c-script or cifar-c; default: cifar-c "
+        "up to 64 px, else imagenet-c.",
         rich_help_panel=CORRUPTION,
     ),
 ]

@@ -45,6 +45,7 @@ EVAL: dict[str, tuple[str | None, str, Any]] = {
     "--arch": ("resnet18", "read arch", "resnet18"),
     "--size": ("48", "read size", 48),
     "--allow-partial": (None, "read allow_partial", True),
+    "--name": ("mine", "read name", "mine"),
     "--cluster": ("auto", "cluster", "auto"),
     "--gpus-per-task": ("0.5", "gpus_per_task", 0.5),
 }

@@ -44,24 +44,26 @@ _BOTH: dict[str, Callable[..., Tensor]] = {
     "spatter": spatter.spatter,
     "saturate": digital.saturate,
 }
+# As the scripts that made ImageNet-C and CIFAR-10-C have it, and not the package.
+_SCRIPTS: dict[str, Callable[..., Tensor]] = {
+    **_BOTH,
+    "zoom_blur": partial(blur.zoom_blur, centred=True),
+    "snow": partial(weather.snow, centred=True),
+    "elastic_transform": digital.elastic_with_affine,
+    "pixelate": partial(digital.pixelate, smooth=True),
+}
 # What differs in more than constants.
 _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "imagenet-c": {
         **_BOTH,
         "zoom_blur": partial(blur.zoom_blur, centred=False),
         "snow": partial(weather.snow, centred=False),
-        "frost": partial(weather.frost, small=False),
+        "frost": partial(weather.frost, scale=None),
         "elastic_transform": digital.elastic_transform,
         "pixelate": partial(digital.pixelate, smooth=False),
     },
-    "cifar-c": {
-        **_BOTH,
-        "zoom_blur": partial(blur.zoom_blur, centred=True),
-        "snow": partial(weather.snow, centred=True),
-        "frost": partial(weather.frost, small=True),
-        "elastic_transform": digital.elastic_with_affine,
-        "pixelate": partial(digital.pixelate, smooth=True),
-    },
+    "cifar-c": {**_SCRIPTS, "frost": partial(weather.frost, scale=0.2)},
+    "imagenet-c-script": {**_SCRIPTS, "frost": partial(weather.frost, scale=1.0)},
 }
 
 
@@ -75,7 +77,7 @@ def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, constant_set
         name: one of the 19 corruptions.
         severity: 1 … 5.
         keys: [B] int64, one per image (`draws.sample_keys`): what its random draws depend on.
-        constant_set: "imagenet-c" or "cifar-c".
+        constant_set: one of `constants.CONSTANT_SETS`.
 
     Returns:
         Whole grey levels of the shape, type, range and device of `images`. On another device or

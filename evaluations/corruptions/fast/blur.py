@@ -31,7 +31,7 @@ def zoom_blur(x: Tensor, draws: Draws, c: tuple[float, float], *, centred: bool)
 
     Args:
         c: largest factor (not reached) and step.
-        centred: cut the enlarged picture around its centre (CIFAR-10-C) or at its upper left
+        centred: cut the enlarged picture around its centre (the scripts) or at its upper left
             corner (imagecorruptions).
     """
     b, channels, size, _ = x.shape

@@ -1,8 +1,9 @@
-"""The constants of the two named protocols; not what is done with them.
+"""The constants of the named protocols; not what is done with them.
 
 `imagenet-c`: made for 224 px; as the package imagecorruptions has them, which are those of
-Hendrycks and Dietterich 2019 (arXiv 1903.12261) but for the elastic transform. The package does
-other things with them in six corruptions: docs/corruptions.md.
+Hendrycks and Dietterich 2019 (arXiv 1903.12261) but for the elastic transform.
+`imagenet-c-script`: those of the script that made ImageNet-C, `ImageNet-C/create_c/
+make_imagenet_c.py`; what it does with them is not all that the package does: docs/corruptions.md.
 `cifar-c`: the milder ones of CIFAR-10-C, made for 32 px, from `ImageNet-C/create_c/make_cifar_c.py`
 of github.com/hendrycks/robustness (commit ca36008). Constants in px are not scaled to the image.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CONSTANT_SETS = ("imagenet-c", "cifar-c")
+CONSTANT_SETS = ("imagenet-c", "cifar-c", "imagenet-c-script")
 
 
 def default_constants(size: int) -> str:
@@ -33,7 +34,7 @@ def default_constants(size: int) -> str:
 #   fog                              strength, decay of the fractal's detail per octave
 #   brightness                       added to HSV's value
 #   contrast                         factor of the distance from the mean
-#   elastic_transform                imagenet-c: strength; cifar-c: strength and sigma of the
+#   elastic_transform                imagenet-c: strength; else: strength and sigma of the
 #                                    displacements and reach of the affine map, in sides
 #   pixelate                         factor of the side
 #   jpeg_compression                 quality
@@ -114,4 +115,15 @@ CONSTANTS: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
         "saturate": ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
     },
+}
+# The script has px of a picture of 224 px, made of 244 by mistake.
+_OF_244 = (
+    (2, 0.7, 0.1),
+    (2, 0.08, 0.2),
+    (0.05, 0.01, 0.02),
+    (0.07, 0.01, 0.02),
+    (0.12, 0.01, 0.02),
+)
+CONSTANTS["imagenet-c-script"] = CONSTANTS["imagenet-c"] | {
+    "elastic_transform": tuple(tuple(244 / 224 * c for c in level) for level in _OF_244)
 }

@@ -37,7 +37,7 @@ def pixelate(x: Tensor, draws: Draws, c: float, *, smooth: bool) -> Tensor:
     """Shrunk to int(c · S) px and enlarged again, as Pillow does it.
 
     Args:
-        smooth: enlarge with the box filter (CIFAR-10-C) or by repeating pixels (imagecorruptions).
+        smooth: enlarge with the box filter (the scripts) or by repeating pixels (imagecorruptions).
     """
     size = x.shape[-1]
     small = int(size * c)
@@ -83,8 +83,9 @@ def elastic_transform(x: Tensor, draws: Draws, c: float) -> Tensor:
 
 
 def elastic_with_affine(x: Tensor, draws: Draws, c: tuple[float, float, float]) -> Tensor:
-    """CIFAR-10-C's elastic transform: a random affine map, then random displacements.
+    """The elastic transform of the scripts that made ImageNet-C and CIFAR-10-C.
 
+    A random affine map, then random displacements.
     The map moves three points around the centre by up to c[2] sides each; displacements are
     uniform in ±c[0] sides and smoothed by a Gaussian of c[1] sides.
     """

@@ -18,13 +18,15 @@ def pad(x: Tensor, margin: int, border: str) -> Tensor:
     Args:
         border: "edge" repeats the outermost pixel (scipy's "nearest"), "mirror" reflects about its
             centre (OpenCV's REFLECT_101), "symmetric" about its outer side (scipy's "reflect").
-            The last two need a margin below S.
+            "mirror" needs a margin below S.
     """
     if margin == 0:
         return x
     if border == "symmetric":
-        x = torch.cat([x[..., :margin].flip(-1), x, x[..., -margin:].flip(-1)], dim=-1)
-        return torch.cat([x[..., :margin, :].flip(-2), x, x[..., -margin:, :].flip(-2)], dim=-2)
+        size = x.shape[-1]
+        place = torch.arange(-margin, size + margin, device=x.device) % (2 * size)
+        place = torch.minimum(place, 2 * size - 1 - place)
+        return x.index_select(-1, place).index_select(-2, place)
     mode = {"edge": "replicate", "mirror": "reflect"}[border]
     return F.pad(x, (margin, margin, margin, margin), mode=mode)
 

@@ -51,14 +51,15 @@ def snow(x: Tensor, draws: Draws, c: tuple[float, ...], *, centred: bool) -> Ten
     return whitened.add_(layer + layer.flip(2, 3))
 
 
-def frost(x: Tensor, draws: Draws, c: tuple[float, float], *, small: bool) -> Tensor:
+def frost(x: Tensor, draws: Draws, c: tuple[float, float], *, scale: float | None) -> Tensor:
     """Weighted sum of the picture and a random cut of a random photograph of frost.
 
     Args:
-        small: shrink the photographs to a fifth and take the first five (CIFAR-10-C).
+        scale: of the photographs, of which the scripts take the first five: 0.2 for CIFAR-10-C, 1
+            for ImageNet-C; None for all six as imagecorruptions scales them.
     """
     size = x.shape[-1]
-    photographs = _frost_pictures(size, small, x.device)
+    photographs = _frost_pictures(size, scale, x.device)
     cuts = []
     # 32 bits times a count, without the lowest 32 bits of the product, is a draw below the count.
     for which, down, right in (draws.bits(3).cpu().long() + 2**31).tolist():
@@ -70,11 +71,11 @@ def frost(x: Tensor, draws: Draws, c: tuple[float, float], *, small: bool) -> Te
 
 
 @cache
-def _frost_pictures(size: int, small: bool, device: torch.device) -> tuple[Tensor, ...]:
+def _frost_pictures(size: int, wanted: float | None, device: torch.device) -> tuple[Tensor, ...]:
     """[3, h, w] uint8 each, larger than `size`: the photographs of imagecorruptions.
 
     imagecorruptions scales them by 1.1 (cubic), or by more where one is smaller than the picture;
-    CIFAR-10-C by 0.2 (linear). A photograph that is too small after that is enlarged to fit.
+    CIFAR-10-C by 0.2 (linear). A photograph that is too small for the picture is enlarged to fit.
     """
     found = []
     for name in (
@@ -88,15 +89,15 @@ def _frost_pictures(size: int, small: bool, device: torch.device) -> tuple[Tenso
         with as_file(files("imagecorruptions") / "frost" / name) as path:
             picture = np.asarray(cv2.imread(str(path)))
         height, width = picture.shape[:2]
-        if small:
-            scale = max(0.2, (size + 1) / height, (size + 1) / width)
+        if wanted is not None:
+            scale = max(wanted, (size + 1) / height, (size + 1) / width)
             shape, how = (round(width * scale), round(height * scale)), cv2.INTER_LINEAR
         else:
             scale = 1.1 * max(1, size / height, size / width)
             shape, how = (math.ceil(width * scale), math.ceil(height * scale)), cv2.INTER_CUBIC
         rgb = cv2.resize(picture, shape, interpolation=how)[..., ::-1]
         found.append(torch.from_numpy(rgb.transpose(2, 0, 1).copy()).to(device))
-    return tuple(found[:5] if small else found)
+    return tuple(found if wanted is None else found[:5])
 
 
 def fog(x: Tensor, draws: Draws, c: tuple[float, float]) -> Tensor:

@@ -195,10 +195,13 @@ def test_records_of_the_reference_backend_made_before_there_was_another_stay_up_
     ("options", "message"),
     [
         ({"backend": "quick"}, "unknown backend 'quick'; known: auto, fast, reference"),
-        ({"constants": "mnist-c"}, "unknown constants 'mnist-c'; known: imagenet-c, cifar-c"),
+        (
+            {"constants": "mnist-c"},
+            "unknown constants 'mnist-c'; known: imagenet-c, cifar-c, imagenet-c-script",
+        ),
         (
             {"backend": "reference", "constants": "cifar-c"},
-            "the reference backend has ImageNet-C's constants only; "
+            "the reference backend has the constants imagenet-c only; "
             "use --backend fast with --constants cifar-c",
         ),
         (
