@@ -145,8 +145,7 @@ class _Objective:
         matrix *= ((1 - flat) / used)[:, None, None]
         level = (flat * total / used).clamp_min(1e-12)[:, None]
         matrix.diagonal(dim1=1, dim2=2).add_(level + self.penalty)
-        factors: Tensor = torch.linalg.cholesky(matrix)
-        return factors
+        return _cholesky(matrix)
 
     def factor(self) -> Tensor:
         """Cholesky factor of the Hessian [K (R + 1)]², of some of the rows where they are many.
@@ -173,8 +172,7 @@ class _Objective:
         matrix.diagonal().add_(self.penalty.repeat(classes) + rounding)
         common = matrix.view(shape).diagonal(dim1=1, dim2=3)  # [K, K, R + 1]
         common += self.curvature.mean().clamp_min(1e-12) / classes
-        factor: Tensor = torch.linalg.cholesky(matrix)  # reads the lower triangle
-        return factor
+        return _cholesky(matrix)
 
     def _softmax(self, x: Tensor) -> Tensor:
         return torch.addmm(self._bias, x, self._weight.T).softmax(dim=1)
@@ -184,6 +182,21 @@ class _Objective:
         for x in self.design.rows(0, self.count):
             yield x, self.labels[done : done + len(x)]
             done += len(x)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Lower factors of [..., R, R] symmetric matrices, whose lower triangles are read and which
+    are changed where rounding left them indefinite, as it does with fewer images than coordinates:
+    what it takes is added to their diagonals. A preconditioner need not be exact.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    more = 1e-12 * diagonal.abs().mean()
+    while bool(failed.any()) and bool(more.isfinite()):
+        diagonal += more
+        more *= 10
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+    return factor
 
 
 def minimise(

@@ -213,3 +213,14 @@ def test_a_probe_that_is_far_from_its_optimum_marks_the_row() -> None:
     assert lost is not None
     assert "1.0 points" in lost.detail
     assert convergence({"gap": 0.1, "validation_top1": 0.80, "optimum_top1": 0.804}) is None
+
+
+def test_a_matrix_that_rounding_left_indefinite_is_factorised_all_the_same() -> None:
+    rows = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = torch.stack([rows.T @ rows, torch.eye(50, dtype=torch.float64)])
+    matrix[0].diagonal().sub_(1e-10)  # of rank 3, and 47 eigenvalues are below zero
+    with pytest.raises(torch.linalg.LinAlgError):
+        torch.linalg.cholesky(matrix)
+    factor = logistic._cholesky(matrix.clone())
+    assert torch.equal(factor, factor.tril())
+    assert (factor @ factor.mT - matrix).abs().max() < 1e-8
