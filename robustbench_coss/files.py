@@ -118,20 +118,22 @@ def _locked_temporary(folder: Path) -> tuple[int, str]:
     """A new temporary file, open and locked."""
     while True:
         handle, name = tempfile.mkstemp(dir=folder, prefix=".coss-", suffix=".tmp")
-        # Another process may have removed it before it was locked.
-        if not _lock(handle) or os.fstat(handle).st_nlink:
+        # Another process may lock and remove it before it is locked here: its lock is waited for.
+        if not _lock(handle, wait=True) or os.fstat(handle).st_nlink:
             return handle, name
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Lock an open file for this process; False where another has, or where there are no locks."""
+def _lock(handle: int, wait: bool = False) -> bool:
+    """Lock an open file for this process; False where another has, unless that is waited for, or
+    where there are no locks.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

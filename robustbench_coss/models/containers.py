@@ -124,7 +124,7 @@ def _check_tensors(content: Any, size: int) -> None:
             continue
         seen[id(value)] = value
         todo.extend(_parts(value))
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.layout == torch.strided:
             taken = value.numel() * value.element_size()
             if taken > max(size, MOST_REPEATED):
                 raise ValueError(f"a tensor of shape {list(value.shape)[:8]} repeats few values")

@@ -117,8 +117,9 @@ def test_any_choice_of_1x1_convolutions_is_an_ordinary_resnet(
     exec(loaded, names)
     with torch.inference_mode():
         expected = encoder(images)
+    # Rounding of deep nets; another kernel, stride or padding moves features by their own size.
     torch.testing.assert_close(
-        names["features"], expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+        names["features"], expected, rtol=0, atol=1e-4 * float(expected.abs().max())
     )
 
 

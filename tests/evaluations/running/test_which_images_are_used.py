@@ -66,8 +66,8 @@ def test_the_probe_and_what_suites_compare_with_are_training_images(
     images = Counter(mark for what, marks in seen[:first] if what == "encoder" for mark in marks)
     assert images[MARKS["train"]] >= COUNT
     assert images[MARKS["validation"]] >= COUNT
-    # A few show whether the model takes images of this size at all.
-    assert images[MARKS["test"]] < COUNT / 2
+    # Two show whether the model takes images of this size at all, 32 are asked about three times.
+    assert images[MARKS["test"]] <= 2 + 3 * 32
     assert [marks for what, marks in seen if what == "reference"] == [{MARKS["train"]}]
     assert {frozenset(m) for what, m in seen if what == "measure"} == {frozenset({MARKS["test"]})}
 
