@@ -196,7 +196,8 @@ def _cholesky(matrix: Tensor) -> Tensor:
         diagonal += more
         more *= 10
         factor, failed = torch.linalg.cholesky_ex(matrix)
-    return factor
+    found: Tensor = factor
+    return found
 
 
 def minimise(
