@@ -106,7 +106,7 @@ class Contestant(nn.Module):
 
     def loss(self, first: Tensor, second: Tensor, epoch: int) -> Tensor:
         """A scalar, of views [B, 3, S, S]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define loss()")
 
     def after_backward(self, epoch: int) -> None:
         """What a method does to gradients."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustbench_coss.datasets.base import LARGEST_IMAGE
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.pretrain.views import ViewOptions
 from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
@@ -41,10 +42,6 @@ class OptimizerOptions(BaseModel):
 VERSION = 2
 """Of the keys of a recipe and what they mean. 1 is read, too: it said `local_views` for
 `views.local_crops`. Any other version is refused."""
-
-
-LARGEST_IMAGE = 4096
-"""Side in px: more than any encoder of this tool was made for; a larger number is a slip."""
 
 
 class Recipe(BaseModel):

@@ -56,6 +56,7 @@ def arch(
       coss-bench arch timm:convnext_atto --image-size 96
     """
 
+    from robustbench_coss.datasets.base import LARGEST_IMAGE
     from robustbench_coss.encoders.resnet import ResNet
     from robustbench_coss.errors import CossError
     from robustbench_coss.figures.architectures import draw
@@ -65,8 +66,8 @@ def arch(
 
     if size is not None and size < 8:
         raise CossError(f"--image-size must be at least 8 px, got {size}")
-    if size is not None and size > 4096:
-        raise CossError(f"--image-size must be at most 4096 px, got {size}")
+    if size is not None and size > LARGEST_IMAGE:
+        raise CossError(f"--image-size must be at most {LARGEST_IMAGE} px, got {size}")
     if picture is not None and picture.suffix != ".png":
         raise CossError(f"--picture writes PNG; give it a name that ends in .png, not {picture}")
     drawn, shown = {}, []

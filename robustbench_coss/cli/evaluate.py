@@ -59,6 +59,7 @@ def evaluate(
       coss-bench eval dino.pth --dataset stl10 --set occlusion.stages=stage2
     """
     from robustbench_coss.cli.measure import measure_all
+    from robustbench_coss.datasets.base import LARGEST_IMAGE
     from robustbench_coss.evaluations.probes.linear import ProbeConfig
     from robustbench_coss.evaluations.running.request import Evaluation
     from robustbench_coss.evaluations.running.runner import suite_names
@@ -66,8 +67,8 @@ def evaluate(
 
     at_least_one({"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train})
     not_the_root("--results", results)
-    if size is not None and not 1 <= size <= 4096:
-        raise CossError(f"--size must be 1 to 4096 px, got {size}")
+    if size is not None and not 1 <= size <= LARGEST_IMAGE:
+        raise CossError(f"--size must be 1 to {LARGEST_IMAGE} px, got {size}")
     suites = suite or ["all"]
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
     request = Evaluation(
@@ -88,6 +89,5 @@ def evaluate(
     if name is not None and len(models) > 1:
         raise CossError(f"--name is for one model, and {len(models)} are to be measured")
     form_of: dict[str, Any] = {"format": form, "arch": arch, "allow_partial": allow_partial}
-    form_of["name"] = name
-    read = partial(load_model, size=size, dataset=dataset, **form_of)
+    read = partial(load_model, size=size, dataset=dataset, name=name, **form_of)
     measure_all(models, read, request, cluster, gpus_per_task)

@@ -73,8 +73,8 @@ def sweep(
         folder, data_root = folder.resolve(), data_root.resolve()
     not_the_root("--out", folder)
     runs = plan(wanted, folder)
-    states = {run: LABELS[state(run)] for run in runs}
     if dry_run:
+        states = {run: LABELS[state(run)] for run in runs}
         show(_table(states))
         say(f"{len(runs)} runs in {folder}: {_to_go(states)}")
         return

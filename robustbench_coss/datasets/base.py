@@ -23,6 +23,9 @@ from robustbench_coss.seeds import permutation
 
 ROLES = ("train", "validation", "test")
 
+LARGEST_IMAGE = 4096
+"""Side in px: more than any encoder of this tool was made for; a larger number is a slip."""
+
 
 class ImageSet(Protocol):
     """Images of one role of a data set.

@@ -140,13 +140,24 @@ def broken_link(path: Path) -> None:
 
 def filled_classes(folder: Path) -> tuple[str, ...]:
     """The class folders that hold at least one picture, in order."""
-    ignored = LeftOut()
     with explain_os_errors("read", folder):
-        return tuple(
-            name
-            for name in class_folders(folder, ignored)
-            if next(pictures(str(folder), name, ignored), None) is not None
-        )
+        names = class_folders(folder, LeftOut())
+        return tuple(name for name in names if _holds_picture(os.path.join(folder, name)))
+
+
+def _holds_picture(folder: str) -> bool:
+    """Whether a picture lies below a folder, which is not listed beyond the first."""
+    ignored, below = LeftOut(), []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if ignored.passes(entry):
+                continue
+            _check_link(entry, folder)
+            if entry.is_dir():
+                below.append(entry.path)
+            elif entry.name.lower().endswith(ENDINGS):
+                return True
+    return any(map(_holds_picture, below))
 
 
 def check_every_class(

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers.bench import Bench
-from helpers.sweeps import write
+from helpers.sweeps import SMALL, write
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import FILE_NAME
@@ -23,17 +22,6 @@ from robustbench_coss.pretrain.methods.byol import BYOL
 from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep, results, state
 
 pytestmark = pytest.mark.usefixtures("small_bank")
-SMALL: dict[str, Any] = {
-    "arch": "rf29_resnet18",
-    "dataset": "parts",
-    "width": 1 / 16,
-    "size": 16,
-    "limit": 64,
-    "batch_size": 32,
-    "epochs": 2,
-    "monitor_every": 2,
-    "options": {"hidden": 64, "dim": 16},
-}
 TWO = {"base": SMALL, "grid": {"method": ["byol", "co-byol"], "seed": [0]}}
 
 

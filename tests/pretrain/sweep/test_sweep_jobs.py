@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from helpers.bench import Bench
+from helpers.sweeps import SMALL, write
 
 from robustbench_coss.cli.sweep import RUNNING, _table
 from robustbench_coss.errors import CossError
@@ -23,24 +23,10 @@ from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep, state
 from robustbench_coss.pretrain.sweep_memory import Memory, check_memory, free_memory, measure
 
 pytestmark = pytest.mark.usefixtures("small_bank")
-SMALL: dict[str, Any] = {
-    "arch": "rf29_resnet18",
-    "dataset": "parts",
-    "width": 1 / 16,
-    "size": 16,
-    "limit": 64,
-    "batch_size": 32,
-    "epochs": 30,
-    "monitor_every": 30,
-    "options": {"hidden": 64, "dim": 16},
-}
+LONG = SMALL | {"epochs": 30, "monitor_every": 30}
 GRID = {"method": ["byol", "co-byol"], "seed": [0]}
+TWO = {"base": LONG, "grid": GRID}
 GIB = 2.0**30
-
-
-def write(path: Path, base: dict[str, Any], grid: dict[str, Any] = GRID) -> Path:
-    path.write_text(yaml.safe_dump({"base": base, "grid": grid}))
-    return path
 
 
 @pytest.fixture
@@ -75,7 +61,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 def test_a_killed_run_stops_no_other_ctrl_c_stops_all_and_both_come_to_the_same_end(
     folder: Path,
 ) -> None:
-    write(folder / "two.yaml", SMALL)
+    write(folder / "two.yaml", TWO)
     first, second = runs = plan(read_sweep("two.yaml"), Path("runs/two"))
     process = start("two.yaml", "--jobs", "2")
     assert process.stderr is not None
@@ -105,7 +91,7 @@ def test_a_killed_run_stops_no_other_ctrl_c_stops_all_and_both_come_to_the_same_
 
 @pytest.mark.parametrize("jobs", [0, -1])
 def test_no_jobs_at_all_are_refused_in_one_line(folder: Path, bench: Bench, jobs: int) -> None:
-    outcome = bench("sweep", write(folder / "two.yaml", SMALL), "--jobs", jobs)
+    outcome = bench("sweep", write(folder / "two.yaml", TWO), "--jobs", jobs)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err == (
         f"error: --jobs must be at least 1, got {jobs}; leave it out for one at a time\n"
@@ -113,14 +99,14 @@ def test_no_jobs_at_all_are_refused_in_one_line(folder: Path, bench: Bench, jobs
 
 
 def test_jobs_are_not_for_a_cluster(folder: Path, bench: Bench) -> None:
-    two = write(folder / "two.yaml", SMALL)
+    two = write(folder / "two.yaml", TWO)
     outcome = bench("sweep", two, "--jobs", 2, "--cluster", "auto")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "--jobs is for this machine" in outcome.err
 
 
 def test_the_error_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    (run,) = plan(Sweep.model_validate({"base": SMALL, "grid": {"seed": [0]}}), Path("out"))
+    (run,) = plan(Sweep.model_validate({"base": LONG, "grid": {"seed": [0]}}), Path("out"))
     found = Memory(needed=3 * GIB, free=7 * GIB, where="in memory")
     monkeypatch.setattr(sweep_memory, "side_by_side", lambda *_: iter([(run, found)]))
     how: dict[str, Any] = {"device": "cpu", "data_root": Path("data")}
@@ -135,7 +121,7 @@ def test_the_error_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_memory_of_a_run_grows_by_what_each_further_image_keeps() -> None:
     def needed(images: int) -> float:
-        values = SMALL | {"width": 0.25, "size": 64, "limit": 4096, "batch_size": images}
+        values = LONG | {"width": 0.25, "size": 64, "limit": 4096, "batch_size": images}
         run = plan(Sweep.model_validate({"base": values, "grid": {"seed": [0]}}), Path("out"))[0]
         return measure(run, device="cpu", data_root=Path("data")).needed
 
@@ -159,7 +145,7 @@ def test_free_memory_is_what_the_system_says_and_a_container_allows(tmp_path: Pa
 
 
 def test_the_table_shows_how_far_a_run_is(tmp_path: Path) -> None:
-    runs = plan(Sweep.model_validate({"base": SMALL, "grid": GRID}), tmp_path)
+    runs = plan(Sweep.model_validate(TWO), tmp_path)
     runs[0].folder.mkdir()
     (runs[0].folder / "metrics.csv").write_text(
         "epoch,step,validation/knn_top1,seconds\n1,2,0.25,1.5\n2,4,0.5,2.5\n"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.view_cases import OFF
 from PIL import Image
 from torch import Tensor
 
@@ -16,15 +16,6 @@ from robustbench_coss.pretrain.data import Samples
 from robustbench_coss.pretrain.recipe import build_recipe
 from robustbench_coss.pretrain.views import ViewOptions, make_views
 
-NOTHING: dict[str, Any] = {
-    "min_crop": 1.0,
-    "aspect": 1.0,
-    "flip": 0.0,
-    "jitter": 0.0,
-    "grey": 0.0,
-    "blur": (0.0, 0.0),
-    "solarize": (0.0, 0.0),
-}
 COUNT = 24
 STEPS = {
     "crop": {"min_crop": 0.2},
@@ -43,12 +34,12 @@ def images() -> Tensor:
 
 
 def made(step: str, seed: int = 0, epoch: int = 0, first: int = 0) -> list[Tensor]:
-    options = ViewOptions(**(NOTHING | STEPS[step]))
+    options = ViewOptions(**(OFF | STEPS[step]))
     return make_views(images(), range(first, first + COUNT), seed, epoch, 2, options)
 
 
 def test_views_without_any_step_are_the_images() -> None:
-    for view in make_views(images(), range(COUNT), 0, 0, 2, ViewOptions(**NOTHING)):
+    for view in make_views(images(), range(COUNT), 0, 0, 2, ViewOptions(**OFF)):
         torch.testing.assert_close(view, images().float() / 255)
 
 
