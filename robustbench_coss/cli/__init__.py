@@ -47,6 +47,7 @@ WHOLE_NUMBERS = (
 )
 """Environment variables that torch, Lightning or matplotlib read as numbers."""
 
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # click's, of which typer may carry its own
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 
@@ -133,6 +134,12 @@ def _at_home(word: str) -> str:
     return word
 
 
+def _usage_error(error: Any) -> str:
+    """What the command line could not be read as, in one line, and where to read on."""
+    what = " ".join(error.format_message().split()).rstrip(".")
+    return f"{what}; see `{error.ctx.command_path} --help`" if error.ctx else what
+
+
 def main() -> None:
     """Entry point: a CossError becomes one line on stderr and status 1."""
     prepare_streams()
@@ -141,7 +148,11 @@ def main() -> None:
     with ending_without_output():
         try:
             _check_environment()
-            app()
+            sys.exit(app(standalone_mode=False))
+        except USAGE_ERROR as error:
+            if type(error).__name__ != "NoArgsIsHelpError":  # whose help is there already
+                say(f"error: {_usage_error(error)}", err=True)
+            sys.exit(error.exit_code)
         except CossError as error:
             say(f"error: {' '.join(str(error).splitlines())}", err=True)
             sys.exit(1)
