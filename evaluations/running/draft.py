@@ -27,6 +27,7 @@ from robustbench_coss.records.record import (
     Record,
     read_record,
     record_path,
+    variant_of,
     write_record,
 )
 from robustbench_coss.records.training import with_recipe
@@ -231,8 +232,16 @@ def draft(opened: Opened, suite: Suite) -> Draft:
         request.seed,
         answers=checkpoint.answers,
     )
-    results = Path(request.results)
-    path = record_path(results, checkpoint.name, checkpoint.sha256, opened.dataset, suite.name)
+    settings = request.probe.settings() if checkpoint.head is None else {}
+    probe = {"settings": settings, "in_place_of_head": opened.in_place_of_head}
+    path = record_path(
+        Path(request.results),
+        checkpoint.name,
+        checkpoint.sha256,
+        opened.dataset,
+        suite.name,
+        variant_of(probe, {"name": opened.dataset, "fingerprint": opened.test.fingerprint}),
+    )
     return Draft(suite, path, key, checkpoint.recognised)
 
 
@@ -297,7 +306,8 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "encoder": metadata.get("encoder"),
         "dataset": metadata.get("dataset"),
         "training": training,
-        "probe": opened.probe_summary,
+        "probe": opened.probe_summary
+        | ({"in_place_of_head": True} if opened.in_place_of_head else {}),
     }
     if "file" in metadata:
         described["file"] = metadata["file"]

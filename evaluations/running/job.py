@@ -87,6 +87,7 @@ class Opened:
         index: data set indices of the images to measure, in order.
         labels: [n] int64 labels of these.
         anew: whether the probe is trained and replaced although one is kept.
+        in_place_of_head: whether a probe takes the place of a head for these classes.
         doubts: failed checks of model and probe, which concern all suites; known with `subject`.
 
     Raises:
@@ -106,6 +107,7 @@ class Opened:
             torch.set_num_threads(threads)
         self.device = resolve_device(request.device)
         self.checkpoint = load()
+        own_classes = self.checkpoint.classes
         if request.transfer:
             self.checkpoint = replace(self.checkpoint, head=None, classes=None)
         self.dataset = choose_dataset(self.checkpoint, request.dataset, request.transfer)
@@ -124,6 +126,7 @@ class Opened:
         self.index: list[int] = order.tolist()
         self.labels: Tensor = self.test.labels[order]
         self._check_classes()
+        self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
         self._subject: Subject | None = None
         self._reference: Batch | None = None
         self._suites: dict[str, Suite] = {}

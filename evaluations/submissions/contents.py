@@ -18,7 +18,7 @@ from robustbench_coss.evaluations.submissions.bundle import (
     Bundle,
 )
 from robustbench_coss.evaluations.submissions.submit import entry_of, environment_of, manifest_of
-from robustbench_coss.files import canonical_json
+from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.reading import parse_yaml
 from robustbench_coss.records.record import Record, from_json
 from robustbench_coss.records.training import recipe_in
@@ -39,6 +39,8 @@ def read_records(bundle: Bundle) -> dict[str, Record]:
     }
     for name, record in records.items():
         _check_record(bundle, name, record, contents[name]["schema"])
+    if len({entry_of(record) for record in records.values()}) < len(records):
+        raise CossError(f"{bundle.path} holds a record twice")
     _check_manifest(bundle, records)
     _check_files(bundle, records)
     return records
@@ -51,7 +53,9 @@ def _check_record(bundle: Bundle, name: str, record: Record, schema: int) -> Non
         raise CossError(f"{where} is of another checkpoint than the manifest states")
     if not record.complete:
         raise CossError(f"{where} is not complete")
-    if name != entry_of(record):
+    # Earlier versions had one place for all probes.
+    earlier = f"records/{slug(record.dataset['name'])}/{slug(record.suite)}.json"
+    if name not in (entry_of(record), earlier):
         raise CossError(f"{where} is of {record.suite} on {record.dataset['name']}")
     probe = record.model["probe"]
     key = record_key(

@@ -24,7 +24,7 @@ from robustbench_coss.evaluations.submissions.bundle import (
 from robustbench_coss.files import canonical_json, sha256_of, slug
 from robustbench_coss.models.checkpoint import FILE_NAME, find_checkpoint, load_checkpoint
 from robustbench_coss.models.load import LIBRARIES, load_model
-from robustbench_coss.records.record import Record, find_records
+from robustbench_coss.records.record import Record, find_records, path_of
 
 
 def submit(
@@ -91,7 +91,8 @@ def submit(
 
 def entry_of(record: Record) -> str:
     """Where a record lies in a bundle."""
-    return f"records/{slug(record.dataset['name'])}/{slug(record.suite)}.json"
+    path = path_of(record)
+    return f"records/{path.parent.name}/{path.name}"
 
 
 def environment_of(records: Mapping[str, Record]) -> dict[str, Any]:

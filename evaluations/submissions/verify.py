@@ -253,6 +253,9 @@ def _check_facts(
         if stated := recipe_in(record.model):  # early records do not hold all of it
             same = {key: value for key, value in recipe_in(found).items() if key in stated}
             mine = found | {"training": found["training"] | {"recipe": same}}
+        if "in_place_of_head" not in record.model["probe"]:  # nor that
+            probe = {k: v for k, v in found["probe"].items() if k != "in_place_of_head"}
+            mine = mine | {"probe": probe}
         facts = (mine.keys() | record.model.keys()) - {"name"}
         wrong = sorted(k for k in facts if mine.get(k) != record.model.get(k))
         if wrong:

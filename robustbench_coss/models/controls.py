@@ -8,6 +8,7 @@ that a run of `coss-bench pretrain` with this seed begins with, BatchNorm statis
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -50,12 +51,16 @@ def control(spec: str, *, size: int | None, dataset: str | None) -> Checkpoint:
     _, kind, *rest = spec.split(":")
     if kind not in ("pixels", "untrained") or (kind == "pixels" and rest):
         raise CossError(f"unknown control {spec!r}; known: {KNOWN}")
-    if size is None:
-        if dataset is None:
-            raise CossError(f"{spec} has no data set of its own; name one with --dataset NAME")
-        source = dataset_source(dataset)
-        size = source.default_size
-    return pixels(size) if kind == "pixels" else _named_untrained(spec, rest, size)
+    usual = None if dataset is None else dataset_source(dataset).default_size
+    side = size or usual
+    if side is None:
+        raise CossError(f"{spec} has no data set of its own; name one with --dataset NAME")
+    if kind == "pixels":
+        return pixels(side)
+    found = _named_untrained(spec, rest, side)
+    if side == usual:
+        return found
+    return replace(found, sha256=sha256_of({"weights": found.sha256, "size": side}))
 
 
 def pixels(size: int) -> Checkpoint:

@@ -71,6 +71,8 @@ class Probe(BaseModel):
     """How far the training loss is above the optimum, in nats."""
     iterations: Count = 0
     """Newton steps over all λ (logistic)."""
+    in_place_of_head: YesNo = False
+    """Whether the model has a classifier of its own for these classes; absent if not."""
     optimum_top1: Share = 0.0
     """What `validation_top1` is at the optimum (sgd, simclr)."""
 

@@ -11,7 +11,7 @@ are held to them, and `docs/record-schema.json` is made from them. What fields s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -46,6 +46,7 @@ SCHEMA: Literal[3] = 3
 MIGRATED = (1, 2)  # older schemas, read as well
 Better = Literal["higher", "lower", ""]
 MOST_IMAGES = 2**26
+STANDARD_PROBE = {"kind": "logistic", "l2_values": 12, "max_train": None, "seed": 0}
 LONGEST_VALUE = 60  # characters of a wrong value that an error shows
 
 
@@ -274,11 +275,43 @@ def _formed(content: Any, context: dict[str, Any]) -> Record:
 
 
 def record_path(
-    results: Path, model: str, checkpoint_sha256: str, dataset: str, suite: str
+    results: Path, model: str, checkpoint_sha256: str, dataset: str, suite: str, variant: str = ""
 ) -> Path:
-    """Where a record lies: `results/records/<model>-<hash>/<dataset>/<suite>.json`."""
+    """Where a record lies: `results/records/<model>-<hash>/<data set>/<suite>.json`.
+
+    Args:
+        variant: as `variant_of`, behind the data set.
+    """
     folder = f"{slug(model)}-{checkpoint_sha256[:8]}"
-    return results / "records" / folder / slug(dataset) / f"{slug(suite)}.json"
+    return results / "records" / folder / f"{slug(dataset)}{variant}" / f"{slug(suite)}.json"
+
+
+def path_of(record: Record) -> Path:
+    """Where a record lies in its results folder."""
+    model, dataset = record.model, record.dataset["name"]
+    variant = variant_of(model["probe"], record.dataset)
+    return record_path(
+        Path(), model["name"], model["checkpoint_sha256"], dataset, record.suite, variant
+    )
+
+
+def variant_of(probe: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
+    """What else has a folder of its own: a probe other than the default, a probe in place of the
+    model's own head, and pictures of the data set that is whatever lies in a folder.
+
+    Args:
+        probe: as `Record.model` has it, or what of it is known before it is trained.
+        dataset: name and fingerprint, as `Record.dataset`.
+    """
+    parts = []
+    settings = probe.get("settings", {})
+    if "kind" in settings and any(settings.get(k, v) != v for k, v in STANDARD_PROBE.items()):
+        parts.append(f"{settings['kind']}-{sha256_of(settings)[:8]}")
+    elif probe.get("in_place_of_head"):
+        parts.append("probe")
+    if dataset["name"] == "imagefolder":
+        parts.append(dataset["fingerprint"][:8])
+    return "".join(f"+{slug(part)}" for part in parts)
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from robustbench_coss.analysis.comparison import doubts_of
@@ -13,7 +13,7 @@ from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.analysis.pairing import seeds_of
 from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
-from robustbench_coss.records.record import record_path
+from robustbench_coss.records.record import path_of
 from robustbench_coss.statistics.contrasts import unmatched
 from robustbench_coss.tables.cells import MARK, Column, Section, TableCell, block
 from robustbench_coss.tables.comparison import p_text, signed_cell
@@ -102,14 +102,9 @@ def _images(row: Row) -> int:
     return int(row.question.sources[0].measurement.records[0].index.size)
 
 
-def _paths(source: Source) -> list[PurePath]:
+def _paths(source: Source) -> list[Path]:
     """Where the records lie in the results folder."""
-    return [
-        record_path(
-            Path(), r.model["name"], r.model["checkpoint_sha256"], r.dataset["name"], r.suite
-        )
-        for r in source.measurement.records
-    ]
+    return [path_of(record) for record in source.measurement.records]
 
 
 def layout(outcomes: Sequence[Outcome]) -> list[Section]:
@@ -220,7 +215,7 @@ def _left_out(row: Row) -> str:
 
 def _records_notes(sources: Iterable[Source]) -> list[str]:
     """ "Records of BYOL: records/{byol-s0-…,byol-s1-…}/parts/{clean,crop}.json", for a shell."""
-    paths: dict[str, list[PurePath]] = {}
+    paths: dict[str, list[Path]] = {}
     for s in sources:
         paths.setdefault(s.measurement.label, []).extend(_paths(s))
     notes = []

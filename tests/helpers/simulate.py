@@ -67,7 +67,7 @@ def record(
                 "key": sha256_of([name, "probe"]),
                 "checkpoint_sha256": sha256_of([name, method, seed]),
                 "dataset": dataset,
-                "settings": {"kind": "sgd", "epochs": 50},
+                "settings": {"kind": "logistic", "max_train": None},
                 "n_train": 5000,
                 "train_top1": 0.8 + seed / 1000,
                 "validation_top1": 0.7 + seed / 1000,

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.figures.receptive_fields import read_fields
 from robustbench_coss.pages.dossier.words import counted, flat, listed, pretty, several
 from robustbench_coss.records.commands import MODEL, RECIPE, commands_of, recipe_of
-from robustbench_coss.records.record import Record, record_path
+from robustbench_coss.records.record import Record, path_of
 from robustbench_coss.records.training import recipe_in, training_of
 from robustbench_coss.tables.cells import MISSING, percent_text
 
@@ -146,10 +145,6 @@ def _run(records: Sequence[Record]) -> Run:
     model = records[0].model
     name, sha256, probe = str(model["name"]), model["checkpoint_sha256"], model.get("probe") or {}
     seed = training_of(model).get("seed")
-    paths = [
-        record_path(PurePosixPath(), name, sha256, r.dataset["name"], r.suite)  # type: ignore[arg-type]
-        for r in records
-    ]
     shares = (probe.get(f"{part}_top1") for part in ("train", "validation"))
     train, validation = (
         percent_text(share) if isinstance(share, (int, float)) else MISSING for share in shares
@@ -161,7 +156,7 @@ def _run(records: Sequence[Record]) -> Run:
         train,
         validation,
         tuple(_of_run(records)),
-        tuple(path.as_posix() for path in paths),
+        tuple(path_of(record).as_posix() for record in records),
     )
 
 
