@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, centre, decode
+from robustbench_coss.datasets.geometry import USUAL, Geometry
+from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, decode
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.corruptions.fast import corrupt
@@ -67,18 +68,18 @@ class Classifier:
         raise CossError(f"no class {text!r} among 0 … {len(self.classes) - 1}; {hint}")
 
 
-def read_image(path: Path, size: int) -> Tensor:
-    """A picture file as a model of `size` px sees it: [1, 3, size, size] uint8.
+def read_image(path: Path, size: int, geometry: Geometry = USUAL) -> Tensor:
+    """A picture file as a model sees it: [1, 3, size, size] uint8.
 
-    As in the evaluation of picture data sets, the shorter side goes to size · 256 / 224 and the
-    centre is cut out; a picture of exactly size × size is taken as it is.
+    As in the evaluation of picture data sets, resized and cut as the model says; a picture of
+    exactly size × size is taken as it is.
 
     Raises:
         CossError: there is no such file, or it is no picture (`datasets.pictures.decode`).
     """
     picture = decode(read_bytes(path, MOST_BYTES), str(path))
     if picture.size != (size, size):
-        picture = centre(picture, size)
+        picture = geometry.cut(picture, size)
     return as_tensor(picture)[None]
 
 

@@ -28,8 +28,9 @@ from PIL import Image
 from torch import nn
 
 from robustbench_coss.cli.settings import parse_setting
+from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.datasets.idx import read_idx
-from robustbench_coss.datasets.pictures import ENDINGS, as_tensor, centre, decode, oddities
+from robustbench_coss.datasets.pictures import ENDINGS, as_tensor, decode, oddities
 from robustbench_coss.datasets.pictures import open_picture as header_of
 from robustbench_coss.datasets.shards import ShardSet, class_names, read_index
 from robustbench_coss.datasets.tiny_imagenet import _test as read_annotations
@@ -103,7 +104,7 @@ def read_picture(path: Path) -> None:
     data = path.read_bytes()
     oddities(header_of(data, str(path)))
     found = decode(data, str(path))
-    centre(found, 224)
+    Geometry().cut(found, 224)
     as_tensor(found)
 
 

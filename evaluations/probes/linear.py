@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.datasets.geometry import geometry_of
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes import logistic, sgd
 from robustbench_coss.evaluations.probes.design import chunks, standardisation
@@ -271,6 +272,7 @@ def probe_key(
             "format": FORMAT,
             "checkpoint": checkpoint.sha256,
             "size": train.size,
+            **({"geometry": geometry_of(train)} if geometry_of(train) else {}),
             "train": train.fingerprint,
             "validation": validation.fingerprint,
             "settings": config.settings(),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robustbench_coss.datasets.geometry import geometry_of
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
@@ -93,7 +94,7 @@ class Draft:
         Raises:
             CossError: the suite lists a condition twice.
         """
-        suite, test = self.suite, opened.test
+        suite = self.suite
         self.conditions = suite.conditions(opened.subject)
         self.doubts = [doubt for doubt in opened.doubts if doubt is not None]
         if len({c.name for c in self.conditions}) != len(self.conditions):
@@ -105,15 +106,7 @@ class Draft:
             suite_version=suite.version,
             suite_config=suite.config(),
             model=describe_model(opened),
-            dataset={
-                "name": opened.dataset,
-                "role": "test",
-                "fingerprint": test.fingerprint,
-                "size": test.size,
-                "classes": len(test.classes),
-                "n": len(opened.index),
-                "limit": opened.request.limit,
-            },
+            dataset=describe_images(opened),
             seed=opened.request.seed,
             versions=versions(),
             device="",  # known once something was measured
@@ -227,7 +220,7 @@ def draft(opened: Opened, suite: Suite) -> Draft:
     key = record_key(
         checkpoint.sha256,
         opened.classifier_key,
-        {"fingerprint": opened.test.fingerprint, "size": opened.test.size, "n": len(opened.index)},
+        describe_images(opened),
         (suite.name, suite.version, suite.config()),
         request.seed,
         answers=checkpoint.answers,
@@ -258,7 +251,7 @@ def record_key(
 
     Args:
         classifier_key: as `Opened.classifier_key`.
-        dataset: with fingerprint, size and n.
+        dataset: as `describe_images` gives it.
         suite: name, version and settings.
         schema: of the record. Keys of 3 are those of 2: what it added determines no outcome.
         answers: as `Checkpoint.answers`.
@@ -273,6 +266,8 @@ def record_key(
             "dataset": dataset["fingerprint"],
             "size": dataset["size"],
             "n": dataset["n"],
+            **{part: dataset[part] for part in ("geometry",) if part in dataset},
+            **{part: dataset[part]["images"] for part in ("image_list",) if part in dataset},
             "suite": name,
             "version": version,
             "config": dict(config),
@@ -289,6 +284,26 @@ def partial_path(path: Path) -> Path:
 def lock_path(path: Path) -> Path:
     """Whose holder alone may measure a record."""
     return path.with_name(f".coss-{path.stem}.lock")
+
+
+def describe_images(opened: Opened) -> dict[str, Any]:
+    """What a record says of the images; `Record.dataset`."""
+    test, request = opened.test, opened.request
+    described: dict[str, Any] = {
+        "name": opened.dataset,
+        "role": "test",
+        "fingerprint": test.fingerprint,
+        "size": test.size,
+        "classes": len(test.classes),
+        "n": len(opened.index),
+        "limit": request.limit,
+    }
+    if geometry := geometry_of(test):
+        described["geometry"] = geometry
+    if request.image_list is not None:
+        file, images = Path(request.image_list).name, sha256_of(sorted(opened.index))
+        described["image_list"] = {"file": file, "images": images}
+    return described
 
 
 def describe_model(opened: Opened) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.datasets.image_list import listed
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import (
@@ -118,10 +119,13 @@ class Opened:
                 size=int(self.checkpoint.metadata["size"]),
                 root=Path(request.data_root),
                 download=request.download,
+                geometry=self.checkpoint.encoder.input.geometry,
             )
             for role in ("train", "validation", "test")
         )
         order = labelled(self.test, permutation(len(self.test), "test order", len(self.test)))
+        if request.image_list is not None:
+            order = order[torch.isin(order, listed(self.test, Path(request.image_list)))]
         order = order[: request.limit]
         self.index: list[int] = order.tolist()
         self.labels: Tensor = self.test.labels[order]

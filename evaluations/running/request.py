@@ -30,6 +30,8 @@ class Evaluation:
         results: folder of records and probes.
         limit: measure so many test images: the first ones of a fixed random order, so that the
             images of a smaller limit are among those of a larger one. None measures all.
+        image_list: file that names the test images to measure (`datasets.image_list`), of which
+            `limit` takes some; None measures all.
         batch_size: images measured at once; does not change outcomes beyond rounding.
         device: "auto", "cpu" or "cuda".
         seed: of the suites' draws.
@@ -50,6 +52,7 @@ class Evaluation:
     transfer: bool = False
     results: Path | str = Path("results")
     limit: int | None = None
+    image_list: Path | str | None = None
     batch_size: int = 256
     device: str = "auto"
     seed: int = 0
@@ -64,6 +67,8 @@ class Evaluation:
         object.__setattr__(self, "suites", tuple(suites))
         for name in ("results", "data_root"):
             object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.image_list is not None:
+            object.__setattr__(self, "image_list", Path(self.image_list))
         for name in ("limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from robustbench_coss.analysis.configurations import check_record
+from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.datasets.image_list import names_of
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, probe_path, read_probe
 from robustbench_coss.evaluations.progress import Progress
@@ -108,7 +110,8 @@ def _alike(records: Mapping[str, Record]) -> Iterator[dict[str, Record]]:
     groups: dict[str, dict[str, Record]] = {}
     for name, record in records.items():
         data, probe = record.dataset, record.model["probe"]
-        key = canonical_json([data["name"], data["limit"], record.seed, probe.get("key")])
+        images = [data["name"], data["limit"], data.get("image_list")]
+        key = canonical_json([images, record.seed, probe.get("key")])
         groups.setdefault(key, {})[name] = record
     yield from groups.values()
 
@@ -132,6 +135,7 @@ def _verify_group(
     request = replace(
         plan.here,
         dataset=data["name"],
+        image_list=_image_list(bundle, first, plan.here, folder),
         transfer=not own_head,
         results=results,
         limit=data["limit"],
@@ -160,6 +164,19 @@ def _verify_group(
             report.together.append(try_pairs(about, everything, max(shares)))
     finally:
         opened.close()
+
+
+def _image_list(bundle: Bundle, record: Record, here: Evaluation, folder: Path) -> Path | None:
+    """A file with the names of a record's images, where a list named them."""
+    data = record.dataset
+    if "image_list" not in data:
+        return None
+    test = open_dataset(data["name"], "test", size=data["size"], root=Path(here.data_root))
+    if int(record.index.max()) >= len(test):
+        raise CossError(f"{bundle.path}: a record lists other images than {data['name']!r} has")
+    path: Path = folder / slug(data["image_list"]["file"])
+    write_atomically(path, names_of(test, record.index.tolist()))
+    return path
 
 
 def _options(record: Record, here: Evaluation) -> dict[str, Any]:

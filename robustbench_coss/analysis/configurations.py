@@ -251,11 +251,15 @@ def _test_set(dataset: dict[str, Any], label: str, unique: bool) -> TestSet:
 
 
 def _protocol(record: Record) -> dict[str, Any]:
-    return {
+    stated = {
         "version": record.suite_version,
         "n": int(record.index.size),
         "settings": record.suite_config,
     }
+    if "image_list" in record.dataset:
+        named = record.dataset["image_list"]
+        stated["images"] = f"{named['file']} ({named['images'][:8]})"
+    return stated
 
 
 def _letter(i: int) -> str:

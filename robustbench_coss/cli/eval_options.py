@@ -29,6 +29,10 @@ Limit = Annotated[
     int | None,
     typer.Option(help="Measure so many test images, a fixed random subset; default: all."),
 ]
+ImageList = Annotated[
+    Path | None,
+    typer.Option(help="Measure the test images that a file names, one a line.", metavar="FILE"),
+]
 DataSetName = Annotated[
     str | None,
     typer.Option(help="Data set to measure on; default: the one trained on."),

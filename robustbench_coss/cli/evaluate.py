@@ -16,6 +16,7 @@ def evaluate(
     suite: o.Suites = None,
     results: o.ResultsFolder = Path("results"),
     limit: o.Limit = None,
+    image_list: o.ImageList = None,
     dataset: o.DataSetName = None,
     transfer: o.Transfer = False,
     settings: o.Settings = None,
@@ -48,9 +49,7 @@ def evaluate(
 
       coss-bench eval runs/co-byol
 
-      coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000
-
-      coss-bench eval runs/co-byol --dataset cifar100 --transfer --device cuda
+      coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000 --device cuda
 
       coss-bench eval control:pixels control:untrained:resnet18 --dataset parts
 
@@ -77,6 +76,7 @@ def evaluate(
         transfer=transfer,
         results=results,
         limit=limit,
+        image_list=image_list,
         batch_size=batch_size,
         device=device,
         seed=seed,

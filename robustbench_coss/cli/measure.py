@@ -63,7 +63,8 @@ def measure_all(
     shown = request.results
     if cluster is not None:  # workers have a working folder of their own
         results, data_root = (Path(p).resolve() for p in (request.results, request.data_root))
-        request = replace(request, results=results, data_root=data_root)
+        listed = request.image_list and Path(request.image_list).resolve()
+        request = replace(request, results=results, data_root=data_root, image_list=listed)
         models = [str(Path(m).resolve()) if Path(m).exists() else m for m in models]
     console = Screen()
     todo = deque((model, Once(partial(read, model))) for model in models)

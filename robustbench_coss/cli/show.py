@@ -143,7 +143,8 @@ def _picture(checkpoint: Checkpoint, image: Path, dataset: str | None) -> _Shown
     from robustbench_coss.evaluations.show import read_image
     from robustbench_coss.figures.one_image import shorten
 
-    pixels = read_image(image, int(checkpoint.metadata["size"]))
+    spec = checkpoint.encoder.input
+    pixels = read_image(image, spec.size, spec.geometry)
     name = dataset or checkpoint.metadata.get("dataset")
     return _Shown(pixels, name, shorten(image.name, 60), image.stem)
 
@@ -154,7 +155,8 @@ def _test_image(checkpoint: Checkpoint, index: int, dataset: str | None, root: P
     from robustbench_coss.figures.one_image import shorten
 
     name = choose_dataset(checkpoint, dataset, transfer=True)
-    test = open_dataset(name, "test", size=int(checkpoint.metadata["size"]), root=root)
+    spec = checkpoint.encoder.input
+    test = open_dataset(name, "test", size=spec.size, root=root, geometry=spec.geometry)
     if not 0 <= index < len(test):
         raise CossError(f"{name!r} has test images 0 … {len(test) - 1}, got --index {index}")
     about, label = f"test image {index} of {name}", int(test.labels[index])

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_coss import registry
+from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.seeds import permutation
@@ -209,6 +210,7 @@ def open_dataset(
     size: int | None = None,
     root: Path = Path("data"),
     download: bool = False,
+    geometry: Geometry | None = None,
 ) -> ImageSet:
     """Open one role of a registered data set.
 
@@ -219,6 +221,8 @@ def open_dataset(
         size: side of the images in px; None takes the data set's own default.
         root: folder where data sets lie or are downloaded to.
         download: fetch what is missing, where the data set can be fetched.
+        geometry: how whole pictures become images of that size, where a model states it; images
+            that are held at a size of their own are resampled all the same.
 
     Raises:
         CossError: unknown name or role, missing or damaged data, or no images.
@@ -234,4 +238,6 @@ def open_dataset(
     images = source.open(role, size, root, download)
     if len(images) == 0:
         raise CossError(f"data set {name!r} has no {role} images in {root}; check --data-root")
+    if geometry is not None and hasattr(images, "geometry"):
+        images.geometry = geometry
     return images

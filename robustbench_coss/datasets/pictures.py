@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from robustbench_coss.datasets.geometry import MOST_PIXELS, USUAL, Geometry
 from robustbench_coss.errors import CossError
 
 ENDINGS = (
@@ -30,7 +31,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded: nothing that Pillow hands to another program (PostScript), none of a plug-in."""
 
 MOST_BYTES = 256 << 20  # of an encoded picture
-MOST_PIXELS = 1 << 26  # 67 million, at 4 bytes each in Pillow
 LOOKED_AT = 1_000  # pictures of a set whose headers are looked at
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # Exif 2.3, tag 274; 1 is upright
@@ -154,9 +154,11 @@ class PictureSet:
 
     Attributes:
         size: side of the images that `images` gives, in px.
+        geometry: how pictures become that large.
     """
 
     size: int
+    geometry: Geometry = USUAL
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__()")
@@ -166,16 +168,16 @@ class PictureSet:
         raise TypeError(f"{type(self).__name__} must define read()")
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """[B, 3, size, size] uint8: shorter side to size * 256 / 224, then the centre is cut out.
-
-        The usual evaluation of ImageNet models (256 and 224 px), bilinear with antialiasing.
+        """[B, 3, size, size] uint8, by `geometry`: unless a model states its own, the usual one of
+        ImageNet models, the shorter side to size * 256 / 224, of which the centre.
 
         Raises:
             CossError: a picture is missing or damaged.
         """
         if not indices:
             return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
-        return torch.stack([as_tensor(centre(self._picture(i), self.size)) for i in indices])
+        cut = (self.geometry.cut(self._picture(i), self.size) for i in indices)
+        return torch.stack([as_tensor(picture) for picture in cut])
 
     def raw(self, index: int) -> Tensor:
         """[3, H, W] uint8: the whole picture.
@@ -207,24 +209,6 @@ class PictureSet:
             among = f"{len(chosen):,}" + (f" looked at of {count:,}" if len(chosen) < count else "")
             said = "; ".join(f"{number:,} {words}" for words, number in found.items())
             warnings.warn(f"of the {among} pictures in {where}: {said}", stacklevel=1)
-
-
-def centre(picture: Image.Image, size: int) -> Image.Image:
-    """The shorter side to size * 256 / 224, bilinear with antialiasing, and the centre cut out."""
-    # Imported here: listing data sets must not cost torchvision's start-up time.
-    from torchvision.transforms import functional as transforms
-
-    shorter = round(size * 256 / 224)
-    width, height = picture.size
-    scale = shorter / min(width, height)
-    if max(width, height) * scale * shorter <= MOST_PIXELS:
-        cut: Image.Image = transforms.center_crop(transforms.resize(picture, shorter), size)
-        return cut
-    # A strip so thin that, enlarged, it would not fit into memory: only its centre is enlarged.
-    side = size / scale
-    at = [(round((int(length * scale) - size) / 2)) / scale for length in (width, height)]
-    box = (at[0], at[1], min(at[0] + side, width), min(at[1] + side, height))
-    return picture.resize((size, size), Image.Resampling.BILINEAR, box=box)
 
 
 def as_tensor(picture: Image.Image) -> Tensor:

@@ -107,6 +107,11 @@ class ShardSet(PictureSet):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def paths(self) -> NDArray[np.bytes_]:
+        """[N] bytes, names of the members."""
+        return self.index.names
+
     def read(self, index: int) -> tuple[str, bytes]:
         """Shard and member of a picture, and its bytes."""
         shard = self.index.shards[self.index.shard[index]]

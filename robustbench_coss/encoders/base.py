@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from robustbench_coss.datasets.geometry import USUAL, Geometry
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -20,11 +22,13 @@ class InputSpec:
     Attributes:
         size: side in px that the encoder was built for.
         mean, std: per-channel normalisation in pixel units of [0, 1].
+        geometry: how a picture becomes that large.
     """
 
     size: int
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # ImageNet, as torchvision uses
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    geometry: Geometry = USUAL
 
 
 Stage = Callable[[Tensor], Tensor]

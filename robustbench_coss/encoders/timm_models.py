@@ -7,6 +7,7 @@ reads the patches through.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.resnet import Strided1x1
@@ -230,6 +232,25 @@ def made_for(name: str) -> int:
     _check_name(timm, name.partition(".")[0])
     size: int = timm.get_pretrained_cfg(name).input_size[-1]
     return size
+
+
+def timm_geometry(name: str, size: int) -> Geometry:
+    """How timm cuts pictures for a model (name with or without a tag) at `size` px, as
+    `timm.data.resolve_data_config` says; at the side that it names for tests, with their crop.
+
+    Raises:
+        CossError: no such model, or timm is not installed.
+    """
+    timm = _timm()
+    _check_name(timm, name.partition(".")[0])
+    known = timm.get_pretrained_cfg(name)
+    for_tests = known.test_input_size is not None and size == known.test_input_size[-1]
+    config = timm.data.resolve_data_config(
+        pretrained_cfg=known.to_dict(), use_test_size=for_tests and size != known.input_size[-1]
+    )
+    r, g, b = (round(255 * value) for value in config["mean"])
+    resize = math.floor(size / config["crop_pct"])
+    return Geometry(resize, config["interpolation"], config["crop_mode"], (r, g, b))
 
 
 def tags(name: str) -> list[str]:

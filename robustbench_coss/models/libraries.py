@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torchvision import models as tv
 
+from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
-from robustbench_coss.encoders.timm_models import made_for, tags, timm_encoder, timm_with_head
+from robustbench_coss.encoders.timm_models import (
+    made_for,
+    tags,
+    timm_encoder,
+    timm_geometry,
+    timm_with_head,
+)
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
@@ -120,7 +128,10 @@ def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
     with _fetched(f"the weights {weights} of torchvision's {name}"):
         module = tv.get_model(name, weights=entry)
     transform: Any = entry.transforms()
-    spec = InputSpec(size or transform.crop_size[0], tuple(transform.mean), tuple(transform.std))
+    (crop,), (resize,) = transform.crop_size, transform.resize_size
+    side = size or crop
+    geometry = Geometry(round(side * resize / crop), transform.interpolation.value)
+    spec = InputSpec(side, tuple(transform.mean), tuple(transform.std), geometry)
     return cut_or_opaque(module, spec, name), f"torchvision's {name} {entry.name}"
 
 
@@ -128,7 +139,7 @@ def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
     if not weights:
         with _fresh():
             encoder: Encoder = timm_encoder(name, size=size or made_for(name))
-        return Cut(encoder.eval(), None, None), f"timm's {name}"
+        return Cut(_as_timm_cuts(encoder, name).eval(), None, None), f"timm's {name}"
     full = f"{name}.{weights}"
     known = tags(name)
     if weights not in known:
@@ -137,7 +148,12 @@ def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
         )
     with _fetched(f"the weights {weights} of timm's {name}"):
         encoder, head, classes = timm_with_head(full, size)
-    return Cut(encoder, head, classes), f"timm's {full}"
+    return Cut(_as_timm_cuts(encoder, full), head, classes), f"timm's {full}"
+
+
+def _as_timm_cuts(encoder: Encoder, name: str) -> Encoder:
+    encoder.input = replace(encoder.input, geometry=timm_geometry(name, encoder.input.size))
+    return encoder
 
 
 @contextmanager

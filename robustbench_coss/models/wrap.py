@@ -242,4 +242,8 @@ def _remedy(module: nn.Module) -> str:
 def describe_input(spec: InputSpec, source: str) -> str:
     """Preprocessing in one line."""
     mean, std = (", ".join(f"{v:g}" for v in values) for values in (spec.mean, spec.std))
-    return f"images of {spec.size} px, pixels in [0, 1], mean ({mean}), std ({std}), from {source}"
+    own = spec.geometry.described(spec.size) if spec.geometry.stored(spec.size) else ""
+    return (
+        f"images of {spec.size} px{own and f' ({own})'}, pixels in [0, 1], mean ({mean}), "
+        f"std ({std}), from {source}"
+    )

@@ -48,7 +48,8 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     alike: dict[str, list[Record]] = {}
     for record in records:
         d, probe = record.dataset, record.model.get("probe") or {}
-        key = [d["name"], d.get("limit"), record.seed, probe.get("settings")]
+        images = [d["name"], d.get("limit"), d.get("image_list")]
+        key = [images, record.seed, probe.get("settings")]
         alike.setdefault(canonical_json(key), []).append(record)
     commands += [_line(_eval(run, group)) for group in alike.values()]
     return commands
@@ -75,6 +76,8 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
     words += ["--suite", ",".join(record.suite for record in records)]
     if first.dataset.get("limit") is not None:
         words += ["--limit", str(first.dataset["limit"])]
+    if "image_list" in first.dataset:
+        words += ["--image-list", first.dataset["image_list"]["file"]]
     words += ["--seed", str(first.seed)]
     if probe := (first.model.get("probe") or {}).get("settings"):
         words += ["--probe", str(probe.get("kind") or probe["protocol"])]  # as early records say

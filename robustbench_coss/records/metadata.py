@@ -120,6 +120,32 @@ class Model(BaseModel):
     """Which control it is: its pixels as features, or freshly initialised; absent for models."""
 
 
+class Cut(BaseModel):
+    """How a picture becomes a square of `size` px, of whose middle the images are."""
+
+    model_config = CONFIG
+
+    resize: Positive
+    """Side in px that it is resized to."""
+    mode: Literal["center", "squash", "border"]
+    """Of the shorter side, of both, or of the longer side, as timm names it."""
+    interpolation: Name
+    """Pillow's."""
+    fill: list[Count]
+    """Red, green and blue of a border."""
+
+
+class ImageList(BaseModel):
+    """A list of images to measure."""
+
+    model_config = CONFIG
+
+    file: Name
+    """Name of the file."""
+    images: Digest
+    """Digest of the data set indices of those that were measured, sorted."""
+
+
 class DataSet(BaseModel):
     """The images that were measured."""
 
@@ -139,3 +165,8 @@ class DataSet(BaseModel):
     """Number of images measured."""
     limit: Positive | None
     """The limit asked for (eval --limit); null for all images."""
+    geometry: Cut | None = None
+    """How the model's own preprocessing resizes and cuts pictures; absent where it is the usual
+    one, the shorter side to size * 256 / 224, of which the centre."""
+    image_list: ImageList | None = None
+    """The list that names the images (eval --image-list); absent without one."""

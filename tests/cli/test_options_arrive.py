@@ -27,6 +27,7 @@ EVAL: dict[str, tuple[str | None, str, Any]] = {
     "--suite": ("crop", "suites", ("crop",)),
     "--results": ("elsewhere", "results", Path("elsewhere")),
     "--limit": ("17", "limit", 17),
+    "--image-list": ("some.txt", "image_list", Path("some.txt")),
     "--dataset": ("parts:0.5", "dataset", "parts:0.5"),
     "--transfer": (None, "transfer", True),
     "--batch-size": ("33", "batch_size", 33),

@@ -211,6 +211,8 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     images = f"{first.index.size:,} of {first.dataset['name']}"
     if first.dataset.get("limit") is not None:
         images += ", a fixed random subset"
+    if "image_list" in first.dataset:
+        images += f", of those that {first.dataset['image_list']['file']} names"
     took = sum(cell.wall_time_s for record in records for cell in record.cells)
     return [
         ("Images", images),

@@ -15,9 +15,10 @@ import pytest
 from PIL import Image, ImageCms
 from torchvision.transforms import functional as transforms
 
-from robustbench_coss.datasets import pictures
+from robustbench_coss.datasets import geometry
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.datasets.pictures import MOST_PIXELS, centre, decode
+from robustbench_coss.datasets.geometry import MOST_PIXELS, Geometry
+from robustbench_coss.datasets.pictures import decode
 from robustbench_coss.errors import CossError
 
 RNG = np.random.default_rng(0)
@@ -185,15 +186,15 @@ def test_the_centre_of_a_thin_picture_is_the_same_without_enlarging_all_of_it(
 ) -> None:
     picture = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
     expected = transforms.center_crop(transforms.resize(picture, 37), 32)
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 1)
-    found = centre(picture, 32)
+    monkeypatch.setattr(geometry, "MOST_PIXELS", 1)
+    found = Geometry().cut(picture, 32)
     difference = np.asarray(found).astype(int) - np.asarray(expected).astype(int)
     assert np.abs(difference).max() <= 1
 
 
 def test_a_picture_of_20000_by_1_is_read_at_224_px() -> None:
     picture = Image.fromarray(RNG.integers(0, 256, (1, 20_000, 3), dtype=np.uint8))
-    assert centre(picture, 224).size == (224, 224)
+    assert Geometry().cut(picture, 224).size == (224, 224)
 
 
 # ---- numbers ----
