@@ -64,7 +64,8 @@ def write_chosen(path: Path, data: bytes | str, *, force: bool, mark: bytes | No
 
     Args:
         force: replace any regular file.
-        mark: what files of this kind hold near their beginning or end; None for their first line.
+        mark: what files of this kind hold near their beginning or end, beside the first bytes of
+            their format; None for their first line.
 
     Raises:
         CossError: another file is there, or as `write_atomically`.
@@ -77,8 +78,8 @@ def write_chosen(path: Path, data: bytes | str, *, force: bool, mark: bytes | No
                 begins = file.read(1 << 16)
                 file.seek(max(0, path.stat().st_size - (1 << 16)))
                 ends = file.read(1 << 16)
-            alike = begins.startswith(_first_line(payload)) if mark is None else False
-            if not alike and not (mark is not None and mark in begins + ends):
+            start = _first_line(payload) if mark is None else payload[:2]
+            if not begins.startswith(start) or (mark or b"") not in begins + ends:
                 raise CossError(
                     f"{path} exists and is not what this command writes; pass --force to replace "
                     "it, or another --out"

@@ -101,7 +101,15 @@ def write_bundle(
             entry.create_system = 3  # Unix, on every system
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content[name])
-    write_chosen(path, out.getvalue(), force=force, mark=MANIFEST.encode())
+    write_chosen(path, out.getvalue(), force=force or _is_bundle(path), mark=b"?")
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        open_bundle(path)
+    except CossError:
+        return False
+    return True
 
 
 def open_bundle(path: Path) -> Bundle:

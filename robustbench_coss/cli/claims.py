@@ -67,13 +67,13 @@ def claims(
     if wanted is Format.json:
         text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     elif wanted is Format.md:
-        text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes))
+        text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes), "claims")
     else:
         text = cells.to_latex("claims", layout(outcomes))
     if out is None:
         say(text, nl=False)
     else:
-        write_chosen(out, text, force=force)
+        write_chosen(out, text, force=force, mark=cells.mark_of(text))
         say(f"wrote {out}")
 
 

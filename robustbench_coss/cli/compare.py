@@ -63,13 +63,13 @@ def compare(
     if wanted is Format.csv:
         text = csv_text(found.table)
     elif wanted is Format.md:
-        text = tables.to_markdown(f"{found.a} against {found.b}", sections)
+        text = tables.to_markdown(f"{found.a} against {found.b}", sections, "compare")
     else:
         text = tables.to_latex("compare", sections)
     if out is None:
         say(text, nl=False)
     else:
-        write_chosen(out, text, force=force)
+        write_chosen(out, text, force=force, mark=tables.mark_of(text))
         say(f"wrote {out}")
     if wanted is Format.csv:  # the other formats have these below their tables
         for reason in found.refused:

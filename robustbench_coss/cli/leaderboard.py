@@ -152,6 +152,7 @@ def _print_whole(results: Path, baseline: str | None) -> None:
 def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None, force: bool) -> None:
     """Print a table, or write it."""
     from robustbench_coss.files import write_chosen
+    from robustbench_coss.tables.cells import mark_of
 
     if wanted is None:
         show(paper.to_rich())
@@ -161,5 +162,5 @@ def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None, force: 
     if out is None:
         say(text, nl=False)
         return
-    write_chosen(out, text, force=force)
+    write_chosen(out, text, force=force, mark=mark_of(text))
     say(f"wrote {out}")

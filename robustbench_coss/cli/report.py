@@ -11,6 +11,8 @@ from robustbench_coss.cli.leaderboard import Force, Results
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import say
 
+HTML_MARK = b'<meta name="generator" content="robustbench-coss'
+
 
 def report(
     runs: Annotated[
@@ -42,13 +44,14 @@ def report(
 
       coss-bench report --results /data/study/results
     """
+    from robustbench_coss.figures.styles import PDF_MARK
     from robustbench_coss.files import write_chosen
     from robustbench_coss.pages.report.page import make_page
 
     ending = out.suffix.lower()
     if ending not in (".html", ".pdf"):
         raise CossError(f"cannot tell the format of {out}; end it in .html or .pdf")
-    mark = b"robustbench-coss"  # of the `generator`, in both
+    mark = PDF_MARK if ending == ".pdf" else HTML_MARK
     page = make_page(results, runs or [])
     if ending == ".html":
         write_chosen(out, page, force=force, mark=mark)
@@ -60,7 +63,7 @@ def report(
         data = to_pdf(page)
     except CossError as error:
         instead = out.with_suffix(".html")
-        write_chosen(instead, page, force=force, mark=mark)
+        write_chosen(instead, page, force=force, mark=HTML_MARK)
         raise CossError(f"{error}; wrote {instead} instead") from error
     write_chosen(out, data, force=force, mark=mark)
     say(f"wrote {out}")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from robustbench_coss.encoders.resnet import STEM_LAYERS, ResNet
-from robustbench_coss.figures.styles import FAINT, INK, PNG_MARK
+from robustbench_coss.figures.styles import FAINT, INK, SOFTWARE
 
 WIDE, NARROW, STEM = "#0072B2", "#E3EBF1", "#7A8A96"
 ROW = 2.0  # height of a row; widths and heights are in sides of a cell
@@ -60,7 +60,7 @@ def draw(encoders: dict[str, ResNet]) -> bytes:
             _draw_field(axes, right, top - 0.05, encoder)
         _draw_legend(axes, starts[0], height - 0.5)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": PNG_MARK.decode()})
+        figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
     return buffer.getvalue()
 
 

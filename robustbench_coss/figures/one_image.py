@@ -23,7 +23,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from robustbench_coss.figures.styles import FAINT, INK, PNG_MARK
+from robustbench_coss.figures.styles import FAINT, INK, SOFTWARE
 
 Map = NDArray[np.float32]
 
@@ -124,7 +124,7 @@ def draw_sheet(sheet: Sheet) -> bytes:
         bar.tick_params(labelsize=6.5, color=FAINT, labelcolor=FAINT, length=2)
         bar.spines[:].set_visible(False)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": PNG_MARK.decode()})
+        figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
     return buffer.getvalue()
 
 

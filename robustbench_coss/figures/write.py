@@ -43,7 +43,7 @@ from robustbench_coss.figures.looks import (
     panel_styles,
 )
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
-from robustbench_coss.figures.styles import PNG_MARK, styled
+from robustbench_coss.figures.styles import PDF_MARK, PNG_MARK, SOFTWARE, styled
 from robustbench_coss.figures.training import training_figures
 from robustbench_coss.files import LOCK, alone, csv_text, slug, write_chosen
 
@@ -191,14 +191,14 @@ def _summary(
 
 def _save(stem: Path, data: pd.DataFrame, figure: Figure, force: bool) -> list[Path]:
     # Dates and versions of the software would make equal figures unequal files.
-    mark = PNG_MARK.decode()
-    undated = {"pdf": {"CreationDate": None, "Creator": mark}, "png": {"Software": mark}}
+    undated = {"pdf": {"CreationDate": None, "Creator": SOFTWARE}, "png": {"Software": SOFTWARE}}
+    marks = {"pdf": PDF_MARK, "png": PNG_MARK}
     contents: list[tuple[str, bytes | str, bytes]] = []
     for suffix, metadata in undated.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, metadata=metadata)
         figure.set_layout_engine("none")  # laid out once, for both
-        contents.append((suffix, buffer.getvalue(), PNG_MARK))
+        contents.append((suffix, buffer.getvalue(), marks[suffix]))
     contents.append(("csv", csv_text(data), ",".join(data.columns[:3]).encode()))
     paths = []
     for suffix, content, found in contents:

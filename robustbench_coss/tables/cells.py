@@ -116,9 +116,18 @@ def estimate_text(found: Estimate, percent: bool) -> str:
     )
 
 
-def to_markdown(heading: str, sections: Sequence[Section]) -> str:
-    """Sections as GitHub-flavoured Markdown under a heading."""
+WRITTEN_BY = "Written by `coss-bench"
+
+
+def mark_of(text: str) -> bytes | None:
+    """What tells a table's file from others, beside the first line where that says it."""
+    return f"<!-- {WRITTEN_BY}".encode() if text.startswith("# ") else None
+
+
+def to_markdown(heading: str, sections: Sequence[Section], command: str = "") -> str:
+    """Sections as GitHub-flavoured Markdown under a heading; a comment names what made them."""
     lines = [f"# {escape_markdown(heading)}"]
+    lines += ["", f"<!-- {WRITTEN_BY} {command}`. -->"] if command else []
     for section in sections:
         lines += ["", f"## {escape_markdown(section.title)}", "", escape_markdown(section.caption)]
         for block in section.blocks:
@@ -163,7 +172,7 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
     """
     lines = [
         r"% Needs \usepackage{booktabs,graphicx,siunitx}. "
-        f"Written by `coss-bench {command}`."
+        f"{WRITTEN_BY} {command}`."
     ]
     for section in sections:
         for i, block in enumerate(section.blocks):

@@ -96,7 +96,7 @@ class PaperTable:
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        return tables.to_markdown("Results", _layout(self, self._columns(WIDE)))
+        return tables.to_markdown("Results", _layout(self, self._columns(WIDE)), "leaderboard")
 
     def to_latex(self) -> str:
         """LaTeX tables; they need the packages `booktabs`, `graphicx` and `siunitx`."""

@@ -15,7 +15,10 @@ from helpers import simulate
 from helpers.bench import Bench
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.submissions.bundle import open_bundle, write_bundle
+from robustbench_coss.figures.styles import PDF_MARK
 from robustbench_coss.files import csv_text, write_chosen
+from robustbench_coss.pages.report.pdf import to_pdf
 
 LONG = "n" * 300
 PRETRAIN = ["pretrain", "--method", "byol", "--dataset", "parts", "--limit", "8", "--out", "q"]
@@ -86,6 +89,7 @@ WRITERS = {
     "claims.json": ["claims", "--out"],
     "claims.tex": ["claims", "--out"],
     "report.html": ["report", "--out"],
+    "claims.md": ["claims", "--out"],
     "picture.png": ["arch", "rf9_resnet18", "--width", "0.0625", "--image-size", "16", "--picture"],
 }
 
@@ -99,7 +103,12 @@ def test_a_command_replaces_its_own_file_and_a_foreign_one_only_by_force(
     assert bench(*words).code == 0
     own = out.read_bytes()
     assert bench(*words).code == 0  # again
-    for foreign in (b"years of work\n", b"\x89PNG\r\n\x1a\n and more", b"PK\x03\x04", b"# Notes\n"):
+    foreigners = [b"years of work\n", b"\x89PNG\r\n\x1a\n and more", b"PK\x03\x04", b"# Notes\n"]
+    # Some begin as ours do, some speak of this tool.
+    foreigners += [own[:8], own.split(b"\n")[0][:30] + b"\n\nyears of work\n"]
+    foreigners += [own[:6] + b" robustbench-coss, coss-bench, manifest.json\n" * 3]
+    foreigners += [b"%PDF-1.7 about robustbench-coss (Aubret)\n"]
+    for foreign in foreigners:
         out.write_bytes(foreign)
         found = bench(*words)
         assert found.code == 1
@@ -114,6 +123,18 @@ def test_a_command_replaces_its_own_file_and_a_foreign_one_only_by_force(
         assert found.code == 1
         assert "not a regular file" in found.err
     assert out.is_fifo()
+
+
+def test_a_report_as_pdf_is_known_again(tmp_path: Path) -> None:
+    pytest.importorskip("weasyprint", exc_type=ImportError)
+    out = tmp_path / "report.pdf"
+    for text in ("one", "two"):
+        data = to_pdf(f"<html><head><title>{text}</title></head><body>{text}</body></html>")
+        write_chosen(out, data, force=False, mark=PDF_MARK)
+    assert out.read_bytes() == data
+    out.write_bytes(b"%PDF-1.7 on robustbench-coss")
+    with pytest.raises(CossError, match="--force"):
+        write_chosen(out, data, force=False, mark=PDF_MARK)
 
 
 def test_plot_replaces_figures_of_its_own_and_a_foreign_file_only_by_force(
@@ -139,24 +160,21 @@ def test_plot_replaces_figures_of_its_own_and_a_foreign_file_only_by_force(
 
 
 def test_a_bundle_replaces_bundles_and_follows_links(tmp_path: Path) -> None:
-    """The mark of a bundle is the name of its manifest in the list at a zip file's end."""
-    archives = []
-    for names in (["manifest.json", "records/a"], ["word/document.xml"]):
-        raw = io.BytesIO()
-        with zipfile.ZipFile(raw, "w") as archive:
-            for name in names:
-                archive.writestr(name, b"x" * 100_000)
-        archives.append(raw.getvalue())
-    bundle, foreign = archives
-    (tmp_path / "real").write_bytes(bundle)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    write_chosen(tmp_path / "link", b"new", force=False, mark=b"manifest.json")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "real").read_bytes() == b"new"
-    (tmp_path / "real").write_bytes(foreign)
+    """A manifest.json alone makes no bundle: extensions of browsers have one, too."""
+    files = {"environment.json": b"{}", "records/a/b.json": b"x" * 100_000}
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to(real)
+    write_bundle(link, {"model": {}, "checkpoint_sha256": "0" * 64}, files)
+    write_bundle(link, {"model": {}, "checkpoint_sha256": "1" * 64}, files)
+    assert link.is_symlink()
+    assert open_bundle(real).manifest["checkpoint_sha256"] == "1" * 64
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("manifest.json", '{"tool": {"name": "robustbench-coss"}, "files": []}')
+    real.write_bytes(raw.getvalue())
     with pytest.raises(CossError, match="--force"):
-        write_chosen(tmp_path / "link", b"new", force=False, mark=b"manifest.json")
-    assert (tmp_path / "real").read_bytes() == foreign
+        write_bundle(link, {"model": {}, "checkpoint_sha256": "1" * 64}, files)
+    assert real.read_bytes() == raw.getvalue()
 
 
 def test_cells_of_csv_are_no_formulas_and_numbers_stay_numbers() -> None:

@@ -15,8 +15,11 @@ import matplotlib
 import matplotlib.style
 
 STYLES = ("paper", "slides")
-PNG_MARK = b"robustbench-coss"
+SOFTWARE = "robustbench-coss"
 """What pictures name as the software that drew them."""
+
+PNG_MARK, PDF_MARK = f"Software\0{SOFTWARE}".encode(), f"({SOFTWARE})".encode()
+"""How that stands in their bytes (PNG's tEXt, PDF's /Creator)."""
 
 INK, FAINT = "#1F2A33", "#5E6B75"  # of text that pictures carry themselves
 

@@ -57,7 +57,8 @@ def to_pdf(page: str) -> bytes:
     # After the page's own style, which it overrides.
     page = page.replace("</head>", f"<style>\n{_faces()}{paper}</style>\n</head>", 1)
     document = weasyprint.HTML(string=page, url_fetcher=_fonts_only())
-    return bytes(document.write_pdf(font_config=fonts))
+    # By this it is known again: the generator stands in a compressed stream.
+    return bytes(document.write_pdf(font_config=fonts, pdf_identifier=b"robustbench-coss"))
 
 
 def _folder() -> Path:
