@@ -41,14 +41,13 @@ from robustbench_coss.datasets.pictures import ENDINGS, MOST_BYTES, PictureSet
 from robustbench_coss.datasets.shards import (
     ShardIndex,
     ShardSet,
-    check_numbers,
     class_names,
     find_shards,
     read_index,
 )
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import sha256_of
-from robustbench_coss.reading import read_bytes
+from robustbench_coss.reading import open_regular, read_bytes
 
 
 class FolderSet(PictureSet):
@@ -89,9 +88,12 @@ class FolderSet(PictureSet):
         """The file of an image."""
         return self.folder / os.fsdecode(bytes(self.paths[index]))
 
-    def read(self, index: int) -> tuple[str, bytes]:
+    def read(self, index: int, most: int | None = None) -> tuple[str, bytes]:
         """Path of a picture and its bytes."""
         path = self.path(index)
+        if most is not None:
+            with open_regular(path, "open") as file:
+                return str(path), file.read(most)
         return str(path), read_bytes(path, MOST_BYTES, "open")
 
 
@@ -175,7 +177,7 @@ class FolderSource:
             images = ShardSet(self.name, role, index, classes, size)
         else:
             classes = filled_classes(folder / "train")
-            paths, sizes, labels = _scan(folder, part, classes)
+            paths, sizes, labels = scan(folder, part, classes)
             if held_out:
                 kept = self._split(role, len(labels))
                 paths, sizes, labels = paths[kept], sizes[kept], labels[kept]
@@ -199,21 +201,28 @@ def _index(folder: Path, part: str) -> tuple[ShardIndex, tuple[str, ...]]:
     """The pictures in the shards of a part, and the classes of the training shards."""
     train = read_index(find_shards(folder, "train"))
     classes = class_names(folder, int(train.labels.max()) + 1)
-    check_numbers(classes, train.labels, folder, "train")
     index = train if part == "train" else read_index(find_shards(folder, part))
     if (largest := int(index.labels.max())) >= len(classes):
         raise CossError(
             f"the shards {folder / part}-*.tar hold class {largest}, which those of train do not; "
             "number the classes alike in both"
         )
-    check_numbers(classes, index.labels, folder, part)
+    for role, found in {"train": train, part: index}.items():
+        occurring = [classes[label] for label in np.unique(found.labels)]
+        counted = f"{len(classes):,}, numbered from 0 or as the lines of classes.txt,"
+        check_every_class(classes, occurring, f"{folder / role}-*.tar", counted)
     return index, classes
 
 
-def _scan(
+def scan(
     folder: Path, part: str, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.bytes_], NDArray[np.int64], NDArray[np.int64]]:
-    """Paths relative to `folder`, sizes in bytes and labels of the pictures in folder/part."""
+    """Paths relative to `folder`, sizes in bytes and labels of the pictures in folder/part.
+
+    Raises:
+        CossError: there are no class folders or no pictures, a class is not one of `classes`, or
+            one of these has no pictures.
+    """
     left_out = LeftOut()
     present = class_folders(folder / part, left_out)
     if not present:

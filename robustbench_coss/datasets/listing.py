@@ -164,7 +164,8 @@ def check_every_class(
     classes: Sequence[str], present: Iterable[str], where: str, there: str
 ) -> None:
     """Raise CossError unless each class has pictures in a role, `where`; they come from `there`."""
-    if absent := sorted(set(classes) - set(present), key=list(classes).index):
+    known = set(present)
+    if absent := [name for name in classes if name not in known]:
         more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
         raise CossError(
             f"class {absent[0]!r}{more} of {there} has no pictures in {where}; each class needs "

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded: nothing that Pillow hands to another program (PostScript), none of a plug-in."""
 
 MOST_BYTES = 256 << 20  # of an encoded picture
+HEAD, HEADED = 1 << 16, ("JPEG", "PNG")  # bytes of a header, and whose comes first and says it all
 LOOKED_AT = 1_000  # pictures of a set whose headers are looked at
 _SIXTEEN = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # Exif 2.3, tag 274; 1 is upright
@@ -163,8 +165,12 @@ class PictureSet:
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__()")
 
-    def read(self, index: int) -> tuple[str, bytes]:
-        """Where a picture lies, in words for messages, and its encoded bytes."""
+    def read(self, index: int, most: int | None = None) -> tuple[str, bytes]:
+        """Where a picture lies, in words for messages, and its encoded bytes, or the first `most`.
+
+        Raises:
+            CossError: it is missing or, asked for whole, too large.
+        """
         raise TypeError(f"{type(self).__name__} must define read()")
 
     def images(self, indices: Sequence[int]) -> Tensor:
@@ -201,14 +207,22 @@ class PictureSet:
         found: Counter[str] = Counter()
         for index in chosen:
             try:
-                place, data = self.read(index)
-                found.update(oddities(open_picture(data, place)))
+                found.update(self._oddities(index))
             except CossError:
                 continue  # named where it is needed
         if found:
             among = f"{len(chosen):,}" + (f" looked at of {count:,}" if len(chosen) < count else "")
             said = "; ".join(f"{number:,} {words}" for words, number in found.items())
             warnings.warn(f"of the {among} pictures in {where}: {said}", stacklevel=1)
+
+    def _oddities(self, index: int) -> list[str]:
+        with suppress(CossError):  # a header that goes on beyond what was read
+            where, data = self.read(index, HEAD)
+            picture = open_picture(data, where)
+            if picture.format in HEADED:
+                return oddities(picture)
+        where, data = self.read(index)
+        return oddities(open_picture(data, where))
 
 
 def as_tensor(picture: Image.Image) -> Tensor:

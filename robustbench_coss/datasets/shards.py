@@ -112,12 +112,12 @@ class ShardSet(PictureSet):
         """[N] bytes, names of the members."""
         return self.index.names
 
-    def read(self, index: int) -> tuple[str, bytes]:
+    def read(self, index: int, most: int | None = None) -> tuple[str, bytes]:
         """Shard and member of a picture, and its bytes."""
         shard = self.index.shards[self.index.shard[index]]
         with open_regular(shard, "open") as file, explain_os_errors("open", shard):
             file.seek(int(self.index.offset[index]))
-            data = file.read(min(int(self.index.length[index]), MOST_BYTES + 1))
+            data = file.read(min(int(self.index.length[index]), most or MOST_BYTES + 1))
         return f"{os.fsdecode(bytes(self.index.names[index]))} in {shard}", data
 
 
@@ -325,22 +325,3 @@ def class_names(folder: Path, count: int) -> tuple[str, ...]:
             f"{len(set(names))} different names for {count} classes"
         )
     return names
-
-
-def check_numbers(
-    classes: tuple[str, ...], labels: NDArray[np.int64], folder: Path, part: str
-) -> None:
-    """Raise CossError unless every class has a picture in the shards of a part.
-
-    Args:
-        labels: of the pictures there, from 0 to len(classes) - 1.
-    """
-    absent = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
-    if len(absent):
-        first = int(absent[0])
-        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
-        raise CossError(
-            f"class {first} ({classes[first]}){more} of {len(classes):,} has no pictures in "
-            f"{folder / part}-*.tar; number the classes from 0 without gaps, as the lines of "
-            "classes.txt where there is one, and put pictures of each into every role"
-        )

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from robustbench_coss.datasets.base import fit, held_out_of
-from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.folder import FolderSet, scan
 from robustbench_coss.datasets.listing import (
     LeftOut,
     check_every_class,
     class_folders,
-    pictures,
 )
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.reading import read_text
@@ -97,16 +96,19 @@ class TinyImageNet:
         part = folder / ("val" if role == "test" else "train")
         with explain_os_errors("read", folder):
             classes = class_folders(folder / "train", LeftOut())
-            read = _train if role != "test" else _sorted_test if _is_sorted(folder) else _test
-            paths, labels = read(folder, classes)
-            sizes = np.array([path.stat().st_size for path in paths], np.int64)
-        if not paths:
+            if role == "test" and _is_sorted(folder):
+                names, sizes, numbers = scan(folder, "val", classes)
+            else:
+                read = _test if role == "test" else _train
+                paths, labels = read(folder, classes)
+                sizes = np.array([path.stat().st_size for path in paths], np.int64)
+                names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
+                numbers = np.array(labels, np.int64)
+        if not len(names):
             inside = "val/images" if role == "test" else "train/<wnid>/images"
             raise CossError(f"{folder} has no pictures in {inside}; unpack the archive again")
-        present = {classes[label] for label in labels}
+        present = {classes[label] for label in numbers}
         check_every_class(classes, present, str(part), str(folder / "train"))
-        names = np.array([os.fsencode(path.relative_to(folder)) for path in paths])
-        numbers = np.array(labels, np.int64)
         if role != "test":
             kept = held_out_of(len(paths), role).numpy()
             names, sizes, numbers = names[kept], sizes[kept], numbers[kept]
@@ -140,24 +142,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a line that is no name, but some thousand characters
         return False
-
-
-def _sorted_test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    """Pictures of val/<wnid>/ by class and name, and their labels."""
-    left_out = LeftOut()
-    paths: list[Path] = []
-    labels: list[int] = []
-    for name in class_folders(folder / "val", left_out):
-        if name not in classes:
-            raise CossError(
-                f"class folder {folder / 'val' / name} has no counterpart in {folder / 'train'}; "
-                "unpack the archive again"
-            )
-        found = [folder / path for path, _ in pictures(str(folder), f"val/{name}", left_out)]
-        paths += found
-        labels += [classes.index(name)] * len(found)
-    left_out.say(folder / "val")
-    return paths, labels
 
 
 def _test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:

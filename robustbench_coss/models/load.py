@@ -31,6 +31,7 @@ from robustbench_coss.models.other_tools import (
     read_foreign,
     some_of,
 )
+from robustbench_coss.models.other_tools_reading import Content, read_file
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.models.wrap import describe_input, wrap_module
@@ -119,9 +120,12 @@ def _load(
                 f"{checkpoint.name} was pretrained at {made_for} px, not {size}; leave out the size"
             )
         return checkpoint
-    file = read_foreign(path, format=format, arch=arch)
+    content = read_file(path)
+    file = read_foreign(path, format=format, arch=arch, read=content)
     asked = (format, arch, size) != ("auto", None, None)
-    return _foreign(path, file, allow_partial, size, asked)
+    unasked = _unasked(path, content) if asked else None
+    del content  # more than the weights, often
+    return _foreign(path, file, allow_partial, size, unasked)
 
 
 def _is_own(path: Path) -> bool:
@@ -136,7 +140,11 @@ def _is_own(path: Path) -> bool:
 
 
 def _foreign(
-    path: Path, file: Foreign, allow_partial: bool, size: int | None, asked: bool
+    path: Path,
+    file: Foreign,
+    allow_partial: bool,
+    size: int | None,
+    unasked: dict[str, Any] | None,
 ) -> Checkpoint:
     side = size or file.size
     family, _, name = file.arch.partition(":")
@@ -163,7 +171,7 @@ def _foreign(
         _set_colours(parts.encoder, file.mean, file.std)
     own_head = parts.head is not None and file.classes is not None
     sha256, reading = sha256_of(path), _reading(file, side)
-    if left or (asked and reading != _unasked(path)):  # another model than the file says
+    if left or unasked not in (None, reading):  # another model than the file says
         sha256 = sha256_of({"file": sha256, "reading": reading, "left": left})
     return Checkpoint(
         parts.encoder,
@@ -202,13 +210,13 @@ def _reading(file: Foreign, side: int) -> dict[str, Any]:
     return told | {"size": side, "keys": sorted(file.state)}
 
 
-def _unasked(path: Path) -> dict[str, Any] | None:
-    """How a file is read if nothing is said of it; None if it is not."""
+def _unasked(path: Path, content: Content) -> dict[str, Any]:
+    """How a file is read if nothing is said of it; {} if it is not."""
     try:
-        file = read_foreign(path)
+        file = read_foreign(path, read=content)
         file = _with_classes(file, _head_name(*file.arch.partition(":")[::2]))
     except CossError:
-        return None
+        return {}
     return _reading(file, file.size)
 
 

@@ -32,7 +32,7 @@ from robustbench_coss.models.other_tools_formats import (
     select,
     tensors_at,
 )
-from robustbench_coss.models.other_tools_reading import read_file
+from robustbench_coss.models.other_tools_reading import Content, read_file
 from robustbench_coss.models.tensors import check_kinds, ordinary
 
 __all__ = ["FORMATS", "Foreign", "load_state", "read_foreign"]
@@ -89,13 +89,16 @@ class Foreign:
     heads: int | None = None
 
 
-def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -> Foreign:
+def read_foreign(
+    path: Path, *, format: str = "auto", arch: str | None = None, read: Content | None = None
+) -> Foreign:
     """The encoder in a checkpoint file of another tool.
 
     Args:
         path: a file of `torch.save` or safetensors.
         format: one of `FORMATS`.
         arch: architecture; None infers it from the names and shapes of the weights.
+        read: the content of the file, if it was read already.
 
     Raises:
         CossError: unknown format, no such file, a truncated one, one that holds more than tensors
@@ -107,7 +110,7 @@ def read_foreign(path: Path, *, format: str = "auto", arch: str | None = None) -
             f"unknown format {format!r}; "
             + did_you_mean(format, FORMATS, f"known: {', '.join(FORMATS)}")
         )
-    content, export = read_file(path)
+    content, export = read or read_file(path)
     form, source = _recognise(path, content, format, arch)
     state = ordinary(select(form, source, content), path)
     method = form.method or _text(export, "method") or _method(content.get("hyper_parameters"))

@@ -59,8 +59,12 @@ IGNORED = (
 """Names in whose place a file gets `Ignored`: what they name is neither imported nor called."""
 
 
-def read_file(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """A file's content, and what an export of this tool says about itself, else nothing."""
+Content = tuple[dict[str, Any], Mapping[str, Any]]
+"""What a file holds, and what an export of this tool says about itself, else nothing."""
+
+
+def read_file(path: Path) -> Content:
+    """The content of a file of `torch.save` or safetensors."""
     if path.is_dir():
         raise CossError(f"{path} is a folder; pass a checkpoint file")
     with open_regular(path) as file:
