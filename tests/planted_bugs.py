@@ -3,7 +3,7 @@
     python tests/planted_bugs.py                    # all of them, two at a time
     python tests/planted_bugs.py --only EMA --jobs 1
 
-`planted_bugs.yaml` lists the bugs: what each is, the edits that plant it, and the tests that should
+`planted_bugs*.yaml` list the bugs: what each is, the edits that plant it, and the tests that should
 fail. Every bug is planted in a copy of the working tree, so the tree itself is never touched. The
 run ends with a list of what went unnoticed, and fails below 95 %. Takes half an hour on two idle
 cores, so it is run before a release and not by `make test`.
@@ -136,10 +136,10 @@ def copy_tree(to: Path) -> Path:
 def main() -> int:
     """Plant what is asked for and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--only", default="", help="bugs whose name or file contains this")
+    parser.add_argument("--only", default="", help="bugs whose name or file has this")
     parser.add_argument("--jobs", type=int, default=2, help="bugs that are tried side by side")
     asked: Any = parser.parse_args()
-    every = read_bugs(ROOT / "tests" / "planted_bugs.yaml")
+    every = [b for path in sorted(ROOT.glob("tests/planted_bugs*.yaml")) for b in read_bugs(path)]
     bugs = [b for b in every if asked.only.lower() in f"{b.name} {b.file}".lower()]
     if not bugs:
         print(f"no bug is called {asked.only!r}", file=sys.stderr)

@@ -100,9 +100,11 @@ class Kind(StrEnum):
     """Redundancy and robustness, over models."""
 
 
-def family_of(model: dict[str, Any], label: str) -> str:
-    """The base method that a model is a variant of; of one without a method, itself."""
-    return str(model.get("method") or label).removeprefix("co-")
+def family_of(model: dict[str, Any], label: str) -> tuple[str, bool]:
+    """The base method that a model is a variant of (of one without a method, itself), and whether
+    it is the CO- form."""
+    method = str(model.get("method") or label)
+    return method.removeprefix("co-"), method.startswith("co-")
 
 
 @dataclass(frozen=True)

@@ -353,5 +353,5 @@ def answer_correlation(measure: Measure, both: Sequence[tuple[SeedGroup, SeedGro
     return rank_correlation(
         redundancy,
         [np.nan if share is None else share for share in kept],
-        [family_of(m.model, m.label) for m, _ in both],
+        *zip(*(family_of(m.model, m.label) for m, _ in both), strict=True),
     )
