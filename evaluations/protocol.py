@@ -8,6 +8,7 @@ statistics are the runner's business.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -15,10 +16,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.records.about import SuiteAbout
+from robustbench_coss.errors import CossError
+from robustbench_coss.records.about import OWN, SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
+
+SUITE_NEEDS = ("name", "version", "axis", "config", "conditions", "measure", "metrics", "close")
 
 TrainingFeatures = Callable[[int], tuple[Tensor, Tensor]]
 """Global representations [N, D] float32 and labels [N] of so many labelled training images, on the
@@ -106,6 +111,8 @@ class Suite(Protocol):
         local: whether it looks at local representations, which raw pixels have not.
         linked: whether a condition needs the outcomes of earlier ones of its group
             (`Batch.earlier`); the conditions of a group are then measured in order.
+        full_precision: whether it is measured in 32 bit whatever precision is asked for, as where
+            gradients are what it is about.
     """
 
     name: str
@@ -115,6 +122,7 @@ class Suite(Protocol):
     trains_for: ClassVar[Sequence[str]]
     local: bool
     linked: bool
+    full_precision: bool
 
     def configure(self, test: ImageSet) -> None:
         """Called once before anything else, with the test images that will be measured on.
@@ -182,6 +190,7 @@ class BaseSuite:
     trains_for: ClassVar[Sequence[str]] = ()
     local = False
     linked = False
+    full_precision = False
 
     def configure(self, test: ImageSet) -> None:
         pass
@@ -203,6 +212,35 @@ class BaseSuite:
 
     def close(self) -> None:
         pass
+
+
+def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
+    """A registered suite with keyword arguments.
+
+    Raises:
+        CossError: it is not registered, does not have an option (those it has are named), or
+            refuses a value.
+    """
+    factory: Callable[..., Suite] = registry.load("suite", name)
+    known = [p for p in inspect.signature(factory).parameters if p not in ("args", "kwargs")]
+    for option in options:
+        if option not in known:
+            raise CossError(
+                f"suite {name!r} has no option {option!r}; "
+                + (f"it has: {', '.join(known)}" if known else "it has none")
+            )
+    try:
+        suite = factory(**options)
+    except CossError:
+        raise
+    except Exception as error:
+        if registry.origin("suite", name) == OWN:
+            raise
+        raise registry.broken("suite", name, f"fails: {registry.told(error)}") from error
+    lacking = [part for part in SUITE_NEEDS if not hasattr(suite, part)]
+    if lacking:
+        raise registry.broken("suite", name, f"is no suite: it has no {', '.join(lacking)}")
+    return suite
 
 
 def top1(logits: Tensor) -> Tensor:

@@ -1,15 +1,12 @@
 """32 bit or bf16: which one a device is faster in with a recipe, measured once per run.
 
-bf16 here is mixed: weights, their optimiser and losses stay in 32 bit, convolutions and matrix
-products take bf16 (torch.autocast). A device that has no such instructions emulates them, slowly.
+In bf16 (`machine.precision`) weights, their optimiser and losses stay in 32 bit.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import re
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,9 @@ import torch
 from robustbench_coss.encoders.resnet import multiply_accumulates
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
+from robustbench_coss.machine import precision
 from robustbench_coss.machine.environment import device_name
+from robustbench_coss.machine.precision import FASTER, native_bf16
 from robustbench_coss.pretrain.distributed import (
     mean_over_ranks,
     rank,
@@ -34,30 +33,7 @@ from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "precision.json"
 
-FASTER = 0.95
-"""Share of the time in 32 bit that bf16 takes at most where it is chosen: less is noise."""
-
-STEPS = 3  # per precision, in turns; the fastest counts, since noise only adds
 CPU_MACS = 4e9  # of the encoder's forward pass over a timed batch on a CPU: seconds per step
-
-
-def native_bf16(device: torch.device, root: Path = Path("/")) -> bool:
-    """Whether a device multiplies in bf16 by itself.
-
-    CUDA from compute capability 8.0 (Ampere); CPUs with AVX512-BF16, AMX-BF16 or Arm's BF16, as
-    Linux lists them. Where the system does not say, no.
-
-    Args:
-        root: of the file system with `proc`.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:
-        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return found is not None and bool(set(found[1].split()) & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def timed_batch(recipe: Recipe, macs: int, device: torch.device) -> int:
@@ -89,28 +65,16 @@ def bf16_over_32(method: Method, size: int, device: torch.device) -> float:
     ]
     labels = torch.arange(batch, device=device) % max(1, method.classes)
 
-    def seconds(half: bool) -> float:
-        started = _now(device)
+    def step(half: bool) -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             outputs = twin.encode(views)
             loss = twin.losses(replace(outputs, labels=labels))["loss"]
         loss.backward()  # type: ignore[no-untyped-call]
         twin.zero_grad()
-        return _now(device) - started
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        seconds(False), seconds(True)  # first calls choose algorithms
-        times = [(seconds(False), seconds(True)) for _ in range(STEPS)]
-    full, half = (min(column) for column in zip(*times, strict=True))
-    return float(mean_over_ranks(torch.tensor(half / full, device=device)))
-
-
-def _now(device: torch.device) -> float:
-    """Seconds: of the processor on a CPU, where neighbours take turns with this process."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
+        share = precision.bf16_over_32(step, device)
+    return float(mean_over_ranks(torch.tensor(share, device=device)))
 
 
 def choose(method: Method, size: int, device: torch.device) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import remove_leftovers, write_atomically
 from robustbench_coss.machine.environment import device_name, resolve_device, versions
+from robustbench_coss.machine.precision import native_bf16
 from robustbench_coss.models.checkpoint import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.pretrain.bad_images import FILE_NAME as UNREADABLE_NAME
 from robustbench_coss.pretrain.bad_images import leave_out_unreadable
@@ -38,7 +39,7 @@ from robustbench_coss.pretrain.last_checkpoint import restorable
 from robustbench_coss.pretrain.loop import compile_stages, fit
 from robustbench_coss.pretrain.methods.base import Method, parse_options
 from robustbench_coss.pretrain.monitors import OnlineProbe, Watch, last_metrics
-from robustbench_coss.pretrain.precision import native_bf16, settle
+from robustbench_coss.pretrain.precision import settle
 from robustbench_coss.pretrain.recipe import Recipe, dump_recipe
 from robustbench_coss.pretrain.run_folder import (
     CHECKPOINT_NAME,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +17,19 @@ from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch
+from robustbench_coss.machine.precision import tf32
+from robustbench_coss.seeds import permutation
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def to_device(model: nn.Module, device: torch.device) -> None:
-    """Move a model, in channels-last layout on CUDA, where convolutions are faster in it."""
+def to_device(model: Model, device: torch.device) -> Model:
+    """The model moved, in channels-last layout on CUDA, where convolutions are faster in it."""
     if device.type == "cuda":
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     else:
         model.to(device)
+    return model
 
 
 def read_batch(images: ImageSet, indices: Sequence[int], device: torch.device) -> Batch:
@@ -73,7 +79,7 @@ def extract(
     to_device(encoder.eval(), device)
     features = torch.empty(len(indices), encoder.dim)
     done = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), tf32(False):
         for batch in batches(images, indices, batch_size, device):
             found = encoder(batch.images).float()
             if not bool(torch.isfinite(found).all()):
@@ -86,6 +92,18 @@ def extract(
             done += len(found)
             progress.advance(len(found))
     return features, images.labels[torch.as_tensor(indices, dtype=torch.int64)]
+
+
+def reference_batch(train: ImageSet, device: torch.device) -> Batch:
+    """The fixed training images that suites may prepare with.
+
+    5,000 of them up to 64 px (246 MB of floats), 512 above (308 MB at 224 px), or all there are:
+    enough for a kNN bank, and bounded.
+    """
+    count = 5_000 if train.size <= 64 else 512
+    order = labelled(train, permutation(len(train), "reference batch", len(train)))
+    indices: list[int] = order[:count].tolist()
+    return read_batch(train, indices, device)
 
 
 def labelled(images: ImageSet, order: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import Opened
+from robustbench_coss.evaluations.running.precision import Arithmetic
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
 from robustbench_coss.files import alone, remove_leftovers, sha256_of
 from robustbench_coss.machine.environment import versions
@@ -26,6 +27,7 @@ from robustbench_coss.records.record import (
     Cell,
     Check,
     Record,
+    arithmetic,
     read_record,
     record_path,
     variant_of,
@@ -58,8 +60,10 @@ class Draft:
         earlier: whether what an earlier call left on disk may be taken.
     """
 
-    def __init__(self, suite: Suite, path: Path, key: str, earlier: bool = True) -> None:
-        self.suite, self.path, self.key, self.earlier = suite, path, key, earlier
+    def __init__(
+        self, suite: Suite, path: Path, key: str, how: Arithmetic, earlier: bool = True
+    ) -> None:
+        self.suite, self.path, self.key, self.how, self.earlier = suite, path, key, how, earlier
         self.record: Record
         self.conditions: list[Condition] = []
         self.doubts: list[Check] = []
@@ -71,6 +75,14 @@ class Draft:
             found = read_record(path)
             if found.complete and found.key == key:
                 self.record, self.up_to_date = found, True
+
+    @property
+    def begun(self) -> bool:
+        """Whether conditions of this record are on disk."""
+        if self.earlier and not self.up_to_date:
+            with suppress(CossError):
+                return read_record(partial_path(self.path)).key == self.key
+        return self.up_to_date
 
     def on_disk(self) -> Iterator[Finished]:
         """The cells of a record that is up to date, or that were measured before."""
@@ -113,6 +125,9 @@ class Draft:
             index=np.asarray(opened.index, dtype=np.int32),
             label=opened.labels.numpy().astype(np.int32),
             key=self.key,
+            precision=self.how.precision,
+            tf32=self.how.tf32,
+            compiled=self.how.compiled,
             metrics=suite.metrics(self.conditions),
             axis=suite.axis,
             about=suite.about.stored(),
@@ -216,13 +231,14 @@ def _plain(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def draft(opened: Opened, suite: Suite) -> Draft:
     """The record of a suite, not begun, or as it is on disk if that is up to date."""
-    checkpoint, request = opened.checkpoint, opened.request
+    checkpoint, request, how = opened.checkpoint, opened.request, opened.arithmetic(suite)
     key = record_key(
         checkpoint.sha256,
         opened.classifier_key,
         describe_images(opened),
         (suite.name, suite.version, suite.config()),
         request.seed,
+        how,
         answers=checkpoint.answers,
     )
     settings = request.probe.settings() if checkpoint.head is None else {}
@@ -233,9 +249,13 @@ def draft(opened: Opened, suite: Suite) -> Draft:
         checkpoint.sha256,
         opened.dataset,
         suite.name,
-        variant_of(probe, {"name": opened.dataset, "fingerprint": opened.test.fingerprint}),
+        variant_of(
+            probe,
+            {"name": opened.dataset, "fingerprint": opened.test.fingerprint},
+            arithmetic(how.precision, how.tf32, how.compiled),
+        ),
     )
-    return Draft(suite, path, key, checkpoint.recognised)
+    return Draft(suite, path, key, how, checkpoint.recognised)
 
 
 def record_key(
@@ -244,6 +264,7 @@ def record_key(
     dataset: Mapping[str, Any],
     suite: tuple[str, int, Mapping[str, Any]],
     seed: int,
+    how: Arithmetic,
     schema: int = SCHEMA,
     answers: str = "",
 ) -> str:
@@ -253,6 +274,7 @@ def record_key(
         classifier_key: as `Opened.classifier_key`.
         dataset: as `describe_images` gives it.
         suite: name, version and settings.
+        how: plain 32 bit adds nothing, so that keys of schema 3 are those of 4.
         schema: of the record. Keys of 3 are those of 2: what it added determines no outcome.
         answers: as `Checkpoint.answers`.
     """
@@ -272,6 +294,9 @@ def record_key(
             "version": version,
             "config": dict(config),
             "seed": seed,
+            **({"precision": how.precision} if how.precision != "32" else {}),
+            **({"tf32": True} if how.tf32 else {}),
+            **({"compiled": True} if how.compiled else {}),
         }
     )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from robustbench_coss import registry
-from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.datasets.image_list import listed
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
@@ -24,53 +22,31 @@ from robustbench_coss.evaluations.probes.features import (
     extract,
     labelled,
     read_batch,
+    reference_batch,
     to_device,
 )
 from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, make_suite
+from robustbench_coss.evaluations.running.precision import (
+    Arithmetic,
+    arithmetic,
+    compiles,
+    faster,
+    lowered,
+    say_emulated,
+)
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
-from robustbench_coss.evaluations.running.units import Columns, Measured, Unit
+from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect
 from robustbench_coss.machine.environment import device_name, resolve_device
-from robustbench_coss.records.about import OWN
+from robustbench_coss.machine.precision import tf32
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Check
 from robustbench_coss.seeds import permutation
 
-SUITE_NEEDS = ("name", "version", "axis", "config", "conditions", "measure", "metrics", "close")
-
 KEPT_FEATURES = 2**30
 """Bytes of the probe's training features that are kept for suites; more are extracted again."""
-
-
-def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
-    """A registered suite with keyword arguments.
-
-    Raises:
-        CossError: it is not registered, does not have an option (those it has are named), or
-            refuses a value.
-    """
-    factory: Callable[..., Suite] = registry.load("suite", name)
-    known = [p for p in inspect.signature(factory).parameters if p not in ("args", "kwargs")]
-    for option in options:
-        if option not in known:
-            raise CossError(
-                f"suite {name!r} has no option {option!r}; "
-                + (f"it has: {', '.join(known)}" if known else "it has none")
-            )
-    try:
-        suite = factory(**options)
-    except CossError:
-        raise
-    except Exception as error:
-        if registry.origin("suite", name) == OWN:
-            raise
-        raise registry.broken("suite", name, f"fails: {registry.told(error)}") from error
-    lacking = [part for part in SUITE_NEEDS if not hasattr(suite, part)]
-    if lacking:
-        raise registry.broken("suite", name, f"is no suite: it has no {', '.join(lacking)}")
-    return suite
 
 
 class Opened:
@@ -132,6 +108,7 @@ class Opened:
         self._check_classes()
         self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
         self._subject: Subject | None = None
+        self._subjects: dict[Arithmetic, Subject] = {}
         self._reference: Batch | None = None
         self._suites: dict[str, Suite] = {}
         self._prepared: dict[str, dict[str, Any]] = {}
@@ -178,44 +155,80 @@ class Opened:
             self._suites[name] = suite
         return self._suites[name]
 
+    def arithmetic(self, suite: Suite) -> Arithmetic:
+        """How a suite is measured."""
+        return arithmetic(self.request, full=suite.full_precision)
+
+    def subject_for(self, suite: Suite) -> Subject:
+        """The model as a suite measures it; as `subject`."""
+        how = self.arithmetic(suite)
+        if how not in self._subjects:
+            say_emulated(how, self.device)
+            whole = self.subject
+            encoder = lowered(whole.encoder, how)
+            subject = Subject(encoder, whole.classifier, whole.classes, whole.training_features)
+            self._subjects[how] = to_device(subject, self.device)
+        return self._subjects[how]
+
     @property
     def subject(self) -> Subject:
-        """The model with its classifier on the device; trains the probe if none is cached.
+        """The model with its classifier on the device, in 32 bit; trains the probe if none is
+        cached.
 
         Raises:
             CossError: the model does not take images of this size, gives features that are not
                 finite, or the probe cannot be trained or kept.
         """
         if self._subject is None:
-            checkpoint = self.checkpoint
-            to_device(checkpoint.encoder.eval(), self.device)
-            self._try_out(checkpoint.encoder)
-            classifier: nn.Module
-            if checkpoint.head is not None:
-                classifier, self.probe_summary = checkpoint.head, {"own_head": True}
-            else:
-                probe = get_probe(
-                    checkpoint,
-                    self.train,
-                    self.validation,
-                    self.request.probe,
-                    results=Path(self.request.results),
-                    device=self.device,
-                    batch_size=self.request.batch_size,
-                    progress=self.progress,
-                    extracted=self._keep,
-                    anew=self.anew,
-                )
-                classifier, self.probe_summary = probe.classifier, probe.summary
-            self._subject = Subject(
-                checkpoint.encoder, classifier, len(self.test.classes), self._training_features
-            )
-            to_device(self._subject, self.device)
-            count = min(SAMPLE, max(2, self.request.batch_size))
-            sample = read_batch(self.test, self.index[:count], self.device).images
-            self.doubts = [steadiness(self._subject, sample), convergence(self.probe_summary)]
-            self._counting = classifier.register_forward_hook(self._count_nonfinite)
+            with tf32(False):
+                self._subject = self._classified()
+            self._counting = self._subject.classifier.register_forward_hook(self._count_nonfinite)
         return self._subject
+
+    def _classified(self) -> Subject:
+        checkpoint = self.checkpoint
+        self._try_out(to_device(checkpoint.encoder.eval(), self.device))
+        classifier: nn.Module
+        if checkpoint.head is not None:
+            classifier, self.probe_summary = checkpoint.head, {"own_head": True}
+        else:
+            probe = get_probe(
+                checkpoint,
+                self.train,
+                self.validation,
+                self.request.probe,
+                results=Path(self.request.results),
+                device=self.device,
+                batch_size=self.request.batch_size,
+                progress=self.progress,
+                extracted=self._keep,
+                anew=self.anew,
+            )
+            classifier, self.probe_summary = probe.classifier, probe.summary
+        subject = Subject(
+            checkpoint.encoder, classifier, len(self.test.classes), self._training_features
+        )
+        to_device(subject, self.device)
+        count = min(SAMPLE, max(2, self.request.batch_size))
+        sample = read_batch(self.test, self.index[:count], self.device).images
+        self.doubts = [steadiness(subject, sample), convergence(self.probe_summary)]
+        return subject
+
+    def settle(self) -> Evaluation:
+        """The request with a precision that is known, asking to compile only what can be.
+
+        Raises:
+            CossError: the model does not take images of this size.
+        """
+        encoder, request = self.checkpoint.encoder.eval(), self.request
+        self._try_out(to_device(encoder, self.device))
+        images = read_batch(self.test, self.index[: request.batch_size], self.device).images
+        if request.precision == "auto":
+            request = replace(request, precision=faster(encoder, images))
+        if request.compile:
+            batches = images, images[: (len(images) + 1) // 2]  # the last one is smaller
+            request = replace(request, compile=compiles(encoder, arithmetic(request), batches))
+        return request
 
     def _keep(self, features: Tensor, labels: Tensor) -> None:
         if features.numel() * 4 <= KEPT_FEATURES:
@@ -260,11 +273,12 @@ class Opened:
         if suite.local and self.checkpoint.metadata.get("control") == "pixels":
             raise CossError(f"pixels have no local representations, which suite {name!r} measures")
         if name not in self._prepared:
-            subject = self.subject
+            subject = self.subject_for(suite)
             if self._reference is None:
-                self._reference = _reference_batch(self.train, self.device)
+                self._reference = reference_batch(self.train, self.device)
             self._touched.add(name)
-            suite.prepare(subject, self._reference, self.test.size)
+            with tf32(bool(self.arithmetic(suite).tf32)):
+                suite.prepare(subject, self._reference, self.test.size)
             self._prepared[name] = suite.summary()
         return suite
 
@@ -294,7 +308,7 @@ class Opened:
     def _measure(
         self, suite: Suite, condition: Condition, unit: Unit, known: Mapping[str, Columns]
     ) -> Measured:
-        began = time.perf_counter()
+        began, subject = time.perf_counter(), self.subject_for(suite)
         self._nonfinite.clear()
         nonfinite, done = 0, 0
         columns: dict[str, list[Column]] = {}
@@ -303,8 +317,9 @@ class Opened:
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))
-            outcomes = suite.measure(self.subject, batch, condition, self.request.seed)
-            _collect(columns, outcomes, size, suite, condition)
+            with tf32(bool(self.arithmetic(suite).tf32)):
+                outcomes = suite.measure(subject, batch, condition, self.request.seed)
+            collect(columns, outcomes, size, suite, condition)
             nonfinite += sum(int(count) for count in self._nonfinite)
             self._nonfinite.clear()
             done += size
@@ -337,41 +352,12 @@ class Opened:
             self._suites[name].close()
 
 
-def _collect(
-    columns: dict[str, list[Column]],
-    outcomes: dict[str, Tensor],
-    size: int,
-    suite: Suite,
-    condition: Condition,
-) -> None:
-    first = not columns
-    shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
-    if any(shape != (size,) for shape in shapes.values()) or not (
-        outcomes and (first or shapes.keys() == columns.keys())
-    ):
-        raise CossError(
-            f"suite {suite.name!r} gave columns {shapes} for {size} images under "
-            f"{condition.name!r}; each must be [{size}] and all batches must give the same ones"
-        )
-    for name, column in outcomes.items():
-        values = column.detach().cpu()
-        kept = values if values.dtype == torch.bool else values.float()
-        columns.setdefault(name, []).append(kept.numpy())
-
-
-def _reference_batch(train: ImageSet, device: torch.device) -> Batch:
-    """The fixed training images that suites may prepare with.
-
-    5,000 of them up to 64 px (246 MB of floats), 512 above (308 MB at 224 px), or all there are:
-    enough for a kNN bank, and bounded.
-    """
-    count = 5_000 if train.size <= 64 else 512
-    order = labelled(train, permutation(len(train), "reference batch", len(train)))
-    indices: list[int] = order[:count].tolist()
-    return read_batch(train, indices, device)
-
-
 _open: dict[str, Opened] = {}
+
+
+def settle(load: Load, request: Evaluation) -> Evaluation:
+    """As `Opened.settle`; a task for another process."""
+    return _opened(load, request).settle()
 
 
 def train_probe(load: Load, request: Evaluation) -> None:

@@ -16,6 +16,7 @@ from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.models.checkpoint import Checkpoint
 
 Load = Callable[[], Checkpoint]
+PRECISIONS = ("32", "tf32", "bf16", "fp16", "auto")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Evaluation:
             `limit` takes some; None measures all.
         batch_size: images measured at once; does not change outcomes beyond rounding.
         device: "auto", "cpu" or "cuda".
+        precision: what the model multiplies in: "32", "bf16" or "fp16" (with weights in 32 bit),
+            "tf32" (32 bit, which a GPU may round to TF32), or "auto": bf16 where the device has it
+            and the model is faster in it. Suites that take gradients stay in 32 bit; see there.
+        compile: compile the model (torch.compile); where that fails, it is measured as it is.
         seed: of the suites' draws.
         data_root: folder of the data sets.
         download: fetch a missing data set if it can be fetched.
@@ -44,7 +49,7 @@ class Evaluation:
         options: keyword arguments of suites, by the suite's name.
 
     Raises:
-        CossError: a count is below one.
+        CossError: a count is below one, or the precision unknown.
     """
 
     suites: Sequence[str] = ("all",)
@@ -55,6 +60,8 @@ class Evaluation:
     image_list: Path | str | None = None
     batch_size: int = 256
     device: str = "auto"
+    precision: str = "32"
+    compile: bool = False
     seed: int = 0
     data_root: Path | str = Path("data")
     download: bool = False
@@ -75,6 +82,8 @@ class Evaluation:
                 raise CossError(f"{name} must be at least 1, got {value}")
             if value is not None and value >= 1 << 31:
                 raise CossError(f"{name} must be below 2^31, got {value}")
+        if self.precision not in PRECISIONS:
+            raise CossError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if not 0 <= self.seed < 1 << 63:
             raise CossError(f"seed must be at least 0 and below 2^63, got {self.seed}")
 

@@ -22,8 +22,10 @@ from robustbench_coss.evaluations.running.draft import Draft, Finished, draft, l
 from robustbench_coss.evaluations.running.job import (
     Opened,
     measure_unit,
+    settle,
     train_probe,
 )
+from robustbench_coss.evaluations.running.precision import AUTO
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.units import Measured, Unit
 from robustbench_coss.files import alone
@@ -173,8 +175,10 @@ def _steps(
         opened = Opened(lambda: checkpoint, here, progress)
         stack.callback(opened.close)
         chosen = suites_for(opened.checkpoint, request.suites)
-        drafts = {s: draft(opened, opened.suite(s)) for s in chosen}
         anew = request.force or not opened.checkpoint.recognised
+        request = _settled(opened, chosen, anew, load, request, executor)
+        opened.request = replace(here, precision=request.precision, compile=request.compile)
+        drafts = {s: draft(opened, opened.suite(s)) for s in chosen}
         wanted = [s for s in chosen if anew or not drafts[s].up_to_date]
         for s in chosen:
             if s not in wanted:
@@ -210,6 +214,42 @@ def _steps(
                 yield from drafts[unit.suite].add(unit, found)
         if failures:
             raise _all_failures(failures, rest=[s for s in chosen if s not in failures])
+
+
+def _settled(
+    opened: Opened,
+    chosen: Sequence[str],
+    anew: bool,
+    load: Load,
+    request: Evaluation,
+    executor: Executor | None,
+) -> Evaluation:
+    """A request with a precision that is known, asking to compile only what can be.
+
+    "auto" is what it was before, where any of these suites was measured already: a device that is
+    about as fast in both must not measure everything again.
+    """
+    auto = request.precision == "auto"
+    if not (auto or request.compile):
+        return request
+    suites = [opened.suite(s) for s in chosen]
+    for precision in () if anew else AUTO if auto else (request.precision,):
+        opened.request = replace(opened.request, precision=precision)
+        drafts = [draft(opened, s) for s in suites if not (auto and s.full_precision)]
+        if drafts and all(d.up_to_date for d in drafts):
+            return replace(request, precision=precision)
+        if any(d.begun for d in drafts) and auto:
+            request = replace(request, precision=precision)
+            break
+    opened.request = replace(opened.request, precision=request.precision)
+    if executor is None:
+        found = opened.settle()
+    else:
+        ((_, outcome),) = executor(partial(settle, load), [request])
+        if isinstance(outcome, CossError):
+            raise outcome
+        found = outcome
+    return replace(request, precision=found.precision, compile=found.compile)
 
 
 def _all_failures(failures: Mapping[str, CossError], rest: Sequence[str]) -> CossError:

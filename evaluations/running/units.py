@@ -10,6 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Cell
@@ -75,3 +79,30 @@ def units(
             }
             made.append(Unit(suite.name, block, start, stop, known))
     return made
+
+
+def collect(
+    columns: dict[str, list[Column]],
+    outcomes: dict[str, Tensor],
+    size: int,
+    suite: Suite,
+    condition: Condition,
+) -> None:
+    """Append a batch's outcomes to columns.
+
+    Raises:
+        CossError: they are not one per image, or others than before.
+    """
+    first = not columns
+    shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
+    if any(shape != (size,) for shape in shapes.values()) or not (
+        outcomes and (first or shapes.keys() == columns.keys())
+    ):
+        raise CossError(
+            f"suite {suite.name!r} gave columns {shapes} for {size} images under "
+            f"{condition.name!r}; each must be [{size}] and all batches must give the same ones"
+        )
+    for name, column in outcomes.items():
+        values = column.detach().cpu()
+        kept = values if values.dtype == torch.bool else values.float()
+        columns.setdefault(name, []).append(kept.numpy())

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.running.draft import record_key
+from robustbench_coss.evaluations.running.precision import Arithmetic
 from robustbench_coss.evaluations.submissions.bundle import (
     ENCODER,
     ENVIRONMENT,
@@ -64,6 +65,7 @@ def _check_record(bundle: Bundle, name: str, record: Record, schema: int) -> Non
         record.dataset,
         (record.suite, record.suite_version, record.suite_config),
         record.seed,
+        Arithmetic(record.precision, record.tf32, record.compiled),
         schema,
         record.model.get("answers_sha256", ""),
     )

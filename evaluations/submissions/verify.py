@@ -21,6 +21,7 @@ from robustbench_coss.evaluations.probes.linear import ProbeConfig, probe_path, 
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.draft import describe_model
 from robustbench_coss.evaluations.running.job import Opened
+from robustbench_coss.evaluations.running.precision import asking
 from robustbench_coss.evaluations.running.request import Evaluation, Load, Once
 from robustbench_coss.evaluations.submissions.again import Sample, measure_again
 from robustbench_coss.evaluations.submissions.agreement import OTHER, SAME, Pair, try_pairs
@@ -111,7 +112,7 @@ def _alike(records: Mapping[str, Record]) -> Iterator[dict[str, Record]]:
     for name, record in records.items():
         data, probe = record.dataset, record.model["probe"]
         images = [data["name"], data["limit"], data.get("image_list")]
-        key = canonical_json([images, record.seed, probe.get("key")])
+        key = canonical_json([images, record.seed, record.arithmetic(), probe.get("key")])
         groups.setdefault(key, {})[name] = record
     yield from groups.values()
 
@@ -133,7 +134,7 @@ def _verify_group(
         return  # there is no probe
     results = folder / ("retrained" if retrain else "bundled")
     request = replace(
-        plan.here,
+        asking(plan.here, first),
         dataset=data["name"],
         image_list=_image_list(bundle, first, plan.here, folder),
         transfer=not own_head,
@@ -151,7 +152,10 @@ def _verify_group(
         if not own_head:
             _check_probe(bundle, opened, probe, retrain)
         here = versions(), device_name(opened.device)
-        shares = [SAME if (r.versions, r.device) == here else OTHER for r in records.values()]
+        known = opened.device.type == "cpu" or first.tf32 is not None
+        shares = [
+            SAME if known and (r.versions, r.device) == here else OTHER for r in records.values()
+        ]
         if not retrain:
             _check_facts(opened, records, here[1], max(shares), report)
         where = " (probe trained anew)" if retrain else ""

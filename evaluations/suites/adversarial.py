@@ -95,6 +95,8 @@ class Adversarial(BaseSuite):
         eps_l2: L2 budgets for images of 32 px, multiplied by size / 32 for others.
         steps: gradient steps of the iterated attacks; AutoAttack has its own number.
         restarts: random starts of the attacks that draw.
+        full_precision: take gradients and verdicts in 32 bit whatever `--precision` is: rounded
+            gradients hide attacks. Otherwise both are as asked for.
 
     Raises:
         CossError: an option is not of these.
@@ -129,12 +131,16 @@ class Adversarial(BaseSuite):
         eps_l2: float | Sequence[float] = L2_EPS,
         steps: int = 10,
         restarts: int = 1,
+        full_precision: bool = True,
     ) -> None:
         self.attacks = choose(attacks)
         self.eps = levels("adversarial.eps", eps, below=UNBOUNDED_EPS)
         self.eps_l2 = levels("adversarial.eps_l2", eps_l2)
         self.steps = _count("adversarial.steps", steps)
         self.restarts = _count("adversarial.restarts", restarts)
+        if not isinstance(full_precision, bool):
+            raise CossError("adversarial.full_precision must be true or false")
+        self.full_precision = full_precision
         self._surrogate: Surrogate | None = None
         self._agreement = 0.0
 

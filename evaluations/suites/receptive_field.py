@@ -40,6 +40,7 @@ class EffectiveField(BaseSuite):
     name = "rf"
     version = 1
     local = True
+    full_precision = True
     axis = Axis(
         "stage", column="radius", column_label="effective field, r.m.s. radius (px)", percent=False
     )

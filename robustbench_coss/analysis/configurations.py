@@ -2,7 +2,7 @@
 
 Runs that differ in nothing but name, seed and hashes are seeds of one configuration. Numbers
 are comparable if they come from the same test images by the same suite under one protocol:
-version, settings and number of images.
+version, settings, number of images and precision.
 """
 
 from __future__ import annotations
@@ -254,6 +254,7 @@ def _protocol(record: Record) -> dict[str, Any]:
     stated = {
         "version": record.suite_version,
         "n": int(record.index.size),
+        "precision": record.arithmetic(),
         "settings": record.suite_config,
     }
     if "image_list" in record.dataset:

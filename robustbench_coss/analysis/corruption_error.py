@@ -250,6 +250,7 @@ def _check_same_protocol(record: Record, other: Record) -> None:
         ("test sets", record.dataset["fingerprint"], other.dataset["fingerprint"]),
         ("image sizes", record.dataset["size"], other.dataset["size"]),
         ("settings", record.suite_config, other.suite_config),
+        ("precisions", record.arithmetic(), other.arithmetic()),
         ("versions of the suite", record.suite_version, other.suite_version),
         ("test images", record.index.tolist(), other.index.tolist()),
     ):

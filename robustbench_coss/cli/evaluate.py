@@ -22,6 +22,8 @@ def evaluate(
     settings: o.Settings = None,
     batch_size: o.BatchSize = 256,
     device: o.Device = "auto",
+    precision: o.Precision = "32",
+    compiled: o.Compile = False,
     seed: o.Seed = 0,
     data_root: o.DataRoot = Path("data"),
     download: o.Download = False,
@@ -47,15 +49,9 @@ def evaluate(
 
     Examples:
 
-      coss-bench eval runs/co-byol
-
       coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000 --device cuda
 
-      coss-bench eval control:pixels control:untrained:resnet18 --dataset parts
-
-      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean
-
-      coss-bench eval dino.pth --dataset stl10 --set occlusion.stages=stage2
+      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean --precision auto
     """
     from robustbench_coss.cli.measure import measure_all
     from robustbench_coss.datasets.base import LARGEST_IMAGE
@@ -79,6 +75,8 @@ def evaluate(
         image_list=image_list,
         batch_size=batch_size,
         device=device,
+        precision=precision,
+        compile=compiled,
         seed=seed,
         data_root=data_root,
         download=download,

@@ -17,7 +17,7 @@ from rich.text import Text
 from robustbench_coss.analysis.numbers import number
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import ConsoleProgress
-from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.protocol import make_suite
 from robustbench_coss.evaluations.running.request import Evaluation, Once
 from robustbench_coss.evaluations.running.runner import (
     check_run,

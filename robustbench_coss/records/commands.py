@@ -49,7 +49,7 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     for record in records:
         d, probe = record.dataset, record.model.get("probe") or {}
         images = [d["name"], d.get("limit"), d.get("image_list")]
-        key = [images, record.seed, probe.get("settings")]
+        key = [images, record.seed, record.arithmetic(), probe.get("settings")]
         alike.setdefault(canonical_json(key), []).append(record)
     commands += [_line(_eval(run, group)) for group in alike.values()]
     return commands
@@ -79,6 +79,9 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
     if "image_list" in first.dataset:
         words += ["--image-list", first.dataset["image_list"]["file"]]
     words += ["--seed", str(first.seed)]
+    precision, *compiled = first.arithmetic().split(", ")
+    words += ["--precision", precision] if precision != "32" else []
+    words += ["--compile"] if compiled else []
     if probe := (first.model.get("probe") or {}).get("settings"):
         words += ["--probe", str(probe.get("kind") or probe["protocol"])]  # as early records say
         if probe.get("max_train") is not None:

@@ -1,7 +1,8 @@
 """Records of older schemas in the form of today's: the one place that knows what changed.
 
 1 had no `extra` and no `cells[].problem`. 2 had no `about`, no `options`, no `cells[].stage` and
-`.kind`, and held the training recipe in parts (`training.with_recipe`).
+`.kind`, and held the training recipe in parts (`training.with_recipe`). 3 had no `precision`,
+which was 32 bit, no `tf32`, which was left to PyTorch, and no `compiled`, which nothing was.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def migrate(content: Mapping[str, Any], schema: int) -> dict[str, Any]:
         new |= {"about": {}, "options": _options(new["suite"], new["suite_config"])}
         new["cells"] = [cell | _of_name(new["suite"], cell) for cell in new["cells"]]
         new["model"] = with_recipe(new["model"], new["dataset"]["size"])
+    if new["schema"] < 4:
+        new = {"precision": "32", "tf32": None, "compiled": False, **new}
     return new | {"schema": schema}
 
 

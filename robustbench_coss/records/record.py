@@ -42,9 +42,10 @@ from robustbench_coss.records.fields import (
 from robustbench_coss.records.metadata import DataSet, Model
 from robustbench_coss.records.migrate import migrate
 
-SCHEMA: Literal[3] = 3
-MIGRATED = (1, 2)  # older schemas, read as well
+SCHEMA: Literal[4] = 4
+MIGRATED = (1, 2, 3)  # older schemas, read as well
 Better = Literal["higher", "lower", ""]
+Precision = Literal["32", "bf16", "fp16"]
 MOST_IMAGES = 2**26
 STANDARD_PROBE = {"kind": "logistic", "l2_values": 12, "max_train": None, "seed": 0}
 LONGEST_VALUE = 60  # characters of a wrong value that an error shows
@@ -181,7 +182,14 @@ class Record:
     """UTC time of completion, ISO 8601; empty while it is not complete."""
     complete: YesNo = False
     """False while conditions are missing."""
-    schema: Literal[3] = SCHEMA
+    precision: Precision = "32"
+    """What the model multiplied in: 32 bit floating point, or bf16 or fp16 with weights in 32."""
+    tf32: YesNo | None = False
+    """Whether a GPU might round 32-bit factors to TF32; null in records from before schema 4, which
+    do not say: PyTorch's default lets it in convolutions, and not in matrix products."""
+    compiled: YesNo = False
+    """Whether the model was compiled (torch.compile)."""
+    schema: Literal[4] = SCHEMA
     """Version of this form."""
 
     def column(self, condition: str, name: str) -> NDArray[Any]:
@@ -195,6 +203,10 @@ class Record:
         """[n] float64: the metric of each sample, averaged over its conditions."""
         columns = [self.column(name, metric.column) for name in metric.conditions]
         return np.asarray(np.mean(np.stack(columns).astype(np.float64), axis=0))
+
+    def arithmetic(self) -> str:
+        """As the function of this name."""
+        return arithmetic(self.precision, self.tf32, self.compiled)
 
     def digest(self) -> str:
         """Hash of all but timing: two measurements with one digest gave the same outcomes."""
@@ -274,6 +286,12 @@ def _formed(content: Any, context: dict[str, Any]) -> Record:
         raise ValueError(f"{type(error).__name__}: {error}"[:LONGEST_VALUE]) from error
 
 
+def arithmetic(precision: str, tf32: bool | None, compiled: bool) -> str:
+    """What numbers depend on beyond the last digits: "32", "bf16", "tf32, compiled", …"""
+    said = "tf32" if tf32 else precision
+    return f"{said}, compiled" if compiled else said
+
+
 def record_path(
     results: Path, model: str, checkpoint_sha256: str, dataset: str, suite: str, variant: str = ""
 ) -> Path:
@@ -289,17 +307,19 @@ def record_path(
 def path_of(record: Record) -> Path:
     """Where a record lies in its results folder."""
     model, dataset = record.model, record.dataset["name"]
-    variant = variant_of(model["probe"], record.dataset)
+    variant = variant_of(model["probe"], record.dataset, record.arithmetic())
     return record_path(
         Path(), model["name"], model["checkpoint_sha256"], dataset, record.suite, variant
     )
 
 
-def variant_of(probe: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
+def variant_of(probe: Mapping[str, Any], dataset: Mapping[str, Any], arithmetic: str) -> str:
     """What else has a folder of its own: a probe other than the default, a probe in place of the
-    model's own head, and pictures of the data set that is whatever lies in a folder.
+    model's own head, pictures of the data set that is whatever lies in a folder, and another
+    precision than 32 bit.
 
     Args:
+        arithmetic: as `Record.arithmetic`.
         probe: as `Record.model` has it, or what of it is known before it is trained.
         dataset: name and fingerprint, as `Record.dataset`.
     """
@@ -311,6 +331,8 @@ def variant_of(probe: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
         parts.append("probe")
     if dataset["name"] == "imagefolder":
         parts.append(dataset["fingerprint"][:8])
+    if arithmetic != "32":
+        parts.append(arithmetic)
     return "".join(f"+{slug(part)}" for part in parts)
 
 

@@ -32,6 +32,8 @@ EVAL: dict[str, tuple[str | None, str, Any]] = {
     "--transfer": (None, "transfer", True),
     "--batch-size": ("33", "batch_size", 33),
     "--device": ("cpu", "device", "cpu"),
+    "--precision": ("bf16", "precision", "bf16"),
+    "--compile": (None, "compile", True),
     "--seed": ("8", "seed", 8),
     "--data-root": ("somewhere", "data_root", Path("somewhere")),
     "--download": (None, "download", True),

@@ -77,7 +77,7 @@ def test_every_committed_record_keeps_all_but_what_is_said_in_another_way_now(st
         stored = json.loads(path.read_text())
         read = json.loads(json.dumps(to_json(read_record(path))))
         for content in (stored, read):
-            for key in ("schema", "options", "about"):
+            for key in ("schema", "options", "about", "precision", "tf32", "compiled"):
                 content.pop(key, None)
             content["model"].pop("training")
             for cell in content["cells"]:
@@ -113,7 +113,10 @@ WRONG: list[tuple[str, Any]] = [
     ("about", ...),
     ("options", ...),
     ("cells.0.problem", ...),
-    ("schema", 4),
+    ("schema", 5),
+    ("precision", "64"),
+    ("tf32", "no"),
+    ("compiled", ...),
     ("suite_version", 0),
     ("seed", "0"),
     ("key", "abc"),
@@ -151,7 +154,7 @@ def test_every_reader_refuses_a_file_of_another_form(
     with pytest.raises(CossError, match=r"^here\.json is no record: "):
         from_json(damaged, "here.json")
     (tmp_path / "r.json").write_text(json.dumps(damaged))
-    with pytest.raises(CossError, match=r"is damaged|has schema 4"):
+    with pytest.raises(CossError, match=r"is damaged|has schema 5"):
         read_record(tmp_path / "r.json")
 
 

@@ -15,7 +15,7 @@ from helpers.documents import EXAMPLES, FENCE, MANUAL, PAGES, block_commands, bl
 from robustbench_coss import registry
 from robustbench_coss.cli import app
 from robustbench_coss.cli.settings import parse_setting
-from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.protocol import make_suite
 from robustbench_coss.pretrain.recipe import (
     build_recipe,
     merge,

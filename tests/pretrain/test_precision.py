@@ -14,13 +14,13 @@ from helpers.bench import Bench
 
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.precision import native_bf16
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
 from robustbench_coss.pretrain import precision, train
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.precision import (
     bf16_over_32,
     choose,
-    native_bf16,
     settle,
     settle_for_plan,
 )
@@ -111,7 +111,7 @@ def test_the_ratio_is_that_of_the_fastest_steps_after_the_first(
         halves.append(torch.is_autocast_enabled("cpu"))
         return encode(self, views)
 
-    monkeypatch.setattr(precision, "_now", now)
+    monkeypatch.setattr("robustbench_coss.machine.precision.now", now)
     monkeypatch.setattr(type(method), "encode", noted)
     assert bf16_over_32(method, 16, CPU) == pytest.approx(1.0 / 4.0)
     assert halves == [False, True] * 4

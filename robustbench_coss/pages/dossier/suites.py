@@ -220,6 +220,7 @@ def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
         ("Suite version", several(r.suite_version for r in records)),
         ("Seed of the draws", several(r.seed for r in records)),
         ("Device", several(r.device for r in records)),
+        ("Precision", several(r.arithmetic() for r in records)),
         ("Time", f"{duration(took)} for {counted(len(records), 'run')}"),
     ]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import ConsoleProgress
-from robustbench_coss.evaluations.running import job
+from robustbench_coss.evaluations.protocol import make_suite
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import suite_names
 
@@ -27,9 +27,9 @@ def test_a_request_is_frozen_and_normalised() -> None:
 
 def test_an_option_that_a_suite_does_not_have_is_refused_with_those_it_has() -> None:
     with pytest.raises(CossError, match=r"suite 'corruption' has no option 'sped'; it has: back"):
-        job.make_suite("corruption", {"sped": 1})
+        make_suite("corruption", {"sped": 1})
     with pytest.raises(CossError, match=r"suite 'toy' has no option 'sped'; it has none"):
-        job.make_suite("toy", {"sped": 1})
+        make_suite("toy", {"sped": 1})
 
 
 @pytest.mark.parametrize("option", [{"limit": 0}, {"batch_size": 0}, {"limit": -5}])

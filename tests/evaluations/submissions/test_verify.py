@@ -22,8 +22,7 @@ from safetensors.torch import load_file, save_file
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
-from robustbench_coss.evaluations.protocol import Subject
-from robustbench_coss.evaluations.running.job import make_suite
+from robustbench_coss.evaluations.protocol import Subject, make_suite
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.evaluations.submissions import again

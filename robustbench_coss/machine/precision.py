@@ -1,0 +1,90 @@
+"""In which precision a device computes: what it can, and what it is faster in.
+
+bf16 and fp16 here are mixed: weights stay in 32 bit, convolutions and matrix products take the
+shorter numbers (torch.autocast). A device without such instructions emulates them, slowly.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FASTER = 0.95
+"""Share of the time in 32 bit that bf16 takes at most where it is chosen: less is noise."""
+
+STEPS = 3  # per precision, in turns; the fastest counts, since noise only adds
+
+
+def native_bf16(device: torch.device, root: Path = Path("/")) -> bool:
+    """Whether a device multiplies in bf16 by itself.
+
+    CUDA from compute capability 8.0 (Ampere); CPUs with AVX512-BF16, AMX-BF16 or Arm's BF16, as
+    Linux lists them. Where the system does not say, no.
+
+    Args:
+        root: of the file system with `proc`.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return found is not None and bool(set(found[1].split()) & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def bf16_over_32(step: Callable[[bool], object], device: torch.device) -> float:
+    """Time of a step in bf16, as a share of that in 32 bit.
+
+    Args:
+        step: does it, in bf16 if it is told so.
+    """
+
+    def seconds(half: bool) -> float:
+        started = now(device)
+        step(half)
+        return now(device) - started
+
+    seconds(False), seconds(True)  # first calls choose algorithms
+    times = [(seconds(False), seconds(True)) for _ in range(STEPS)]
+    full, half = (min(column) for column in zip(*times, strict=True))
+    return float(half / full)
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of the processor on a CPU, where neighbours take turns with this process."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """While active, whether a GPU may round what it multiplies in 32 bit to TF32 (10 bits).
+
+    PyTorch's own default allows it to convolutions and not to matrix products.
+    """
+    switches = [(torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32")]
+    try:
+        before = [getattr(*switch) for switch in switches]
+        during: bool | str = allowed
+    except RuntimeError:  # set operation by operation, which the older switches cannot say
+        cudnn: Any = torch.backends.cudnn
+        switches = [(part, "fp32_precision") for part in (cudnn.conv, cudnn.rnn, switches[1][0])]
+        before = [getattr(*switch) for switch in switches]
+        during = "tf32" if allowed else "ieee"
+    try:
+        for switch in switches:
+            setattr(*switch, during)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(*switch, value)
