@@ -28,6 +28,7 @@ from PIL import Image
 from torch import nn
 
 from robustbench_coss.cli.settings import parse_setting
+from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.datasets.idx import read_idx
 from robustbench_coss.datasets.pictures import ENDINGS, as_tensor, decode, oddities
@@ -42,7 +43,13 @@ from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, s
 from robustbench_coss.models.load import load_model
 from robustbench_coss.models.other_tools_reading import read_file
 from robustbench_coss.pretrain.bad_images import _read as read_bad_images
+from robustbench_coss.pretrain.data import training_loader
+from robustbench_coss.pretrain.last_checkpoint import AtomicCheckpointIO, restorable
+from robustbench_coss.pretrain.loop import fit
+from robustbench_coss.pretrain.methods.byol import BYOL
+from robustbench_coss.pretrain.monitors import OnlineProbe
 from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
+from robustbench_coss.pretrain.run_folder import CHECKPOINT_NAME
 from robustbench_coss.pretrain.sweep import read_sweep
 from robustbench_coss.records.record import read_record
 
@@ -125,6 +132,34 @@ def tar(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+def checkpoint(folder: Path) -> tuple[bytes, Callable[[Path], Any]]:
+    """What a run of one epoch leaves to go on from, and what reads it."""
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8, generator=draws)
+    images = ArraySet("x", "train", pixels, torch.arange(16) % 3, ("a", "b", "c"), 16)
+    options = {"hidden": 8, "dim": 8}
+    recipe = build_recipe({"method": "byol", "batch_size": 8, "epochs": 2, "options": options}, "t")
+
+    def method() -> BYOL:
+        return BYOL(build_encoder("rf9_resnet18", size=16, width=1 / 16), recipe, 3)
+
+    trained, cpu = method(), torch.device("cpu")
+    loader = training_loader(images, recipe, trained.views)
+    probe = OnlineProbe(trained.encoder.dim, 3, recipe.seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_first)
+        fit(trained, loader, folder / "run", cpu, None, [probe])
+    data = (folder / "run" / CHECKPOINT_NAME).read_bytes()
+    return data, lambda path: restorable(path, method(), images, len(loader), cpu)
+
+
+def save_first(
+    self: AtomicCheckpointIO, content: dict[str, Any], path: str | Path, *_: Any, **__: Any
+) -> None:
+    if content["epoch"] == 0:
+        torch.save(content, path)
+
+
 def kinds(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], Any]]]:
     """File name to whole files of that kind, and what reads them."""
     torch.manual_seed(0)
@@ -154,6 +189,7 @@ def kinds(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], Any]]]:
     for k in range(3):
         (folder / "val" / "images" / f"{k}.JPEG").touch()
     (folder / "val" / "val_annotations.txt").touch()
+    last, read_last = checkpoint(folder)
     notes = b"".join(b"%d.JPEG\tn%d\t0\t0\t9\t9\n" % (k, k) for k in range(3))
     pictures = [
         picture("JPEG", "RGB", exif=Image.Exif().tobytes() or b"Exif\0\0"),
@@ -198,6 +234,7 @@ def kinds(folder: Path) -> dict[str, tuple[list[bytes], Callable[[Path], Any]]]:
         ),
         "zip.pth": ([(folder / "zip.pth").read_bytes()], read_file),
         "old.pth": ([(folder / "old.pth").read_bytes()], read_file),
+        "last.ckpt": ([last], read_last),
         "images-idx3-ubyte": ([idx, gzip.compress(idx)], lambda path: read_idx(path, 3)),
         "labels.npy": ([labels.getvalue()], lambda path: read_npy(path, 1)),
         "bundle.zip": ([(folder / "made.zip").read_bytes()], open_bundle),
