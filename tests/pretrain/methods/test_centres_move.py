@@ -8,12 +8,16 @@ from helpers.small_methods import build, encoded
 
 from robustbench_coss import registry
 
-MOMENTUM = 0.9  # of the centre: DINO's published constant (arXiv 2104.14294, table 7 of its code)
+MOMENTUM = 0.9  # of the centre: the published code's (arXiv 2104.14294, section 3.1)
 
 
+@pytest.mark.parametrize("momentum", [None, 0.25])
 @pytest.mark.parametrize("heads", ["separate", "shared"])
-def test_a_step_moves_each_branch_s_centre_to_its_own_targets_once(heads: str) -> None:
-    method = build(registry.load("method", "co-dino"), heads=heads)
+def test_a_step_moves_each_branch_s_centre_to_its_own_targets_once(
+    heads: str, momentum: float | None
+) -> None:
+    options = {} if momentum is None else {"centre_momentum": momentum}
+    method = build(registry.load("method", "co-dino"), heads=heads, **options)
     draws = torch.Generator().manual_seed(3)
     prefixes = ["", "local_"] if heads == "separate" else [""]
     centres = {prefix: method.branch(prefix)[2].centre for prefix in prefixes}
@@ -30,7 +34,8 @@ def test_a_step_moves_each_branch_s_centre_to_its_own_targets_once(heads: str) -
         for prefix in prefixes:
             head = getattr(method, f"target_{prefix}projector")
             u = torch.stack([head(h) for h in outputs.target_pooled]).mean(dim=(0, 1))
-            wanted[prefix] = MOMENTUM * before[prefix] + (1 - MOMENTUM) * u
+            m = MOMENTUM if momentum is None else momentum
+            wanted[prefix] = m * before[prefix] + (1 - m) * u
         method.losses(outputs)
     for prefix, centre in centres.items():
         torch.testing.assert_close(centre, wanted[prefix])
