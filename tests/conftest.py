@@ -49,6 +49,11 @@ SLOW = (
     "test_site_browser.py",
     "test_claims_error_rates.py",
     "test_allocator.py",
+    "test_sweep_jobs.py",
+    "test_hostile_checkpoint.py",
+    "test_figures.py",
+    "test_torchattacks.py",
+    "test_fast_accuracy.py",
 )
 NEEDS = {"test_cluster.py": pytest.mark.cluster, "test_site_browser.py": pytest.mark.browser}
 

@@ -49,9 +49,9 @@ def evaluate(
 
     Examples:
 
-      coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000 --device cuda
+      coss-bench eval runs/byol runs/co-byol --suite clean,corruption --limit 1000
 
-      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --suite clean --precision auto
+      coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --precision auto
     """
     from robustbench_coss.cli.measure import measure_all
     from robustbench_coss.datasets.base import LARGEST_IMAGE

@@ -170,10 +170,7 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
     deviation beside it. A table that is wider than a line is scaled down to it. `command` made
     them.
     """
-    lines = [
-        r"% Needs \usepackage{booktabs,graphicx,siunitx}. "
-        f"{WRITTEN_BY} {command}`."
-    ]
+    lines = [rf"% Needs \usepackage{{booktabs,graphicx,siunitx}}. {WRITTEN_BY} {command}`."]
     for section in sections:
         for i, block in enumerate(section.blocks):
             title = f"{section.title}. {section.caption}" if i == 0 else f"{section.title}."

@@ -67,14 +67,22 @@ def test_the_package_runs_as_a_module() -> None:
     )
 
 
-def test_help_does_not_wait_for_torch() -> None:
+HEAVY = {"torch", "numpy", "pandas", "scipy", "matplotlib", "PIL", "timm", "yaml"}
+
+
+def test_the_package_alone_loads_next_to_nothing_and_help_no_library_that_takes_long() -> None:
     script = (
-        "import sys; from robustbench_coss import cli; sys.argv[1:] = ['eval', '--help']\n"
+        "import sys; before = set(sys.modules)\n"
+        "import robustbench_coss; print(len(set(sys.modules) - before))\n"
+        "from robustbench_coss import cli; sys.argv[1:] = ['eval', '--help']\n"
         "try: cli.main()\n"
-        "except SystemExit: print('torch' in sys.modules)"
+        "except SystemExit: print(*{m.partition('.')[0] for m in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done
+    alone, *_, loaded = done.stdout.splitlines()
+    assert int(alone) < 40, done  # of the standard library
+    assert HEAVY.isdisjoint(loaded.split()), done
+    assert "typer" in loaded.split()
 
 
 def test_a_misspelt_command_or_option_is_a_usage_error(bench: Bench) -> None:

@@ -7,8 +7,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,9 @@ from typing import Any
 import pytest
 from helpers.bench import Bench
 from helpers.command_line import QUICK, complaint
+from helpers.forked import start_command
 from safetensors.torch import save_file
 
-from robustbench_coss.datasets.parts import COUNTS
 from robustbench_coss.pretrain.recipe import build_recipe
 from robustbench_coss.pretrain.train import pretrain
 from robustbench_coss.records.record import find_records, read_record
@@ -146,6 +144,7 @@ def test_images_too_small_for_the_corruptions_are_named_with_what_to_do(
     assert [record.suite for _, record in find_records(results)] == ["clean", "crop"]
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_measured_stops_no_other(
     bench: Bench, run: Path, tmp_path: Path
 ) -> None:
@@ -204,21 +203,12 @@ def test_ctrl_c_in_an_evaluation_exits_130_and_the_same_command_goes_on(
     bench: Bench,
     run: Path,
     tmp_path: Path,
-    few_pictures: dict[str, int],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for role, count in few_pictures.items():  # another process has all of them
-        monkeypatch.setitem(COUNTS, role, count)
     arguments = [
         *("eval", str(run), "--suite", "occlusion", "--results", str(tmp_path)),
         *("--limit", "200", "--probe-train", "64", "--device", "cpu"),
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustbench_coss", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_command(*arguments)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if list(tmp_path.glob("records/*/*/occlusion.partial.json")):

@@ -20,6 +20,7 @@ from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.records.record import Record, find_records
 
+pytestmark = pytest.mark.usefixtures("few_pictures")
 DONE_HERE = {"--help"}
 
 # Option -> (its value, where it arrives, what is there).

@@ -94,6 +94,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_command_replaces_its_own_file_and_a_foreign_one_only_by_force(
     study: Path, bench: Bench, name: str
@@ -137,6 +138,7 @@ def test_a_report_as_pdf_is_known_again(tmp_path: Path) -> None:
         write_chosen(out, data, force=False, mark=PDF_MARK)
 
 
+@pytest.mark.slow
 def test_plot_replaces_figures_of_its_own_and_a_foreign_file_only_by_force(
     study: Path, bench: Bench
 ) -> None:

@@ -23,6 +23,7 @@ def tree(folder: Path) -> dict[Path, bytes]:
 # What a small run looks like
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_epochs_and_the_next_step_and_nothing_else(
     bench: Bench, tmp_path: Path
 ) -> None:

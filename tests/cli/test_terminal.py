@@ -261,6 +261,7 @@ def test_a_full_device_is_one_line_and_status_1(
     assert line == "error: the output cannot be written: No space left on device"
 
 
+@pytest.mark.slow
 def test_a_process_that_can_say_nothing_ends_without_a_traceback(study: Path) -> None:
     """Full, closed, and with a reader that has seen enough: the interpreter's own end included."""
     command = f"{shlex.quote(sys.executable)} -m robustbench_coss list"

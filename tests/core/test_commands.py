@@ -69,6 +69,7 @@ def test_a_models_recipe_is_the_one_it_was_trained_with() -> None:
     assert options["out"] == Path("runs/mine")
 
 
+@pytest.mark.usefixtures("few_pictures", "small_bank")
 @pytest.mark.parametrize("switches", [{}, {"mlp": False, "accumulate": 2}])
 def test_a_run_that_was_trained_and_measured_gives_its_recipe_back(
     switches: dict[str, Any], tmp_path: Path
@@ -126,7 +127,7 @@ def test_suites_measured_alike_share_a_command_and_others_do_not() -> None:
     assert [f["suite"] for f in found] == [["clean,crop"], ["rf"]]
     assert [f["limit"] for f in found] == [500, None]
     assert [f["seed"] for f in found] == [0, 4]
-    assert [f["probe"] for f in found] == ["sgd", "sgd"]
+    assert [f["probe"] for f in found] == ["logistic", "logistic"]
     assert not any(f["transfer"] for f in found)
 
 

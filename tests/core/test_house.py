@@ -93,7 +93,12 @@ def test_workers_that_corrupt_images_need_not_import_torch() -> None:
     assert (ROOT / "evaluations" / "corruptions" / "__init__.py").read_bytes() == b""
 
 
-def lengths() -> Iterator[tuple[str, int, ast.Module]]:
+@cache
+def lengths() -> list[tuple[str, int, ast.Module]]:
+    return list(_lengths())
+
+
+def _lengths() -> Iterator[tuple[str, int, ast.Module]]:
     for folder in (PACKAGE, "pretrain", "evaluations", "benchmarks", "tests"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()

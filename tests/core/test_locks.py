@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from helpers import simulate
 from helpers.bench import Bench
+from helpers.forked import start_command
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import LOCK, alone, remove_leftovers, write_atomically
@@ -98,17 +99,11 @@ def test_the_second_of_two_commands_in_one_folder_gets_one_line(
 
 def test_of_two_runs_that_start_at_once_one_is_whole_and_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    common = [sys.executable, "-m", "robustbench_coss", "pretrain", "--device", "cpu"]
+    common = ["pretrain", "--device", "cpu"]
     common += ["--dataset", "parts", "--width", "0.0625", "--image-size", "16", "--limit", "64"]
     common += ["--batch-size", "32", "--epochs", "1", "--out", str(out)]
     both = [
-        subprocess.Popen(
-            [*common, "--method", method, "--set", "options={hidden: 32, dim: 16}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        start_command(*common, "--method", method, "--set", "options={hidden: 32, dim: 16}")
         for method in ("byol", "co-byol")
     ]
     errors = [process.communicate(timeout=240)[1] for process in both]

@@ -39,6 +39,7 @@ def network(name: str) -> nn.Module:
     return made.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_PARTS)
 @torch.inference_mode()
 def test_the_parts_of_a_torchvision_network_give_what_it_gives(name: str) -> None:

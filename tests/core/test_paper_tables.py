@@ -91,6 +91,7 @@ def test_a_mark_says_what_differs_from_the_base_by_mcnemars_test(tmp_path: Path)
     assert caption in table.to_markdown()
 
 
+@pytest.mark.slow
 def test_holms_correction_is_over_the_differences_shown_and_no_others(tmp_path: Path) -> None:
     simulate.all_suites(tmp_path, methods=("byol", "co-byol", "dino"), seeds=2, n=100)
     for metrics in (["clean_top1"], ["clean_top1", "corruption_top1", "mask_top1"]):

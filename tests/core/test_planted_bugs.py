@@ -26,6 +26,7 @@ def test_there_are_enough_of_them_and_none_twice() -> None:
     assert len({bug.name for bug in BUGS}) == len(BUGS) >= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("body", "said"), [("x + 1", "caught"), ("x - 1", "NOT CAUGHT")])
 def test_a_bug_is_caught_where_a_test_fails_and_the_source_is_as_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str

@@ -71,6 +71,7 @@ def test_other_tools_may_check_records_by_the_published_schema(written: list[Any
         assert not validator(SCHEMA).is_valid(changed(written[0], path, value)), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", sorted({path.parents[3].name for path in COMMITTED}))
 def test_every_committed_record_keeps_all_but_what_is_said_in_another_way_now(study: str) -> None:
     for path in (path for path in COMMITTED if path.parents[3].name == study):

@@ -99,6 +99,7 @@ def test_every_condition_of_every_suite_is_there(results: Path, page: str) -> No
     assert sum(len(record.cells) for record in records) > 1000
 
 
+@pytest.mark.slow
 def test_a_full_table_names_its_models_only_where_it_does_not_hold_all(results: Path) -> None:
     def titles(*names: str) -> list[str]:
         tree = parse(make_page(results, names))
@@ -157,6 +158,7 @@ def test_commands_are_those_of_the_first_run_and_the_others_are_named(trained: P
     assert "epochs: 3" in provenance.all("pre", class_="commands")[1].text
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_page(results: Path, page: str) -> None:
     assert make_page(results, []) == page
 
@@ -287,6 +289,7 @@ def poppler(tool: str, *arguments: object) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_the_pdf_holds_the_same_numbers_and_numbers_its_pages(results: Path, pdf: Path) -> None:
     text = re.sub(r"\s+", " ", poppler("pdftotext", pdf, "-"))
     tree = parse(make_page(results, ["byol-s0"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -21,12 +22,14 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.bench import Bench
+from helpers.forked import Forked
 from helpers.page_commands import PREPARE, WITH_COMMANDS, Command, commands, smaller
 from PIL import Image
 
 from robustbench_coss import Evaluation, evaluate, registry
 from robustbench_coss.datasets.parts import draw_scenes, render
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running import job
 from robustbench_coss.pretrain import sweep
 from robustbench_coss.pretrain.recipe import build_recipe, dump_recipe
 from robustbench_coss.pretrain.train import pretrain
@@ -109,6 +112,9 @@ def folder(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     quickstart = importlib.import_module("robustbench_coss.cli.quickstart")
     monkeypatch.setattr(quickstart, "TEST_IMAGES", 4)
     monkeypatch.setattr(quickstart, "RECIPE", "tiny.yaml")
+    # Attacks of one step at one budget, where a page asks for the default.
+    made, short = job.make_suite, {"adversarial": {"steps": 1, "eps": [1], "eps_l2": [0.5]}}
+    monkeypatch.setattr(job, "make_suite", lambda n, o: made(n, short.get(n, {}) | dict(o)))
     yield copy
     torch.set_num_threads(threads)
     registry._entries.cache_clear()
@@ -117,6 +123,26 @@ def folder(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def ends(runs: list[Any]) -> list[Any]:
     """A sweep's first and last run; `coss-bench sweep --dry-run` is held elsewhere to list all."""
     return [runs[0], runs[-1]]
+
+
+def run_python(words: list[str]) -> None:
+    """A script, or after -m a module, in a fork of this process, as if by `python`."""
+    module, name, *rest = words if words[0] == "-m" else ["", *words]
+
+    def call() -> None:
+        os.environ |= environment()
+        sys.argv = [name, *rest]
+        sys.path.insert(0, str(Path.cwd() if module else Path(name).parent.absolute()))
+        for known in [key for key in sys.modules if key.partition(".")[0] == "benchmarks"]:
+            del sys.modules[known]
+        if module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(name, run_name="__main__")
+
+    process = Forked(call)
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, (words, *said)
 
 
 def run_other(words: list[str]) -> None:
@@ -177,9 +203,9 @@ def run_command(bench: Bench, command: Command, monkeypatch: pytest.MonkeyPatch)
         case "coss-bench":
             run_coss_bench(bench, words[1:])
         case "python":
-            run_other([sys.executable, *words[1:]])
+            run_python(words[1:])
         case "torchrun":
-            run_other([sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]])
+            run_python(["-m", "torch.distributed.run", "--standalone", *words[1:]])
         case "pip":
             run_other([sys.executable, "-m", "pip", *words[1:]])
             monkeypatch.syspath_prepend("installed")

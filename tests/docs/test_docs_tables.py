@@ -133,6 +133,7 @@ ARCH_ROWS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ARCH_ROWS, ids=lambda row: f"{row[0]} {row[1]}")
 def test_the_table_of_encoders_states_what_is_built(row: list[str]) -> None:
     name, size, count, macs, local_map, features, field = row

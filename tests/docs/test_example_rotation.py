@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT
+from helpers.forked import Forked
 
+from robustbench_coss import cli, registry
 from robustbench_coss.models.checkpoint import build_encoder, save_encoder
 from robustbench_coss.records.record import find_records
 
@@ -40,11 +42,29 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
     return done.stdout
 
 
+def coss_bench(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
+    """In a process that finds the installed example, as it would if it had just started."""
+
+    def call() -> None:
+        os.chdir(cwd)
+        os.environ |= environment
+        sys.path.insert(0, environment["PYTHONPATH"])
+        registry._entries.cache_clear()
+        sys.argv = ["coss-bench", *arguments]
+        cli.main()
+
+    process = Forked(call)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    return out
+
+
 def test_the_installed_suite_is_listed_with_its_package(environment: dict[str, str]) -> None:
     listed = run(sys.executable, "-m", "robustbench_coss", "list", env=environment)
     assert re.search(r"suite +rotation +coss-bench-rotation", listed)
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_the_installed_suite_measures_and_its_record_is_in_the_tables(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -52,11 +72,10 @@ def test_the_installed_suite_measures_and_its_record_is_in_the_tables(
     encoder = build_encoder("rf29_resnet18", size=32, width=1 / 16)
     (tmp_path / "run").mkdir()
     save_encoder(tmp_path / "run" / "encoder.safetensors", encoder, metadata)
-    command = [sys.executable, "-m", "robustbench_coss"]
-    run(
-        *(*command, "eval", "run", "--suite", "rotation", "--set", "rotation.angles=[15,90]"),
+    coss_bench(
+        *("eval", "run", "--suite", "rotation", "--set", "rotation.angles=[15,90]"),
         *("--limit", "20", "--probe-train", "60", "--device", "cpu"),
-        env=environment,
+        environment=environment,
         cwd=tmp_path,
     )
     ((_, record),) = find_records(tmp_path / "results")
@@ -68,7 +87,7 @@ def test_the_installed_suite_measures_and_its_record_is_in_the_tables(
     assert all(cell.outcomes["correct"].shape == (20,) for cell in record.cells)
     turned = [record.column(name, "correct").mean() for name in names[2:]]
     assert record.per_sample(record.metrics[0]).mean() == pytest.approx(np.mean(turned))
-    assert "Rotated top-1" in run(*command, "leaderboard", env=environment, cwd=tmp_path)
+    assert "Rotated top-1" in coss_bench("leaderboard", environment=environment, cwd=tmp_path)
 
 
 def test_the_tests_of_the_example_pass(environment: dict[str, str]) -> None:

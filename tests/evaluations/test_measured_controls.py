@@ -19,6 +19,8 @@ from robustbench_coss.records.record import find_records
 
 TRAIN = 300
 
+pytestmark = pytest.mark.usefixtures("few_pictures")
+
 
 def first_of(role: str, count: int) -> tuple[Tensor, Tensor]:
     """The probe's images of a role of `parts`: pixels [N, 3 · 32 · 32] and labels."""

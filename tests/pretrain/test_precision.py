@@ -117,6 +117,7 @@ def test_the_ratio_is_that_of_the_fastest_steps_after_the_first(
     assert halves == [False, True] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["co-dino", "dino-mc", "simclr", "supervised"])
 def test_measuring_changes_neither_the_method_nor_later_draws(name: str) -> None:
     options = {"co-dino": {"prototypes": 32}, "dino-mc": {"prototypes": 32}}.get(name, {})

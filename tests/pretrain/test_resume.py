@@ -8,8 +8,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.bench import Bench
+from helpers.forked import Forked, start_command
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -67,7 +66,7 @@ def undisturbed(small_bank: None, tmp_path_factory: pytest.TempPathFactory) -> d
     return {method: folder / method for method in ("byol", "co-byol")}
 
 
-def start(out: Path, method: str) -> subprocess.Popen[str]:
+def start(out: Path, method: str) -> Forked:
     """`coss-bench pretrain` of the same recipe in a process of its own."""
     options = [
         *(f"--method={method}", f"--arch={RECIPE['arch']}", f"--dataset={RECIPE['dataset']}"),
@@ -76,16 +75,10 @@ def start(out: Path, method: str) -> subprocess.Popen[str]:
         *("--set=options={hidden: 64, dim: 16}", f"--set=monitor_every={EPOCHS}"),
         *("--device=cpu", f"--out={out}"),
     ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustbench_coss", "pretrain", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    return start_command("pretrain", *options)
 
 
-def stop_once(process: subprocess.Popen[str], path: Path, how: signal.Signals) -> str:
+def stop_once(process: Forked, path: Path, how: signal.Signals) -> str:
     """Send a signal as soon as a file is there; what the process wrote to stderr."""
     deadline = time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:

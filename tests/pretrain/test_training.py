@@ -157,6 +157,7 @@ def test_a_finished_run_holds_what_it_promises(tmp_path: Path) -> None:
         assert torch.equal(tensor, stored[f"encoder.{name}"]), name
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_file(tmp_path: Path) -> None:
     one, two = (pretrain(tiny(), tmp_path / name, device="cpu") for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
@@ -275,6 +276,7 @@ def test_a_look_at_an_encoder_finds_its_rank_and_leaves_its_mode(parts: ArraySet
     assert math.isnan(monitors.look_at(encoder, cpu, bare, validation).knn_top1)
 
 
+@pytest.mark.slow
 def test_a_run_is_set_beside_pixels_and_the_encoder_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

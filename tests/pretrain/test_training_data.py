@@ -164,6 +164,7 @@ def test_a_damaged_picture_stops_training_with_one_line_that_names_it(
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_damaged_picture_in_a_shard_is_named_with_its_shard(
     folders: Path, tmp_path: Path
 ) -> None:
@@ -261,6 +262,7 @@ def test_a_subset_gives_the_images_of_the_kept_indices() -> None:
 # ---- workers that die ----
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_the_run_goes_on_from_its_checkpoint(
     folders: Path, tmp_path: Path, small_bank: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_claim_of_which_a_part_was_not_measured_is_not_supported(tmp_path: Pat
     assert any("Internal noise top-1 not measured" in reason for reason in found.lacking)
 
 
+@pytest.mark.slow
 def test_holm_is_over_all_that_decides_in_a_call(simulated: Path) -> None:
     rows = [row for o in examine(simulated) for row in o.rows]
     for decides in (True, False):

@@ -150,6 +150,7 @@ def test_a_picture_of_too_many_pixels_is_named_by_every_reader(where: str, tmp_p
     read_by(where, png(10_000, 10_000, b""), tmp_path, "more than 67,108,864 pixels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [8_193, 10_000, 13_370, 65_000, 2**31 - 1])
 def test_too_many_pixels_are_refused_before_memory_is_taken(side: int, tmp_path: Path) -> None:
     code = (

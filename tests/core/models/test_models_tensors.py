@@ -74,6 +74,7 @@ SAME: dict[str, tuple[Callable[[State], State], Callable[[State], State]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SAME)
 def test_a_file_is_measured_as_the_weights_that_it_stands_for(kind: str, tmp_path: Path) -> None:
     change, meant = SAME[kind]

@@ -181,6 +181,7 @@ def test_force_fits_the_probe_to_the_features_that_it_meets(tmp_path: Path) -> N
         assert np.array_equal(second.cell.outcomes["correct"], first.cells[0].outcomes["correct"])
 
 
+@pytest.mark.slow
 def test_what_determines_a_module_is_the_same_digest_in_another_process() -> None:
     import subprocess
     import sys

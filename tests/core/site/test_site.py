@@ -92,6 +92,7 @@ def test_bars_place_intervals_on_the_range_of_their_column(tmp_path: Path) -> No
         assert found[2] == pytest.approx((high - left) / (right - left), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_every_model_has_a_page_with_every_metric_and_condition(results: Path, site: Path) -> None:
     table = load_table(results)
     for model, lines in table.groupby("model"):

@@ -120,6 +120,7 @@ def test_tables_are_named_and_their_headings_scoped(site: Path) -> None:
         assert skip.attributes["href"] == "#main"
 
 
+@pytest.mark.slow
 def test_same_records_same_bytes_in_another_process(
     results: Path, site: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
+@pytest.mark.slow
 def test_holm_agrees_with_statsmodels() -> None:
     draw = np.random.default_rng(7)
     for count in (1, 2, 7, 40):

@@ -99,6 +99,7 @@ def test_the_interval_counts_families() -> None:
     assert found.low == pytest.approx(math.tanh(math.atanh(rho) - half))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[2] * 7, [3, 3, 4, 4], [1] * 10])
 def test_at_most_5_of_100_studies_of_families_find_a_correlation_that_is_not(
     sizes: list[int],

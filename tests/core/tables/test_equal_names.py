@@ -193,6 +193,7 @@ def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(parts.COUNTS, role, count)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_parts")
 def test_two_modules_of_one_class_and_two_files_of_one_name_are_four_rows(
     tmp_path: Path, bench: Bench

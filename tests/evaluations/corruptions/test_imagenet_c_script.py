@@ -6,6 +6,7 @@ from importlib.resources import as_file, files
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from helpers.corrupted import fast, keys_of, near, photographs
 from PIL import Image
@@ -35,6 +36,7 @@ def test_constants_are_the_scripts() -> None:
     np.testing.assert_allclose(224 * np.array(CONSTANTS[SCRIPT]["elastic_transform"]), ELASTIC)
 
 
+@pytest.mark.slow
 def test_frost_is_a_cut_of_one_of_the_first_five_photographs_at_its_size() -> None:
     photos = []
     for name in ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg"):

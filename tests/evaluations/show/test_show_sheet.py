@@ -88,6 +88,7 @@ def test_a_model_that_gives_nan_is_refused() -> None:
         look(encoder, uint8())
 
 
+@pytest.mark.slow
 def test_the_same_sheet_gives_the_same_picture() -> None:
     subject, _ = tiny_classifier()
     names = ("$x$", "_", "a" * 90, "two\nlines", "\\frac{", "%")

@@ -179,6 +179,7 @@ def test_an_honest_model_passes_every_check_and_its_accuracy_falls() -> None:
     assert at["worst-linf@2/255"] <= min(at["pgd-linf@2/255"], at["fgsm@2/255"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

@@ -219,6 +219,7 @@ def test_options_that_do_not_go_together_are_refused(
     assert str(caught.value) == message
 
 
+@pytest.mark.usefixtures("few_pictures")
 def test_the_record_of_an_evaluation_says_backend_and_constants(
     bench: Callable[..., Any], tmp_path: Path
 ) -> None:

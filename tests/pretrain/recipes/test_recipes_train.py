@@ -60,6 +60,7 @@ def test_an_imagenet_recipe_trains_on_folders_of_pictures(tmp_path: Path) -> Non
     assert loaded.encoder.field == 99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["byol-mc", "dino-mc"])
 def test_the_multi_crop_recipes_train_at_a_small_size(method: str) -> None:
     options = {"hidden": 16} | ({"prototypes": 32} if "dino" in method else {})

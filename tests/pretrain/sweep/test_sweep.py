@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.bench import Bench
+from helpers.forked import start_command
 from helpers.sweeps import SMALL, write
 
 from robustbench_coss.errors import CossError
@@ -174,15 +173,11 @@ def test_a_killed_sweep_goes_on_where_it_was(folder: Path) -> None:
     longer = {"base": SMALL | {"epochs": 8, "monitor_every": 8}}
     write(folder / "two.yaml", longer | {"grid": {"method": ["co-byol", "byol"]}})
     run = folder / "runs" / "two" / "co-byol-s0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "robustbench_coss", "sweep", "two.yaml", "--device", "cpu"],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    process = start_command("sweep", "two.yaml", "--device", "cpu")
     deadline = time.monotonic() + 120
     while not (run / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     (first, second) = plan(read_sweep("two.yaml"), Path("runs/two"))
     assert (state(first), state(second)) == ("interrupted", "new")

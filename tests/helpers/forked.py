@@ -1,0 +1,125 @@
+"""Commands in processes of their own that are forked from this one, with all libraries loaded.
+
+For tests of what happens to a process: signals, kills, two at once. Starting Python and torch takes
+seconds and is not what they are about; where it is, `subprocess` starts a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+
+class Forked:
+    """A function that runs in a child; as `subprocess.Popen` with its output in files.
+
+    Args:
+        call: what to do there; its end is that of the process, SystemExit gives the status.
+    """
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._files = [
+            tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (read at the end)
+            for _ in range(2)
+        ]
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                code = self._child(call)
+            finally:
+                os._exit(code)
+
+    def __del__(self) -> None:
+        if getattr(self, "pid", 0) and self.returncode is None:  # a test failed before its end
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+
+    def _child(self, call: Callable[[], None]) -> int:
+        import torch
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for stream, file in zip((1, 2), self._files, strict=True):
+            os.dup2(file.fileno(), stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
+        warnings.resetwarnings()
+        torch.set_num_threads(1)  # those of the parent are not here
+        try:
+            call()
+            code: object = 0
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code if isinstance(code, int) else 0 if code is None else 1
+
+    def poll(self) -> int | None:
+        """The status if it has ended; -N if signal N ended it."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float = 200) -> int:
+        """The status, once it has ended; kills it after so many seconds."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise TimeoutError(f"not at its end after {timeout} s: {self._said()}")
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self, timeout: float = 200) -> tuple[str, str]:
+        """What it wrote to stdout and stderr, once it has ended."""
+        self.wait(timeout)
+        return self._said()
+
+    def _said(self) -> tuple[str, str]:
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read())
+        return texts[0], texts[1]
+
+
+def start_command(
+    *arguments: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Forked:
+    """`coss-bench` with the given arguments."""
+
+    def call() -> None:
+        from robustbench_coss import cli
+
+        os.environ |= {"OMP_NUM_THREADS": "1"} | dict(environment or {})
+        if cwd is not None:
+            os.chdir(cwd)
+        sys.argv = ["coss-bench", *map(str, arguments)]
+        cli.main()
+
+    return Forked(call)
