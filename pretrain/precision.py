@@ -73,7 +73,7 @@ def bf16_over_32(method: Method, size: int, device: torch.device) -> float:
         twin.zero_grad()
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        share = precision.bf16_over_32(step, device)
+        share = precision.half_over_32(step, device)
     return float(mean_over_ranks(torch.tensor(share, device=device)))
 
 

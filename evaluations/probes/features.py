@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,28 +32,61 @@ def to_device(model: Model, device: torch.device) -> Model:
     return model
 
 
-def read_batch(images: ImageSet, indices: Sequence[int], device: torch.device) -> Batch:
-    """The samples at `indices` as a `Batch` on a device."""
-    return _to_batch(images, indices, images.images(indices), device)
+class Pixels(Protocol):
+    """What gives the pixels of images; an `ImageSet` does."""
+
+    def images(self, indices: Sequence[int], /) -> Tensor:
+        """[B, 3, S, S] uint8."""
+        ...
+
+
+def read_batch(
+    images: ImageSet,
+    indices: Sequence[int],
+    device: torch.device,
+    pixels: Pixels | None = None,
+) -> Batch:
+    """The samples at `indices` as a `Batch` on a device; `pixels` as in `batches`."""
+    return _to_batch(images, indices, (pixels or images).images(indices), device)
 
 
 def batches(
-    images: ImageSet, indices: Sequence[int], batch_size: int, device: torch.device
+    images: ImageSet,
+    indices: Sequence[int],
+    batch_size: int,
+    device: torch.device,
+    pixels: Pixels | None = None,
 ) -> Iterator[Batch]:
     """The samples at `indices` in order, `batch_size` at a time.
 
-    The next batch is decoded on a thread while the caller works on the current one, so at most
-    two batches are in memory whatever the size of the data set.
+    The next batch is read, and on its way to a GPU, on a thread while the caller works on the
+    current one, so at most two batches are in memory whatever the size of the data set.
+
+    Args:
+        pixels: gives those of the images in place of the data set.
     """
     chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-    with ThreadPoolExecutor(max_workers=1) as decoder:
-        pending = decoder.submit(images.images, chunks[0]) if chunks else None
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def read(chunk: Sequence[int]) -> Tensor:
+        found = (pixels or images).images(chunk)
+        if stream is None:
+            return found
+        with torch.cuda.stream(stream):  # beside what the current batch has the GPU do
+            moved = found.pin_memory().to(device, non_blocking=True)
+        stream.synchronize()
+        return moved
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = reader.submit(read, chunks[0]) if chunks else None
         for number, chunk in enumerate(chunks, start=1):
             assert pending is not None
-            pixels = pending.result()
+            found = pending.result()
             if number < len(chunks):
-                pending = decoder.submit(images.images, chunks[number])
-            yield _to_batch(images, chunk, pixels, device)
+                pending = reader.submit(read, chunks[number])
+            if stream is not None:
+                found.record_stream(torch.cuda.current_stream(device))
+            yield _to_batch(images, chunk, found, device)
 
 
 def extract(

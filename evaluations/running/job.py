@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from robustbench_coss.datasets.base import open_dataset
+from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.image_list import listed
+from robustbench_coss.datasets.pictures import PictureSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import (
+    Pixels,
     batches,
     extract,
     labelled,
@@ -106,6 +109,7 @@ class Opened:
         self.index: list[int] = order.tolist()
         self.labels: Tensor = self.test.labels[order]
         self._check_classes()
+        self.pixels = self._decoded(1 if threads == 1 else None)
         self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
         self._subject: Subject | None = None
         self._subjects: dict[Arithmetic, Subject] = {}
@@ -119,6 +123,13 @@ class Opened:
         self.probe_summary: dict[str, Any] = {}
         self.doubts: list[Check | None] = []
         self.anew = False
+
+    def _decoded(self, workers: int | None) -> Pixels:
+        """What gives the test images: pictures are decoded once."""
+        for images in (self.train, self.validation, self.test):
+            if isinstance(images, PictureSet):
+                images.workers = self.request.workers or workers
+        return Decoded(self.test, self.index) if isinstance(self.test, PictureSet) else self.test
 
     def _check_classes(self) -> None:
         classes = len(self.test.classes)
@@ -210,7 +221,7 @@ class Opened:
         )
         to_device(subject, self.device)
         count = min(SAMPLE, max(2, self.request.batch_size))
-        sample = read_batch(self.test, self.index[:count], self.device).images
+        sample = self._first(count)
         self.doubts = [steadiness(subject, sample), convergence(self.probe_summary)]
         return subject
 
@@ -222,7 +233,7 @@ class Opened:
         """
         encoder, request = self.checkpoint.encoder.eval(), self.request
         self._try_out(to_device(encoder, self.device))
-        images = read_batch(self.test, self.index[: request.batch_size], self.device).images
+        images = self._first(request.batch_size)
         if request.precision == "auto":
             request = replace(request, precision=faster(encoder, images))
         if request.compile:
@@ -250,8 +261,11 @@ class Opened:
             progress=self.progress,
         )
 
+    def _first(self, count: int) -> Tensor:
+        return read_batch(self.test, self.index[:count], self.device, self.pixels).images
+
     def _try_out(self, encoder: Encoder) -> None:
-        images = read_batch(self.test, self.index[:2], self.device).images
+        images = self._first(2)
         try:
             with torch.inference_mode():
                 encoder(images)
@@ -313,7 +327,8 @@ class Opened:
         nonfinite, done = 0, 0
         columns: dict[str, list[Column]] = {}
         index = self.index[unit.start : unit.stop]
-        for batch in batches(self.test, index, self.request.batch_size, self.device):
+        size = self.request.batch_size
+        for batch in batches(self.test, index, size, self.device, self.pixels):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))

@@ -36,9 +36,10 @@ class Evaluation:
         batch_size: images measured at once; does not change outcomes beyond rounding.
         device: "auto", "cpu" or "cuda".
         precision: what the model multiplies in: "32", "bf16" or "fp16" (with weights in 32 bit),
-            "tf32" (32 bit, which a GPU may round to TF32), or "auto": bf16 where the device has it
+            "tf32" (32 bit, which a GPU may round to TF32), or "auto": fp16 where the device has it
             and the model is faster in it. Suites that take gradients stay in 32 bit; see there.
         compile: compile the model (torch.compile); where that fails, it is measured as it is.
+        workers: threads that decode pictures; None for one per core.
         seed: of the suites' draws.
         data_root: folder of the data sets.
         download: fetch a missing data set if it can be fetched.
@@ -62,6 +63,7 @@ class Evaluation:
     device: str = "auto"
     precision: str = "32"
     compile: bool = False
+    workers: int | None = None
     seed: int = 0
     data_root: Path | str = Path("data")
     download: bool = False
@@ -76,7 +78,7 @@ class Evaluation:
             object.__setattr__(self, name, Path(getattr(self, name)))
         if self.image_list is not None:
             object.__setattr__(self, "image_list", Path(self.image_list))
-        for name in ("limit", "batch_size"):
+        for name in ("limit", "batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise CossError(f"{name} must be at least 1, got {value}")

@@ -53,10 +53,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="What the model multiplies in: 32, tf32, bf16, fp16, or auto: bf16 where it is faster."
+        help="What the model multiplies in: 32, tf32, bf16, fp16, or auto: fp16 where it is faster."
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the model (torch.compile).")]
+Workers = Annotated[
+    int | None, typer.Option(help="Threads that decode pictures; default: one per core.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the suites' draws.")]
 DataRoot = Annotated[Path, typer.Option(help="Folder of the data sets.")]
 Download = Annotated[

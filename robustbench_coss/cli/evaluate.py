@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_coss.cli import eval_options as o
-from robustbench_coss.cli.settings import at_least_one, not_the_root, suite_options
+from robustbench_coss.cli.settings import at_least_one, not_the_root, possible_size, suite_options
 from robustbench_coss.errors import CossError
 
 
@@ -24,6 +24,7 @@ def evaluate(
     device: o.Device = "auto",
     precision: o.Precision = "32",
     compiled: o.Compile = False,
+    workers: o.Workers = None,
     seed: o.Seed = 0,
     data_root: o.DataRoot = Path("data"),
     download: o.Download = False,
@@ -54,16 +55,15 @@ def evaluate(
       coss-bench eval timm:resnet18:a1_in1k --dataset imagenet --precision auto
     """
     from robustbench_coss.cli.measure import measure_all
-    from robustbench_coss.datasets.base import LARGEST_IMAGE
     from robustbench_coss.evaluations.probes.linear import ProbeConfig
     from robustbench_coss.evaluations.running.request import Evaluation
     from robustbench_coss.evaluations.running.runner import suite_names
     from robustbench_coss.models.load import load_model
 
-    at_least_one({"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train})
+    counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
+    at_least_one(counts | {"--workers": workers})
     not_the_root("--results", results)
-    if size is not None and not 1 <= size <= LARGEST_IMAGE:
-        raise CossError(f"--size must be 1 to {LARGEST_IMAGE} px, got {size}")
+    possible_size("--size", size)
     suites = suite or ["all"]
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
     request = Evaluation(
@@ -77,6 +77,7 @@ def evaluate(
         device=device,
         precision=precision,
         compile=compiled,
+        workers=workers,
         seed=seed,
         data_root=data_root,
         download=download,

@@ -36,6 +36,14 @@ def at_least_one(counts: Mapping[str, int | None]) -> None:
             raise CossError(f"{option} must be at least 1, got {value}")
 
 
+def possible_size(option: str, size: int | None) -> None:
+    """Refuse a side of images that is below 1 px or beyond reason."""
+    from robustbench_coss.datasets.base import LARGEST_IMAGE
+
+    if size is not None and not 1 <= size <= LARGEST_IMAGE:
+        raise CossError(f"{option} must be 1 to {LARGEST_IMAGE} px, got {size}")
+
+
 def not_the_root(option: str, folder: Path | None) -> None:
     """Refuse the root of a file system as a folder to write many files into.
 

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from robustbench_coss.datasets.geometry import MOST_PIXELS, USUAL, Geometry
 from robustbench_coss.errors import CossError
+from robustbench_coss.machine.environment import cores
 
 ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
@@ -157,10 +159,15 @@ class PictureSet:
     Attributes:
         size: side of the images that `images` gives, in px.
         geometry: how pictures become that large.
+        workers: threads that decode; None for one per core.
     """
 
+    name: str
+    role: str
+    fingerprint: str
     size: int
     geometry: Geometry = USUAL
+    workers: int | None = None
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} must define __len__()")
@@ -182,8 +189,15 @@ class PictureSet:
         """
         if not indices:
             return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
-        cut = (self.geometry.cut(self._picture(i), self.size) for i in indices)
-        return torch.stack([as_tensor(picture) for picture in cut])
+        threads = min(self.workers or cores(), len(indices))
+        if threads == 1:
+            return torch.stack([self.image(i) for i in indices])
+        with ThreadPoolExecutor(threads) as pool:  # Pillow works outside the interpreter's lock
+            return torch.stack(list(pool.map(self.image, indices)))
+
+    def image(self, index: int) -> Tensor:
+        """[3, size, size] uint8: one of `images`."""
+        return as_tensor(self.geometry.cut(self._picture(index), self.size))
 
     def raw(self, index: int) -> Tensor:
         """[3, H, W] uint8: the whole picture.

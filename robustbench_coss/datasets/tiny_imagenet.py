@@ -12,7 +12,6 @@ validation (`base.split_validation`).
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +35,9 @@ ANNOTATIONS = Path("val", "val_annotations.txt")
 class WholePictures(FolderSet):
     """A `FolderSet` whose pictures are small: evaluation sees them whole, not their centres."""
 
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """[B, 3, size, size] uint8, resampled only if `size` is not the pictures' own.
-
-        Raises:
-            CossError: a picture is missing or damaged.
-        """
-        if not indices:
-            return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
-        return torch.cat([fit(self.raw(i)[None], self.size, pad=False) for i in indices])
+    def image(self, index: int) -> Tensor:
+        """[3, size, size] uint8, resampled only if `size` is not the pictures' own."""
+        return fit(self.raw(index)[None], self.size, pad=False)[0]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 FASTER = 0.95
-"""Share of the time in 32 bit that bf16 takes at most where it is chosen: less is noise."""
+"""Share of the time in 32 bit that half precision takes at most where it is chosen."""
 
 STEPS = 3  # per precision, in turns; the fastest counts, since noise only adds
 
@@ -32,19 +32,30 @@ def native_bf16(device: torch.device, root: Path = Path("/")) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    return _lists({"avx512_bf16", "amx_bf16", "bf16"}, root)
+
+
+def native_fp16(device: torch.device, root: Path = Path("/")) -> bool:
+    """The same for fp16: CUDA from 7.0 (Volta); CPUs with AVX512-FP16, AMX-FP16 or Arm's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (7, 0)
+    return _lists({"avx512_fp16", "amx_fp16", "asimdhp"}, root)
+
+
+def _lists(wanted: set[str], root: Path) -> bool:
     try:
         text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return found is not None and bool(set(found[1].split()) & {"avx512_bf16", "amx_bf16", "bf16"})
+    return found is not None and bool(set(found[1].split()) & wanted)
 
 
-def bf16_over_32(step: Callable[[bool], object], device: torch.device) -> float:
-    """Time of a step in bf16, as a share of that in 32 bit.
+def half_over_32(step: Callable[[bool], object], device: torch.device) -> float:
+    """Time of a step in half precision, as a share of that in 32 bit.
 
     Args:
-        step: does it, in bf16 if it is told so.
+        step: does it, in half precision if it is told so.
     """
 
     def seconds(half: bool) -> float:

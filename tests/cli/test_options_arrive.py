@@ -35,6 +35,7 @@ EVAL: dict[str, tuple[str | None, str, Any]] = {
     "--device": ("cpu", "device", "cpu"),
     "--precision": ("bf16", "precision", "bf16"),
     "--compile": (None, "compile", True),
+    "--workers": ("3", "workers", 3),
     "--seed": ("8", "seed", 8),
     "--data-root": ("somewhere", "data_root", Path("somewhere")),
     "--download": (None, "download", True),

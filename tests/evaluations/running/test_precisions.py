@@ -173,14 +173,14 @@ def test_attacks_are_made_in_32_bit_unless_they_are_asked_for_otherwise(
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What a forward pass in bf16 takes of one in 32 bit, from the end."""
+    """What a forward pass in fp16 takes of one in 32 bit, from the end."""
     shares: list[float] = []
-    monkeypatch.setattr(precision, "native_bf16", lambda device: True)
-    monkeypatch.setattr(precision, "bf16_over_32", lambda step, device: shares.pop())
+    monkeypatch.setattr(precision, "native_fp16", lambda device: True)
+    monkeypatch.setattr(precision, "half_over_32", lambda step, device: shares.pop())
     return shares
 
 
-@pytest.mark.parametrize(("share", "chosen"), [(0.5, "bf16"), (0.95, "bf16"), (0.96, "32")])
+@pytest.mark.parametrize(("share", "chosen"), [(0.5, "fp16"), (0.95, "fp16"), (0.96, "32")])
 def test_auto_is_the_faster_precision_and_stays_it(
     run: Path, timed: list[float], share: float, chosen: str
 ) -> None:
@@ -205,14 +205,14 @@ def test_auto_continues_in_the_precision_that_it_began_in(
     assert len(ToySuite.log) == 3
 
 
-def test_without_bf16_of_its_own_a_device_is_not_timed(
+def test_without_fp16_of_its_own_a_device_is_not_timed(
     encoder: Encoder, images: torch.Tensor, timed: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed.append(0.1)
-    monkeypatch.setattr(precision, "native_bf16", lambda device: False)
+    monkeypatch.setattr(precision, "native_fp16", lambda device: False)
     assert precision.faster(encoder, images) == "32"
     with pytest.warns(UserWarning, match="emulates it, which is slower; measure with --precision"):
-        precision.say_emulated(Arithmetic("bf16"), torch.device("cpu"))
+        precision.say_emulated(Arithmetic("fp16"), torch.device("cpu"))
 
 
 def test_what_does_not_compile_is_measured_as_it_is_and_said_in_one_line(
@@ -344,10 +344,10 @@ def test_a_worker_settles_what_is_asked_for(run: Path, timed: list[float]) -> No
     timed.append(0.5)
     asked = Evaluation("toy", results=run.parent / "r", precision="auto", device="cpu")
     found = job.settle(lambda: load_checkpoint(run), asked)
-    assert (found.precision, found.compile) == ("bf16", False)
+    assert (found.precision, found.compile) == ("fp16", False)
 
 
 def test_an_executor_gets_the_settled_request(run: Path, timed: list[float]) -> None:
     timed.append(0.5)
     record = measure(run, precision="auto", executor=in_process)
-    assert record.precision == "bf16"
+    assert record.precision == "fp16"

@@ -1,0 +1,134 @@
+"""Pictures of an evaluation: decoded once, by any number of threads, with the same records."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.picture_files import write_pictures
+from helpers.toy_suite import ToyEncoder
+from torch import nn
+
+from robustbench_coss.datasets import decoded
+from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.running.request import Evaluation
+from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.machine.executors import in_process
+from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.records.record import Record, read_record
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed, (part, count) in enumerate((("train", 9), ("val", 4), ("test", 8))):
+        write_pictures(tmp_path / "data" / part, ("cat", "dog"), count, seed)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each picture was read whole, by its path."""
+    counts: Counter[str] = Counter()
+    before = FolderSet.read
+
+    def counted(self: FolderSet, index: int, most: int | None = None) -> tuple[str, bytes]:
+        if most is None:
+            counts[str(self.path(index).relative_to(self.folder.parent))] += 1
+        return before(self, index, most)
+
+    monkeypatch.setattr(FolderSet, "read", counted)
+    return counts
+
+
+def model(head: bool = True) -> Checkpoint:
+    encoder = ToyEncoder(16)
+    meta = {"arch": "toy-encoder", "width": 1.0, "size": 16, "dataset": "imagefolder"}
+    torch.manual_seed(1)
+    own = nn.Linear(encoder.dim, 2) if head else None
+    return Checkpoint(encoder, "toy", None, "0" * 64, meta, own, 2 if head else None)
+
+
+def measure(pictures: Path, results: Path, head: bool = True, **more: Any) -> Record:
+    executor = more.pop("executor", None)
+    request = Evaluation(
+        "crop",
+        results=results,
+        data_root=pictures,
+        batch_size=5,
+        device="cpu",
+        probe=ProbeConfig(),
+        options={"crop": {"areas": [0.3, 0.5]}},
+        **more,
+    )
+    ((path, _),) = evaluate_run(lambda: model(head), request, executor=executor).items()
+    return read_record(path)
+
+
+def content(record: Record, results: Path) -> str:
+    """A record's file but for its times."""
+    (path,) = results.glob("records/*/*/crop.json")
+    lines = path.read_text().splitlines()
+    kept = (re.sub(r'"wall_time_s":[^,}]*', "", line) for line in lines if '"created"' not in line)
+    return "\n".join(kept)
+
+
+def test_threads_and_where_pixels_are_kept_change_no_byte_of_a_record(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for name, workers, memory in (
+        ("one", 1, 1 << 30),
+        ("four", 4, 1 << 30),
+        ("filed", 4, 0),
+        ("again", 1, 0),
+    ):
+        monkeypatch.setattr(decoded, "MOST_MEMORY", memory)
+        results = tmp_path / name
+        found[name] = content(measure(pictures, results, workers=workers), results)
+        assert any((tmp_path / "cache").rglob("*.npy")) == (memory == 0)
+    assert len(set(found.values())) == 1
+
+
+def test_test_pictures_are_decoded_once_and_training_pictures_of_a_probe_too(
+    pictures: Path, tmp_path: Path, read: Counter[str]
+) -> None:
+    record = measure(pictures, tmp_path / "r", head=False)
+    assert len(record.cells) > 3
+    assert len(read) == 16 + 18 + 8
+    for path, count in read.items():
+        # Training pictures are also the batch that suites prepare with.
+        assert count == (2 if "/train/" in path else 1), path
+
+
+def test_workers_elsewhere_decode_on_one_thread(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = set()
+    before = FolderSet.images
+
+    def noted(self: FolderSet, indices: list[int]) -> torch.Tensor:
+        seen.add(self.workers)
+        return before(self, indices)
+
+    monkeypatch.setattr(FolderSet, "images", noted)
+    threads = torch.get_num_threads()
+    try:
+        measure(pictures, tmp_path / "r", executor=in_process)
+    finally:
+        torch.set_num_threads(threads)
+    assert 1 in seen  # the process that plans may use all cores
+    assert seen <= {1, None}
+
+
+def test_a_picture_damaged_in_the_middle_of_a_pass_is_named(pictures: Path, tmp_path: Path) -> None:
+    path = sorted(pictures.glob("test/dog/*"))[3]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(CossError, match=str(path)):
+        measure(pictures, tmp_path / "r")
