@@ -113,7 +113,10 @@ def configurations_of(
     clashes = Counter(configuration.label for configuration in found.values())
     for label in (label for label, count in clashes.items() if count > 1):
         keys = sorted(key for key in found if found[key].label == label)
-        notes = differences([without_identity(by_key[key]) for key in keys])
+        kept = [without_identity(by_key[key]) for key in keys]
+        notes = differences([model | {"probe": _probe_in_words(model)} for model in kept])
+        if len(set(notes)) < len(notes):
+            notes = differences(kept)
         for key, note in zip(keys, notes, strict=True):
             told = ", ".join(filter(None, [found[key].differs, note]))
             found[key] = replace(found[key], differs=told)
@@ -194,6 +197,15 @@ def without_identity(model: dict[str, Any]) -> dict[str, Any]:
         kept["probe"] = {key: probe[key] for key in _PROBE_SETTINGS if key in probe}
     stripped: dict[str, Any] = _strip(kept)
     return stripped
+
+
+def _probe_in_words(model: dict[str, Any]) -> str:
+    """Its kind and, of a subset, the number of training images; what most often tells it apart."""
+    probe = model.get("probe") or {}
+    settings = probe.get("settings", {})
+    kind = str(settings.get("kind", settings.get("protocol", "linear")))
+    most = settings.get("max_train")
+    return "own head" if not probe else f"{kind} on {most:,}" if most else kind
 
 
 def _strip(value: Any) -> Any:

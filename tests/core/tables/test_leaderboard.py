@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,15 +95,32 @@ def test_a_seed_that_was_run_twice_counts_once_and_the_latest_counts(tmp_path: P
 def test_what_a_probe_found_does_not_part_seeds_but_how_it_was_trained_does(
     tmp_path: Path,
 ) -> None:
-    chosen, longer = simulate.clean(0.5, seed=1), simulate.clean(0.5, seed=2)
+    records = _, chosen, longer = [simulate.clean(0.5, seed=seed) for seed in range(3)]
     chosen.model["probe"]["l2"] = 0.01
-    longer.model["probe"]["settings"]["epochs"] = 100
-    simulate.save(tmp_path, simulate.clean(0.5), chosen, longer)
+    for record in records:
+        record.model["probe"]["settings"]["epochs"] = 100 if record is longer else 50
+    simulate.save(tmp_path, *records)
     table = load_table(tmp_path)
     assert dict(zip(table["model"], table["seeds"], strict=True)) == {
         "BYOL · rf29_resnet18 ×0.25 (epochs=50)": 2,
         "BYOL · rf29_resnet18 ×0.25 (epochs=100)": 1,
     }
+
+
+def test_classifiers_of_one_model_are_told_apart_in_a_word(tmp_path: Path) -> None:
+    several: list[dict[str, Any]] = [
+        {"settings": {"kind": "logistic", "max_train": None, "l2_values": 12}},
+        {"settings": {"kind": "sgd", "max_train": None, "epochs": 90, "lr": 0.1}},
+        {"settings": {"kind": "sgd", "max_train": 2000, "epochs": 90, "lr": 0.1}},
+        {"own_head": True},
+    ]
+    for number, probe in enumerate(several):
+        record = simulate.clean(0.5, name=str(number))
+        kept = {} if "own_head" in probe else record.model["probe"]
+        record.model["probe"] = kept | probe
+        simulate.save(tmp_path, record)
+    said = {str(model).partition("probe=")[2] for model in load_table(tmp_path)["model"]}
+    assert said == {"logistic)", "sgd)", "sgd on 2,000)", "own head)"}
 
 
 def test_models_without_a_training_seed_are_told_apart_by_their_weights() -> None:
