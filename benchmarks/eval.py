@@ -1,6 +1,7 @@
 """What an evaluation costs beside bare forward passes, and whether its memory grows. Not a test.
 
     python benchmarks/eval.py --json eval.json
+    python benchmarks/eval.py --from-disk --arch resnet50 --size 224 --json from-disk.json
 
 Throughput: the suite `clean` on all test images, by the runner with everything it does while it
 measures (reading, kNN, columns), beside a loop of encoder and classifier over the same batches, by
@@ -9,6 +10,7 @@ threads, which other programs disturb least. What is done once per model, the pr
 the kNN bank, is timed apart.
 Memory: the most that a process of its own has held while it measured a small and a large data set
 whose images are made when they are asked for.
+With `--from-disk`, another measurement: the whole of `coss-bench eval` on JPEGs; see `from_disk`.
 """
 
 from __future__ import annotations
@@ -182,11 +184,30 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=int, help="test images to time; default: all")
     parser.add_argument("--counts", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    disk = parser.add_argument_group("with --from-disk, which --arch … --repeats apply to as well")
+    disk.add_argument("--from-disk", action="store_true")
+    disk.add_argument("--images", type=int, default=200, help="test pictures")
+    disk.add_argument(
+        "--conditions", type=int, default=8, help="of a forward pass each; 0: the suite corruption"
+    )
+    disk.add_argument("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    disk.add_argument("--precision", default="32", choices=["32", "bf16", "fp16"])
+    disk.add_argument("--workers", type=int, help="threads that decode; default: one per core")
+    disk.add_argument("--against", type=Path, help="an older copy of the code, to be timed as well")
+    disk.add_argument("--product-only", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--hold", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     if args.hold is not None:
         hold(args.hold, args)
+        return
+    if args.from_disk:
+        import from_disk
+
+        found = from_disk.run(untrained(args.arch, args.width, args.size, head=True), args)
+        print(json.dumps(found), flush=True)
+        if args.json is not None:
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
         return
     model = untrained(args.arch, args.width, args.size, head=False)
     to_device(model.encoder, torch.device("cpu"))
