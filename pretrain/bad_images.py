@@ -13,42 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 from robustbench_coss.datasets.base import ArraySet, ImageSet
+from robustbench_coss.datasets.readable import Subset
 from robustbench_coss.errors import CossError
-from robustbench_coss.files import sha256_of
 from robustbench_coss.pretrain.data import explain_dead_workers
 from robustbench_coss.pretrain.distributed import rank, reported_once, world_size
 from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "unreadable.json"
-
-
-class Subset:
-    """An `ImageSet` of some of the images of another one.
-
-    Args:
-        images: the other one.
-        kept: [N] int64 indices into it.
-    """
-
-    def __init__(self, images: ImageSet, kept: Tensor) -> None:
-        self.whole, self.kept = images, kept
-        self.name, self.role, self.size = images.name, images.role, images.size
-        self.classes, self.labels = images.classes, images.labels[kept]
-        self.fingerprint = sha256_of(images.fingerprint.encode() + kept.numpy().tobytes())
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        return self.whole.images(self.kept[list(indices)].tolist())
-
-    def raw(self, index: int) -> Tensor:
-        return self.whole.raw(int(self.kept[index]))
 
 
 class _Complaints(Dataset[tuple[int, str]]):

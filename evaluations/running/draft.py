@@ -288,7 +288,7 @@ def record_key(
             "dataset": dataset["fingerprint"],
             "size": dataset["size"],
             "n": dataset["n"],
-            **{part: dataset[part] for part in ("geometry",) if part in dataset},
+            **{part: dataset[part] for part in ("geometry", "unreadable") if part in dataset},
             **{part: dataset[part]["images"] for part in ("image_list",) if part in dataset},
             "suite": name,
             "version": version,
@@ -325,6 +325,8 @@ def describe_images(opened: Opened) -> dict[str, Any]:
     }
     if geometry := geometry_of(test):
         described["geometry"] = geometry
+    if opened.images.unreadable:
+        described["unreadable"] = opened.images.unreadable
     if request.image_list is not None:
         file, images = Path(request.image_list).name, sha256_of(sorted(opened.index))
         described["image_list"] = {"file": file, "images": images}

@@ -13,14 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.datasets.decoded import Decoded
-from robustbench_coss.datasets.image_list import listed
-from robustbench_coss.datasets.pictures import PictureSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import (
-    Pixels,
     batches,
     extract,
     labelled,
@@ -31,6 +26,7 @@ from robustbench_coss.evaluations.probes.features import (
 from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, make_suite
+from robustbench_coss.evaluations.running.images import open_images
 from robustbench_coss.evaluations.running.precision import (
     Arithmetic,
     arithmetic,
@@ -63,9 +59,7 @@ class Opened:
     Attributes:
         checkpoint: the model, without its own head if a probe takes its place.
         dataset: name of the data set.
-        test, train, validation: roles of the data set.
-        index: data set indices of the images to measure, in order.
-        labels: [n] int64 labels of these.
+        images: what is measured on; also in parts: train, validation, test, index, labels.
         anew: whether the probe is trained and replaced although one is kept.
         in_place_of_head: whether a probe takes the place of a head for these classes.
         doubts: failed checks of model and probe, which concern all suites; known with `subject`.
@@ -91,25 +85,11 @@ class Opened:
         if request.transfer:
             self.checkpoint = replace(self.checkpoint, head=None, classes=None)
         self.dataset = choose_dataset(self.checkpoint, request.dataset, request.transfer)
-        self.train, self.validation, self.test = (
-            open_dataset(
-                self.dataset,
-                role,
-                size=int(self.checkpoint.metadata["size"]),
-                root=Path(request.data_root),
-                download=request.download,
-                geometry=self.checkpoint.encoder.input.geometry,
-            )
-            for role in ("train", "validation", "test")
-        )
-        order = labelled(self.test, permutation(len(self.test), "test order", len(self.test)))
-        if request.image_list is not None:
-            order = order[torch.isin(order, listed(self.test, Path(request.image_list)))]
-        order = order[: request.limit]
-        self.index: list[int] = order.tolist()
-        self.labels: Tensor = self.test.labels[order]
+        workers = 1 if threads == 1 else None
+        images = open_images(self.checkpoint, self.dataset, request, self.progress, workers)
+        self.images, self.index, self.labels = images, images.index, images.labels
+        self.train, self.validation, self.test = images.train, images.validation, images.test
         self._check_classes()
-        self.pixels = self._decoded(1 if threads == 1 else None)
         self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
         self._subject: Subject | None = None
         self._subjects: dict[Arithmetic, Subject] = {}
@@ -123,13 +103,6 @@ class Opened:
         self.probe_summary: dict[str, Any] = {}
         self.doubts: list[Check | None] = []
         self.anew = False
-
-    def _decoded(self, workers: int | None) -> Pixels:
-        """What gives the test images: pictures are decoded once."""
-        for images in (self.train, self.validation, self.test):
-            if isinstance(images, PictureSet):
-                images.workers = self.request.workers or workers
-        return Decoded(self.test, self.index) if isinstance(self.test, PictureSet) else self.test
 
     def _check_classes(self) -> None:
         classes = len(self.test.classes)
@@ -222,7 +195,11 @@ class Opened:
         to_device(subject, self.device)
         count = min(SAMPLE, max(2, self.request.batch_size))
         sample = self._first(count)
-        self.doubts = [steadiness(subject, sample), convergence(self.probe_summary)]
+        self.doubts = [
+            self.images.doubt(),
+            steadiness(subject, sample),
+            convergence(self.probe_summary),
+        ]
         return subject
 
     def settle(self) -> Evaluation:
@@ -262,7 +239,7 @@ class Opened:
         )
 
     def _first(self, count: int) -> Tensor:
-        return read_batch(self.test, self.index[:count], self.device, self.pixels).images
+        return read_batch(self.test, self.index[:count], self.device, self.images.pixels).images
 
     def _try_out(self, encoder: Encoder) -> None:
         images = self._first(2)
@@ -328,7 +305,7 @@ class Opened:
         columns: dict[str, list[Column]] = {}
         index = self.index[unit.start : unit.stop]
         size = self.request.batch_size
-        for batch in batches(self.test, index, size, self.device, self.pixels):
+        for batch in batches(self.test, index, size, self.device, self.images.pixels):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))

@@ -39,6 +39,8 @@ class Evaluation:
             "tf32" (32 bit, which a GPU may round to TF32), or "auto": fp16 where the device has it
             and the model is faster in it. Suites that take gradients stay in 32 bit; see there.
         compile: compile the model (torch.compile); where that fails, it is measured as it is.
+        skip_bad_images: leave out pictures that cannot be read instead of stopping at the first;
+            they are counted in the record, and its numbers are marked.
         workers: threads that decode pictures; None for one per core.
         seed: of the suites' draws.
         data_root: folder of the data sets.
@@ -64,6 +66,7 @@ class Evaluation:
     precision: str = "32"
     compile: bool = False
     workers: int | None = None
+    skip_bad_images: bool = False
     seed: int = 0
     data_root: Path | str = Path("data")
     download: bool = False

@@ -135,6 +135,7 @@ def _verify_group(
     results = folder / ("retrained" if retrain else "bundled")
     request = replace(
         asking(plan.here, first),
+        skip_bad_images="unreadable" in data,
         dataset=data["name"],
         image_list=_image_list(bundle, first, plan.here, folder),
         transfer=not own_head,

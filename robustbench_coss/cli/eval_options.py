@@ -60,6 +60,12 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the model (tor
 Workers = Annotated[
     int | None, typer.Option(help="Threads that decode pictures; default: one per core.")
 ]
+SkipBadImages = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-images", help="Leave out pictures that cannot be read, marked in the record."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the suites' draws.")]
 DataRoot = Annotated[Path, typer.Option(help="Folder of the data sets.")]
 Download = Annotated[

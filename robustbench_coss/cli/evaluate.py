@@ -25,6 +25,7 @@ def evaluate(
     precision: o.Precision = "32",
     compiled: o.Compile = False,
     workers: o.Workers = None,
+    skip_bad_images: o.SkipBadImages = False,
     seed: o.Seed = 0,
     data_root: o.DataRoot = Path("data"),
     download: o.Download = False,
@@ -44,9 +45,8 @@ def evaluate(
 ) -> None:
     """Measure how robust models are, suite by suite.
 
-    A linear probe is trained once per encoder and shared by all suites; a classifier is measured
-    with its own head. Each suite leaves a record with the outcome of every test image. What is up
-    to date is skipped, and an interrupted evaluation continues when the same command is run again.
+    A linear probe is trained once per encoder for all suites; a classifier has its own head. Each
+    suite leaves a record of the outcomes of all images. What is up to date is skipped.
 
     Examples:
 
@@ -60,8 +60,8 @@ def evaluate(
     from robustbench_coss.evaluations.running.runner import suite_names
     from robustbench_coss.models.load import load_model
 
-    counts = {"--limit": limit, "--batch-size": batch_size, "--probe-train": probe_train}
-    at_least_one(counts | {"--workers": workers})
+    at_least_one({"--limit": limit, "--batch-size": batch_size, "--workers": workers})
+    at_least_one({"--probe-train": probe_train})
     not_the_root("--results", results)
     possible_size("--size", size)
     suites = suite or ["all"]
@@ -78,6 +78,7 @@ def evaluate(
         precision=precision,
         compile=compiled,
         workers=workers,
+        skip_bad_images=skip_bad_images,
         seed=seed,
         data_root=data_root,
         download=download,

@@ -48,7 +48,7 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     alike: dict[str, list[Record]] = {}
     for record in records:
         d, probe = record.dataset, record.model.get("probe") or {}
-        images = [d["name"], d.get("limit"), d.get("image_list")]
+        images = [d["name"], d.get("limit"), d.get("image_list"), d.get("unreadable")]
         key = [images, record.seed, record.arithmetic(), probe.get("settings")]
         alike.setdefault(canonical_json(key), []).append(record)
     commands += [_line(_eval(run, group)) for group in alike.values()]
@@ -78,6 +78,7 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
         words += ["--limit", str(first.dataset["limit"])]
     if "image_list" in first.dataset:
         words += ["--image-list", first.dataset["image_list"]["file"]]
+    words += ["--skip-bad-images"] if "unreadable" in first.dataset else []
     words += ["--seed", str(first.seed)]
     precision, *compiled = first.arithmetic().split(", ")
     words += ["--precision", precision] if precision != "32" else []

@@ -168,5 +168,8 @@ class DataSet(BaseModel):
     geometry: Cut | None = None
     """How the model's own preprocessing resizes and cuts pictures; absent where it is the usual
     one, the shorter side to size * 256 / 224, of which the centre."""
+    unreadable: dict[Name, Positive] = {}
+    """How many pictures of each role cannot be read and were left out (eval --skip-bad-images), of
+    test pictures beyond a limit as well; absent where all can be, or a single one ends it."""
     image_list: ImageList | None = None
     """The list that names the images (eval --image-list); absent without one."""

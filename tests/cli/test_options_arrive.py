@@ -36,6 +36,7 @@ EVAL: dict[str, tuple[str | None, str, Any]] = {
     "--precision": ("bf16", "precision", "bf16"),
     "--compile": (None, "compile", True),
     "--workers": ("3", "workers", 3),
+    "--skip-bad-images": (None, "skip_bad_images", True),
     "--seed": ("8", "seed", 8),
     "--data-root": ("somewhere", "data_root", Path("somewhere")),
     "--download": (None, "download", True),

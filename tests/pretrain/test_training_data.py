@@ -16,11 +16,11 @@ from PIL import Image
 
 from robustbench_coss.datasets.base import ArraySet, open_dataset
 from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.readable import Subset
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import load_checkpoint
 from robustbench_coss.pretrain.bad_images import (
     FILE_NAME,
-    Subset,
     find_unreadable,
     leave_out_unreadable,
 )

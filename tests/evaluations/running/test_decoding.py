@@ -21,6 +21,7 @@ from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.machine.executors import in_process
 from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.records.commands import commands_of
 from robustbench_coss.records.record import Record, read_record
 
 
@@ -132,3 +133,57 @@ def test_a_picture_damaged_in_the_middle_of_a_pass_is_named(pictures: Path, tmp_
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(CossError, match=str(path)):
         measure(pictures, tmp_path / "r")
+
+
+def damage(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:60])
+    return path
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_pictures_that_cannot_be_read_are_left_out_counted_and_marked_if_asked_for(
+    pictures: Path, tmp_path: Path, head: bool
+) -> None:
+    bad = [sorted(pictures.glob(p))[2] for p in ("test/dog/*", "train/cat/*", "train/dog/*")]
+    for path in bad:
+        damage(path)
+    whole = measure(pictures, tmp_path / "r", head, skip_bad_images=True)
+    assert whole.index.size == 15
+    assert whole.dataset["n"] == 15
+    assert whole.dataset["unreadable"] == {"test": 1, "train": 2}
+    (check,) = [c for c in whole.checks if c.name == "all pictures can be read"]
+    assert not check.passed
+    assert (
+        check.detail
+        == "left out since they cannot be read: 2 of the role train, 1 of the role test"
+    )
+    assert "--skip-bad-images" in commands_of([whole])[-1]
+    if not head:
+        assert whole.model["probe"]["n_train"] == 16
+    for path in bad:
+        path.unlink()
+    never = measure(pictures, tmp_path / "never", head)
+    # Images are in another order, which is drawn for their number; undisturbed ones are the same.
+    clean = [sorted(record.cells[0].outcomes["correct"].tolist()) for record in (whole, never)]
+    assert clean[0] == clean[1]
+    assert "unreadable" not in never.dataset
+    assert whole.key != never.key
+
+
+def test_with_all_pictures_whole_skipping_changes_nothing(
+    pictures: Path, tmp_path: Path, read: Counter[str]
+) -> None:
+    plain = measure(pictures, tmp_path / "r")
+    assert measure(pictures, tmp_path / "r", skip_bad_images=True).created == plain.created
+    read.clear()
+    measure(pictures, tmp_path / "s", skip_bad_images=True)
+    assert max(read.values()) == 1  # what is unreadable is known by now
+
+
+def test_without_a_readable_test_picture_nothing_is_measured(
+    pictures: Path, tmp_path: Path
+) -> None:
+    for path in pictures.glob("test/*/*"):
+        damage(path)
+    with pytest.raises(CossError, match="none of the test pictures of 'imagefolder' can be read"):
+        measure(pictures, tmp_path / "r", skip_bad_images=True)

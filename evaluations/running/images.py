@@ -1,0 +1,103 @@
+"""The images of an evaluation: the roles of a data set, and which test images in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.datasets.decoded import Decoded
+from robustbench_coss.datasets.image_list import listed
+from robustbench_coss.datasets.pictures import PictureSet
+from robustbench_coss.datasets.readable import Subset, unreadable
+from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.features import Pixels, labelled
+from robustbench_coss.evaluations.progress import Progress
+from robustbench_coss.evaluations.running.request import Evaluation
+from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.records.record import Check
+from robustbench_coss.seeds import permutation
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is measured on.
+
+    Attributes:
+        train, validation, test: roles of the data set; the first two without unreadable pictures.
+        index: data set indices of the test images to measure, in order.
+        labels: [n] int64 labels of these.
+        pixels: gives the pixels of test images.
+        unreadable: how many pictures of a role were left out, where any were.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    index: list[int]
+    labels: Tensor
+    pixels: Pixels
+    unreadable: dict[str, int] = field(default_factory=dict)
+
+    def doubt(self) -> Check | None:
+        """A failed check where pictures were left out."""
+        if not self.unreadable:
+            return None
+        said = (f"{count:,} of the role {role}" for role, count in self.unreadable.items())
+        detail = f"left out since they cannot be read: {', '.join(said)}"
+        return Check("all pictures can be read", False, detail)
+
+
+def open_images(
+    checkpoint: Checkpoint,
+    dataset: str,
+    request: Evaluation,
+    progress: Progress,
+    workers: int | None = None,
+) -> Images:
+    """The images that a request names.
+
+    Args:
+        workers: threads that decode unless the request says how many.
+
+    Raises:
+        CossError: the data are missing, or hold no labelled test images that can be read.
+    """
+    roles: dict[str, ImageSet] = {}
+    bad: dict[str, list[int]] = {}
+    for role in ("train", "validation", "test"):
+        roles[role] = images = open_dataset(
+            dataset,
+            role,
+            size=int(checkpoint.metadata["size"]),
+            root=Path(request.data_root),
+            download=request.download,
+            geometry=checkpoint.encoder.input.geometry,
+        )
+        if not isinstance(images, PictureSet):
+            continue
+        images.workers = request.workers or workers
+        if request.skip_bad_images:
+            progress.show(f"{dataset}: looking for {role} pictures that cannot be read")
+            progress.plan(len(images))
+            if found := unreadable(images, progress.advance):
+                bad[role] = found
+    test = roles["test"]
+    order = labelled(test, permutation(len(test), "test order", len(test)))
+    if request.image_list is not None:
+        order = order[torch.isin(order, listed(test, Path(request.image_list)))]
+    order = order[~torch.isin(order, torch.tensor(bad.get("test", []), dtype=order.dtype))]
+    order = order[: request.limit]
+    if not len(order):
+        raise CossError(f"none of the test pictures of {dataset!r} can be read; check the files")
+    for role in {"train", "validation"} & bad.keys():
+        kept = torch.ones(len(roles[role]), dtype=torch.bool)
+        kept[bad[role]] = False
+        roles[role] = Subset(roles[role], kept.nonzero().flatten())
+    index: list[int] = order.tolist()
+    pixels = Decoded(test, index) if isinstance(test, PictureSet) else test
+    counts = {role: len(found) for role, found in bad.items()}
+    return Images(**roles, index=index, labels=test.labels[order], pixels=pixels, unreadable=counts)

@@ -1,0 +1,80 @@
+"""Pictures of a data set that cannot be read, and the data set without them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import PIL
+from torch import Tensor
+
+from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.datasets.geometry import USUAL, Geometry
+from robustbench_coss.datasets.pictures import PictureSet
+from robustbench_coss.errors import CossError
+from robustbench_coss.files import cache_folder, sha256_of, write_atomically
+from robustbench_coss.machine.environment import cores
+from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
+
+AT_ONCE = 1024  # pictures that are handed to the threads
+
+
+class Subset:
+    """An `ImageSet` of some of the images of another one.
+
+    Args:
+        images: the other one.
+        kept: [N] int64 indices into it.
+    """
+
+    def __init__(self, images: ImageSet, kept: Tensor) -> None:
+        self.whole, self.kept = images, kept
+        self.name, self.role, self.size = images.name, images.role, images.size
+        self.classes, self.labels = images.classes, images.labels[kept]
+        self.geometry: Geometry = getattr(images, "geometry", USUAL)
+        self.fingerprint = sha256_of(images.fingerprint.encode() + kept.numpy().tobytes())
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        return self.whole.images(self.kept[list(indices)].tolist())
+
+    def raw(self, index: int) -> Tensor:
+        return self.whole.raw(int(self.kept[index]))
+
+
+def unreadable(images: PictureSet, told: Callable[[int], object] = lambda count: None) -> list[int]:
+    """Indices of the pictures that cannot be read, ascending: all are decoded, once per data set.
+
+    What was found is kept in the user's cache, by the fingerprint of the data set.
+
+    Args:
+        told: of how many more were looked at.
+    """
+    key = sha256_of({"fingerprint": images.fingerprint, "pillow": PIL.__version__})
+    place = cache_folder() / "unreadable" / f"{key}.json"
+    try:
+        known = parse_json(read_bytes(place, MOST_TEXT))
+        assert all(type(i) is int and 0 <= i < len(images) for i in known)
+        told(len(images))
+        return list(known)
+    except (CossError, ValueError, TypeError, AssertionError):
+        pass  # not there, or not whole
+
+    def damaged(index: int) -> bool:
+        try:
+            images.raw(index)
+        except CossError:
+            return True
+        return False
+
+    found: list[int] = []
+    with ThreadPoolExecutor(images.workers or cores()) as pool:
+        for start in range(0, len(images), AT_ONCE):
+            chunk = range(start, min(start + AT_ONCE, len(images)))
+            found += [i for i, bad in zip(chunk, pool.map(damaged, chunk), strict=True) if bad]
+            told(len(chunk))
+    write_atomically(place, json.dumps(found))
+    return found
