@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.folder import FolderSet
-from robustbench_coss.evaluations.probes.features import batches
+from robustbench_coss.evaluations.probes.features import OnDevice, batches
 from robustbench_coss.evaluations.running.precision import Arithmetic, lowered
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
@@ -120,12 +120,14 @@ def test_pictures_on_their_way_to_the_gpu_stay_what_they_are(tmp_path: Path, wra
     assert isinstance(images, FolderSet)
     order = list(range(len(images)))
     pixels = Decoded(images, order) if wrapped else None
-    expected = images.images(order)
+    expected, kept = images.images(order), OnDevice(CUDA)
+    kept.left = 40 * 3 * 64 * 64  # two batches of 16
     busy = torch.rand(2048, 2048, device=CUDA)
     for _ in range(3):
         found = []
-        for batch in batches(images, order, 16, CUDA, pixels):
+        for batch in batches(images, order, 16, CUDA, pixels, kept):
             busy = busy @ busy.clamp(0, 1e-3)  # work that the copies run beside
             found.append((batch.images * 255).round().to(torch.uint8))
         assert torch.equal(torch.cat(found).cpu(), expected)
+    assert len(kept.batches) == 2
     assert np.isfinite(float(busy.sum()))

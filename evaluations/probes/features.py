@@ -50,12 +50,28 @@ def read_batch(
     return _to_batch(images, indices, (pixels or images).images(indices), device)
 
 
+class OnDevice:
+    """Batches of uint8 pixels that stay on a GPU for the next pass, up to 1/8 of its memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self.left = torch.cuda.get_device_properties(device).total_memory // 8 if cuda else 0
+        self.batches: dict[tuple[int, int, int], Tensor] = {}
+
+    def keep(self, key: tuple[int, int, int], pixels: Tensor) -> None:
+        """Keep a batch if there is room for it."""
+        if pixels.nbytes <= self.left:
+            self.left -= pixels.nbytes
+            self.batches[key] = pixels
+
+
 def batches(
     images: ImageSet,
     indices: Sequence[int],
     batch_size: int,
     device: torch.device,
     pixels: Pixels | None = None,
+    kept: OnDevice | None = None,
 ) -> Iterator[Batch]:
     """The samples at `indices` in order, `batch_size` at a time.
 
@@ -64,17 +80,23 @@ def batches(
 
     Args:
         pixels: gives those of the images in place of the data set.
+        kept: of earlier passes over the same images in the same order.
     """
     chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def read(chunk: Sequence[int]) -> Tensor:
+        key = (chunk[0], chunk[-1], len(chunk))
+        if kept is not None and key in kept.batches:
+            return kept.batches[key]
         found = (pixels or images).images(chunk)
         if stream is None:
             return found
         with torch.cuda.stream(stream):  # beside what the current batch has the GPU do
             moved = found.pin_memory().to(device, non_blocking=True)
         stream.synchronize()
+        if kept is not None:
+            kept.keep(key, moved)
         return moved
 
     with ThreadPoolExecutor(max_workers=1) as reader:

@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import (
+    OnDevice,
     batches,
     extract,
     labelled,
@@ -97,7 +98,8 @@ class Opened:
         self._suites: dict[str, Suite] = {}
         self._prepared: dict[str, dict[str, Any]] = {}
         self._touched: set[str] = set()
-        self._nonfinite: list[Tensor] = []
+        self._nonfinite: Tensor | int = 0
+        self._kept = OnDevice(self.device)
         self._features: tuple[Tensor, Tensor] | None = None
         self._counting: RemovableHandle | None = None
         self.probe_summary: dict[str, Any] = {}
@@ -257,7 +259,7 @@ class Opened:
 
     def _count_nonfinite(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
         # Added up on the device: asking for the number here would wait for it.
-        self._nonfinite.append((~torch.isfinite(logits.detach()).all(dim=1)).sum())
+        self._nonfinite = self._nonfinite + (~torch.isfinite(logits.detach()).all(dim=1)).sum()
 
     def _prepare(self, name: str) -> Suite:
         suite = self.suite(name)
@@ -300,27 +302,30 @@ class Opened:
         self, suite: Suite, condition: Condition, unit: Unit, known: Mapping[str, Columns]
     ) -> Measured:
         began, subject = time.perf_counter(), self.subject_for(suite)
-        self._nonfinite.clear()
-        nonfinite, done = 0, 0
+        self._nonfinite, done = 0, 0
         columns: dict[str, list[Column]] = {}
-        index = self.index[unit.start : unit.stop]
-        size = self.request.batch_size
-        for batch in batches(self.test, index, size, self.device, self.images.pixels):
+        index, size = self.index[unit.start : unit.stop], self.request.batch_size
+        reading = self.test, index, size, self.device, self.images.pixels, self._kept
+        # Outcomes are looked at once the next batch is under way, so that a GPU never waits.
+        waiting: list[tuple[dict[str, Tensor], int]] = []
+        for batch in batches(*reading):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))
             with tf32(bool(self.arithmetic(suite).tf32)):
                 outcomes = suite.measure(subject, batch, condition, self.request.seed)
-            collect(columns, outcomes, size, suite, condition)
-            nonfinite += sum(int(count) for count in self._nonfinite)
-            self._nonfinite.clear()
+            waiting.append((outcomes, size))
+            if len(waiting) > 1:
+                collect(columns, *waiting.pop(0), suite, condition)
             done += size
             self.progress.advance(size)
+        for outcomes, size in waiting:
+            collect(columns, outcomes, size, suite, condition)
         return Measured(
             condition,
             {name: np.concatenate(parts) for name, parts in columns.items()},
             time.perf_counter() - began,
-            nonfinite,
+            int(self._nonfinite),
             device_name(self.device),
             self._prepared[suite.name],
         )
