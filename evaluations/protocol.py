@@ -111,6 +111,8 @@ class Suite(Protocol):
         local: whether it looks at local representations, which raw pixels have not.
         linked: whether a condition needs the outcomes of earlier ones of its group
             (`Batch.earlier`); the conditions of a group are then measured in order.
+        needs_training: whether `prepare` looks at training images; else it is given none, and a
+            model with a head of its own can be measured where there are none.
         full_precision: whether it is measured in 32 bit whatever precision is asked for, as where
             gradients are what it is about.
     """
@@ -122,6 +124,7 @@ class Suite(Protocol):
     trains_for: ClassVar[Sequence[str]]
     local: bool
     linked: bool
+    needs_training: bool
     full_precision: bool
 
     def configure(self, test: ImageSet) -> None:
@@ -190,6 +193,7 @@ class BaseSuite:
     trains_for: ClassVar[Sequence[str]] = ()
     local = False
     linked = False
+    needs_training = True
     full_precision = False
 
     def configure(self, test: ImageSet) -> None:

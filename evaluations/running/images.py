@@ -27,20 +27,28 @@ class Images:
     """What is measured on.
 
     Attributes:
-        train, validation, test: roles of the data set; the first two without unreadable pictures.
+        test: the role of the data set.
+        others: training and validation images, without unreadable pictures; or why there are none,
+            which a model with a head of its own can do without.
         index: data set indices of the test images to measure, in order.
         labels: [n] int64 labels of these.
         pixels: gives the pixels of test images.
         unreadable: how many pictures of a role were left out, where any were.
     """
 
-    train: ImageSet
-    validation: ImageSet
     test: ImageSet
+    others: dict[str, ImageSet | CossError]
     index: list[int]
     labels: Tensor
     pixels: Pixels
     unreadable: dict[str, int] = field(default_factory=dict)
+
+    def role(self, name: str) -> ImageSet:
+        """Images of train or validation. Raises CossError if there are none."""
+        found = self.others[name]
+        if isinstance(found, CossError):
+            raise found
+        return found
 
     def doubt(self) -> Check | None:
         """A failed check where pictures were left out."""
@@ -67,16 +75,23 @@ def open_images(
         CossError: the data are missing, or hold no labelled test images that can be read.
     """
     roles: dict[str, ImageSet] = {}
+    others: dict[str, ImageSet | CossError] = {}
     bad: dict[str, list[int]] = {}
     for role in ("train", "validation", "test"):
-        roles[role] = images = open_dataset(
-            dataset,
-            role,
-            size=int(checkpoint.metadata["size"]),
-            root=Path(request.data_root),
-            download=request.download,
-            geometry=checkpoint.encoder.input.geometry,
-        )
+        try:
+            roles[role] = images = open_dataset(
+                dataset,
+                role,
+                size=int(checkpoint.metadata["size"]),
+                root=Path(request.data_root),
+                download=request.download,
+                geometry=checkpoint.encoder.input.geometry,
+            )
+        except CossError as error:
+            if role == "test" or checkpoint.head is None:
+                raise
+            others[role] = error
+            continue
         if not isinstance(images, PictureSet):
             continue
         images.workers = request.workers or workers
@@ -100,4 +115,5 @@ def open_images(
     index: list[int] = order.tolist()
     pixels = Decoded(test, index) if isinstance(test, PictureSet) else test
     counts = {role: len(found) for role, found in bad.items()}
-    return Images(**roles, index=index, labels=test.labels[order], pixels=pixels, unreadable=counts)
+    others |= {role: images for role, images in roles.items() if role != "test"}
+    return Images(test, others, index, test.labels[order], pixels, counts)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import (
@@ -60,7 +61,7 @@ class Opened:
     Attributes:
         checkpoint: the model, without its own head if a probe takes its place.
         dataset: name of the data set.
-        images: what is measured on; also in parts: train, validation, test, index, labels.
+        images: what is measured on; also in parts: train, test, index, labels.
         anew: whether the probe is trained and replaced although one is kept.
         in_place_of_head: whether a probe takes the place of a head for these classes.
         doubts: failed checks of model and probe, which concern all suites; known with `subject`.
@@ -89,7 +90,7 @@ class Opened:
         workers = 1 if threads == 1 else None
         images = open_images(self.checkpoint, self.dataset, request, self.progress, workers)
         self.images, self.index, self.labels = images, images.index, images.labels
-        self.train, self.validation, self.test = images.train, images.validation, images.test
+        self.test = images.test
         self._check_classes()
         self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
         self._subject: Subject | None = None
@@ -105,6 +106,11 @@ class Opened:
         self.probe_summary: dict[str, Any] = {}
         self.doubts: list[Check | None] = []
         self.anew = False
+
+    @property
+    def train(self) -> ImageSet:
+        """Training images. Raises CossError where a model with a head of its own has none."""
+        return self.images.role("train")
 
     def _check_classes(self) -> None:
         classes = len(self.test.classes)
@@ -127,7 +133,8 @@ class Opened:
         """Digest of what determines the classifier: the model's own head, or a probe."""
         if self.checkpoint.head is not None:
             return f"own head of {self.checkpoint.sha256}"
-        return probe_key(self.checkpoint, self.train, self.validation, self.request.probe)
+        validation = self.images.role("validation")
+        return probe_key(self.checkpoint, self.train, validation, self.request.probe)
 
     def suite(self, name: str) -> Suite:
         """A suite with its options, told of the test images.
@@ -181,7 +188,7 @@ class Opened:
             probe = get_probe(
                 checkpoint,
                 self.train,
-                self.validation,
+                self.images.role("validation"),
                 self.request.probe,
                 results=Path(self.request.results),
                 device=self.device,
@@ -267,11 +274,13 @@ class Opened:
             raise CossError(f"pixels have no local representations, which suite {name!r} measures")
         if name not in self._prepared:
             subject = self.subject_for(suite)
-            if self._reference is None:
-                self._reference = reference_batch(self.train, self.device)
+            reference = read_batch(self.test, [], self.device)
+            if suite.needs_training:
+                self._reference = self._reference or reference_batch(self.train, self.device)
+                reference = self._reference
             self._touched.add(name)
             with tf32(bool(self.arithmetic(suite).tf32)):
-                suite.prepare(subject, self._reference, self.test.size)
+                suite.prepare(subject, reference, self.test.size)
             self._prepared[name] = suite.summary()
         return suite
 

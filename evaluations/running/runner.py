@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from robustbench_coss import registry
-from robustbench_coss.datasets.base import missing_data
+from robustbench_coss.datasets.base import missing_data, open_dataset
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.draft import Draft, Finished, draft, lock_path
@@ -98,11 +98,21 @@ def check_run(load: Load, request: Evaluation) -> Checkpoint:
     name = choose_dataset(checkpoint, request.dataset, request.transfer)
     results, data_root = Path(request.results), Path(request.data_root)
     remedy = None if request.download else missing_data(name, data_root)
-    if remedy is not None:
+    if remedy is not None and not (checkpoint.head is not None and _has_test(name, request)):
         raise CossError(f"data set {name!r} is not in {data_root}; {remedy}")
     check_writable(record_path(results, checkpoint.name, checkpoint.sha256, name, "any").parent)
     check_writable(results / "probes")
     return checkpoint
+
+
+def _has_test(dataset: str, request: Evaluation) -> bool:
+    """Whether there are test images, at least: enough for some suites and a model's own head."""
+    try:
+        return not request.transfer and bool(
+            len(open_dataset(dataset, "test", root=Path(request.data_root)))
+        )
+    except CossError:
+        return False
 
 
 def evaluate_run(

@@ -104,6 +104,7 @@ class Corruption(BaseSuite):
 
     name = "corruption"
     version = 1
+    needs_training = False
     axis = Axis("severity")
     about = SuiteAbout(
         title="Corruptions",

@@ -35,6 +35,7 @@ class Crop(BaseSuite):
     """
 
     name = "crop"
+    needs_training = False
     version = 1
     axis = Axis("crop area (share of the image)")
     about = SuiteAbout(

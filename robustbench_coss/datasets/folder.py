@@ -128,16 +128,20 @@ class FolderSource:
             there = [part for part in self.tests if _is_there(folder, part)]
             if there and not _is_there(folder, "train"):
                 return (
-                    f"{folder} has {there[0]}/ but no train/, which the names of classes and the "
-                    "images for probes and suites to compare with come from; add train/<class>/"
+                    f"{folder} has {there[0]}/ but no train/, which is enough for models with a "
+                    "classifier of their own and the suites corruption and crop alone; add "
+                    "train/<class>/ for probes, training and other suites"
                 )
         return self.remedy
 
-    def _find(self, root: Path) -> Path | None:
-        for name in self.inside:
-            folder = root / name
-            if _is_there(folder, "train") and "test" in self._folders(folder):
-                return folder
+    def _find(self, root: Path, role: str = "train") -> Path | None:
+        """The folder that holds train/ and a test set; for the latter itself that will do."""
+        for needed in ("train", "test")[: 2 if role == "test" else 1]:
+            for folder in (root / name for name in self.inside):
+                broken_link(folder / "train")  # which is not the same as none
+                there = self._folders(folder)
+                if "test" in there and _is_there(folder, there[needed]):
+                    return folder
         return None
 
     def _folders(self, folder: Path) -> dict[str, str]:
@@ -155,15 +159,16 @@ class FolderSource:
         """
         if root.exists() and not root.is_dir():
             raise CossError(f"data root {root} is a file; pass a folder as --data-root")
-        folder = self._find(root)
+        folder = self._find(root, role)
         if folder is None:
             where = f"{root}, which does not exist" if not root.exists() else str(root)
             cannot = " and cannot be downloaded" if download else ""
             raise CossError(f"{self.name} is not in {where}{cannot}; {self.missing(root)}")
         folders = self._folders(folder)
         part = folders.get(role, "train")
+        named = "train" if _is_there(folder, "train") else part  # what names the classes
         in_folders = (folder / part).is_dir()
-        if (folder / "train").is_dir() != in_folders:
+        if (folder / named).is_dir() != in_folders:
             raise CossError(
                 f"{folder} has a folder for one of train and {part} and shards for the other; "
                 "use folders for both or shards for both"
@@ -171,19 +176,19 @@ class FolderSource:
         held_out = "validation" not in folders and role != "test"
         images: FolderSet | ShardSet
         if not in_folders:
-            index, classes = _index(folder, part)
+            index, classes = _index(folder, part, named)
             if held_out:
                 index = index.take(self._split(role, len(index.labels)))
             images = ShardSet(self.name, role, index, classes, size)
         else:
-            classes = filled_classes(folder / "train")
+            classes = filled_classes(folder / named)
             paths, sizes, labels = scan(folder, part, classes)
             if held_out:
                 kept = self._split(role, len(labels))
                 paths, sizes, labels = paths[kept], sizes[kept], labels[kept]
             known = torch.from_numpy(labels)
             images = FolderSet(self.name, role, folder, paths, sizes, known, classes, size)
-            say_order(classes, folder / "train")
+            say_order(classes, folder / named)
         images.say_oddities(f"{folder / part}")
         return images
 
@@ -197,17 +202,17 @@ def _is_there(folder: Path, part: str) -> bool:
     return (folder / part).is_dir() or bool(find_shards(folder, part))
 
 
-def _index(folder: Path, part: str) -> tuple[ShardIndex, tuple[str, ...]]:
-    """The pictures in the shards of a part, and the classes of the training shards."""
-    train = read_index(find_shards(folder, "train"))
+def _index(folder: Path, part: str, named: str) -> tuple[ShardIndex, tuple[str, ...]]:
+    """The pictures in the shards of a part, and the classes of those of another, `named`."""
+    train = read_index(find_shards(folder, named))
     classes = class_names(folder, int(train.labels.max()) + 1)
-    index = train if part == "train" else read_index(find_shards(folder, part))
+    index = train if part == named else read_index(find_shards(folder, part))
     if (largest := int(index.labels.max())) >= len(classes):
         raise CossError(
             f"the shards {folder / part}-*.tar hold class {largest}, which those of train do not; "
             "number the classes alike in both"
         )
-    for role, found in {"train": train, part: index}.items():
+    for role, found in {named: train, part: index}.items():
         occurring = [classes[label] for label in np.unique(found.labels)]
         counted = f"{len(classes):,}, numbered from 0 or as the lines of classes.txt,"
         check_every_class(classes, occurring, f"{folder / role}-*.tar", counted)

@@ -216,8 +216,10 @@ def test_a_share_that_rounds_to_no_validation_image_is_explained(tmp_path: Path)
 
 def test_a_folder_with_test_alone_is_told_that_train_is_missing(pictures: Path) -> None:
     (pictures / "train").rename(pictures / "unused")
-    with pytest.raises(CossError, match="has test/ but no train/"):
-        opened(pictures)
+    for role in ("train", "validation"):
+        with pytest.raises(CossError, match="has test/ but no train/"):
+            opened(pictures, role)
+    assert len(opened(pictures)) == 6
 
 
 def test_a_root_with_a_nul_is_one_line(tmp_path: Path) -> None:
