@@ -25,7 +25,7 @@ from robustbench_coss.analysis.configurations import SeedGroup, load_measurement
 from robustbench_coss.analysis.controls import standing
 from robustbench_coss.analysis.labels import seed_of_model
 from robustbench_coss.analysis.numbers import is_share, values_of
-from robustbench_coss.figures.looks import COLOURS
+from robustbench_coss.figures.pens import FAMILIES
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.files import write_atomically
 from robustbench_coss.records.record import Metric
@@ -107,8 +107,8 @@ def draw(table: pd.DataFrame) -> Figure:
             mine = table[table["metric"] == metric]
             each, mean = mine[mine["seed"].notna()], mine[mine["seed"].isna()]
             for column, colour, face, name in (
-                ("base", COLOURS[0], "white", "SimCLR"),
-                ("co", COLOURS[1], COLOURS[1], "CO-SimCLR"),
+                ("base", FAMILIES["SimCLR"][0], "white", "SimCLR"),
+                ("co", FAMILIES["SimCLR"][0], FAMILIES["SimCLR"][0], "CO-SimCLR"),
             ):
                 top.plot(mean["level"], mean[column], color=colour, label=name)
                 top.plot(each["level"], each[column], "o", color=colour, mfc=face, ms=2.5)

@@ -15,6 +15,7 @@ from robustbench_coss.analysis.configurations import (
     TestSet,
 )
 from robustbench_coss.figures.curves import (
+    basis,
     chance_handle,
     chance_line,
     handle,
@@ -39,6 +40,7 @@ def _dots(
         xerr=np.nan_to_num(reach),
         color=pen.colour,
         marker=pen.marker,
+        mfc=pen.face,
         linestyle="none",
         elinewidth=0.8,
     )
@@ -49,7 +51,7 @@ def draw_summary(
 ) -> Figure:
     """Headline shares as rows of dots, one dot per model."""
     headings = list(dict.fromkeys(data["heading"]))
-    room = 0.08 * len(pens) + 0.12  # inches per row
+    room = 0.065 * len(pens) + 0.1  # inches per row
     figure = new_figure(room * len(headings) + 0.5)
     panel = figure.subplots()
     for i, (model, pen) in enumerate(pens.items()):
@@ -65,7 +67,7 @@ def draw_summary(
     for row in range(1, len(headings)):
         panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
     handles = [handle(pen, line=False) for pen in pens.values()]
-    legend(figure, [*handles, chance_handle(test_set)], note)
+    legend(figure, [*handles, chance_handle(test_set)], f"{note}\n{basis(data)}".strip())
     return figure
 
 
@@ -94,5 +96,6 @@ def draw_metrics(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> F
         panel.spines["left"].set_visible(False)
     for panel in panels.flat[len(metrics) :]:
         panel.set_axis_off()
-    legend(figure, [handle(pens[model], line=False) for model in models], note)
+    handles = [handle(pens[model], line=False) for model in models]
+    legend(figure, handles, f"{note}\n{basis(data)}".strip())
     return figure

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -27,7 +29,11 @@ from robustbench_coss.figures.looks import (
 from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
+from robustbench_coss.statistics.intervals import KINDS
 from robustbench_coss.statistics.sufficient_share import KEPT
+
+MOST_BANDS = 3
+"""Models whose intervals are drawn as bands; those of more hide each other and become whiskers."""
 
 
 def new_figure(height: float) -> Figure:
@@ -51,6 +57,7 @@ def draw_curves(
     columns = min(panels_across(), len(styles))
     rows = math.ceil(len(styles) / columns)
     drawn = [model for model in pens if model in set(data["model"])]
+    band = len(drawn) <= MOST_BANDS
     heights = [1.6 if columns == 1 else 1.25] * rows
     if not shares.empty:
         heights.append(0.1 * len(drawn) + 0.25)
@@ -68,10 +75,12 @@ def draw_curves(
     for i, (panel, style) in enumerate(zip(panels.flat, styles, strict=False)):
         for model in drawn:
             pen, mine = pens[model], data[data["model"] == model]
-            draw_line(panel, with_reference(mine, style.group), pen, scale, thin=False)
+            own = with_reference(mine, style.group)
+            draw_line(panel, own, pen, scale, thin=False, band=band)
             for control, into in about.controls.items():
                 if style.group in into and control in set(mine["group"]):
-                    draw_line(panel, with_reference(mine, control), pen, scale, thin=True)
+                    points = with_reference(mine, control)
+                    draw_line(panel, points, pen, scale, thin=True, band=False)
             reference = mine[mine["group"] == ""]
             if not shares.empty and not reference.empty:
                 level = scale * KEPT * float(reference["value"].iloc[0])
@@ -103,7 +112,7 @@ def draw_curves(
         )
     if set(about.controls) & set(data["group"]):
         handles.append(Line2D([], [], color="0.4", linewidth=0.5, label=about.control))
-    legend(figure, handles, note)
+    legend(figure, handles, f"{note}\n{basis(data)}".strip())
     return figure
 
 
@@ -119,7 +128,7 @@ def _draw_shares(
         for _, line in mine.iterrows():
             ends = [max(line["low"], low_end), min(line["high"], high_end)]
             strip.plot(ends, [i, i], color=pen.colour, linewidth=0.8)
-            strip.plot([line["value"]], [i], color=pen.colour, marker=pen.marker)
+            strip.plot([line["value"]], [i], color=pen.colour, marker=pen.marker, mfc=pen.face)
     strip.set_xscale(above.get_xscale())
     strip.set_xlim(above.get_xlim())
     strip.set_ylim(len(pens) - 0.4, -0.6)
@@ -134,14 +143,20 @@ def _draw_shares(
     strip.set_title(f"smallest share that keeps {100 * KEPT:.0f} % of clean top-1, and interval")
 
 
-def draw_line(panel: Axes, points: pd.DataFrame, pen: LineStyle, scale: float, thin: bool) -> None:
+def draw_line(
+    panel: Axes, points: pd.DataFrame, pen: LineStyle, scale: float, *, thin: bool, band: bool
+) -> None:
+    """A curve with its intervals as a band or as whiskers; a thin one without."""
     x, y = points["level"].to_numpy(), scale * points["value"].to_numpy()
     low, high = scale * points["low"].to_numpy(), scale * points["high"].to_numpy()
     if thin:
         panel.plot(x, y, color=pen.colour, linewidth=0.5)
         return
-    panel.fill_between(x, low, high, color=pen.colour, alpha=0.18, linewidth=0)
-    panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash)
+    if band:
+        panel.fill_between(x, low, high, color=pen.colour, alpha=0.18, linewidth=0)
+    else:
+        panel.vlines(x, low, high, color=pen.colour, linewidth=0.5)
+    panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash, mfc=pen.face)
 
 
 def _scale_x(panel: Axes, levels: list[float], scale: str) -> None:
@@ -173,6 +188,7 @@ def chance_handle(test_set: TestSet) -> Line2D:
 
 def handle(pen: LineStyle, line: bool = True) -> Line2D:
     handle = Line2D([], [], color=pen.colour, marker=pen.marker, label=plain(pen.label))
+    handle.set_markerfacecolor(pen.face)
     handle.set_linestyle(pen.dash if line else "none")
     return handle
 
@@ -182,23 +198,63 @@ def plain(text: str) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
+def basis(data: pd.DataFrame) -> str:
+    """What intervals of the numbers drawn rest on: seeds, test images and kinds of intervals."""
+    seeds, images = data["seeds"].astype(int), data["n"].astype(int)
+    kinds = [kind for kind in dict.fromkeys(data["interval"]) if kind]
+    over_seeds = f"{KINDS['t']} over seeds" if "t" in kinds else ""
+    names = " and ".join(KINDS[kind] for kind in kinds if kind != "t")
+    over = " and ".join(filter(None, [over_seeds, names and f"{names} over test images"]))
+    parts = [_range(seeds, "seed"), _range(images, "test image"), over and f"95 %: {over}"]
+    return "; ".join(filter(None, parts))
+
+
+def _range(counts: pd.Series[int], noun: str) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return f"{count} {noun}{'s' if high > 1 else ''}"
+
+
 def legend(figure: Figure, handles: list[Line2D], note: str) -> None:
-    """A legend above the panels; the figure grows by its height."""
-    longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = panels_across() * (3 if longest <= 16 else 2 if longest <= 32 else 1) // 2 or 1
-    rows = math.ceil(len(handles) / columns)
+    """A legend above the panels, no wider than the figure, which grows by its height."""
+    size = float(matplotlib.rcParams["legend.fontsize"])
+    room = 72 * figure.get_figwidth() - 2 * size  # points
+    beside = 4.2 * size  # of an entry: its line and the gaps around its words
+    for each in handles:
+        each.set_label(_wrapped(str(each.get_label()), room / 2 - beside, size))
+    title = "\n".join(_wrapped(plain(line), room, size) for line in note.splitlines())
+    widest = beside + max(_points(str(each.get_label()), size) for each in handles)
+    rows = math.ceil(len(handles) / max(1, int(room / widest)))
     columns = math.ceil(len(handles) / rows)
-    lines = rows + len(note.splitlines())
+    deep = [str(each.get_label()).count("\n") + 1 for each in handles]
+    lines = sum(max(deep[row::rows]) for row in range(rows)) + len(title.splitlines())
     figure.set_figheight(figure.get_figheight() + 0.12 * lines * enlarged())
     figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=columns,
-        title=plain(note) or None,
-        title_fontsize=matplotlib.rcParams["legend.fontsize"],
+        title=title or None,
+        title_fontsize=size,
         columnspacing=1.2,
         handletextpad=0.5,
         labelspacing=0.25,
         borderaxespad=0.5,
         borderpad=0,
     )
+
+
+def _points(text: str, size: float) -> float:
+    """Width of the longest line in points."""
+    font = FontProperties(size=size)
+    renderer = RendererAgg(1, 1, dpi=72)  # type: ignore[no-untyped-call]
+    measure = renderer.get_text_width_height_descent
+    widths = [measure(line, font, False)[0] for line in text.splitlines()]  # type: ignore[no-untyped-call]
+    return max(widths, default=0.0)
+
+
+def _wrapped(text: str, room: float, size: float) -> str:
+    """Text in lines of at most `room` points."""
+    letters = len(text)
+    while letters > 1 and _points(found := textwrap.fill(text, letters), size) > room:
+        letters = min(letters - 1, int(letters * room / _points(found, size)) + 1)
+    return textwrap.fill(text, letters) if letters else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,52 +14,40 @@ from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell
 
-MOST_MODELS = 8
-
-# Okabe and Ito (2008), "Color universal design": told apart with every common colour blindness.
-# Their yellow is too faint for lines on white; grey takes its place. Marker and dash differ too.
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#E69F00",
-    "#000000",
-    "#7F7F7F",
-)
-
-MARKERS = "osD^vPX*"
-
-DASHES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (6, 3)), ":")
-
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that was drawn.
+    """A figure with its numbers, drawn when it is wanted.
 
     Attributes:
         name: of its files ("corruption-a", "training-crop").
         data: the numbers that are drawn.
+        draw: makes it, in the style that is active then.
         caption: in a sentence or two; "" if nobody wrote one.
         of: what it is of: a suite with its protocol ("corruption-a"), "training" or "summary".
     """
 
     name: str
     data: pd.DataFrame
-    figure: Figure
+    draw: Callable[[], Figure]
     caption: str
     of: str
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How one model is drawn, the same in every figure of a test set."""
+    """How one model is drawn, the same in every figure of a test set; `filled`: its markers."""
 
     label: str
     colour: str
     marker: str
     dash: Any
+    filled: bool = True
+
+    @property
+    def face(self) -> str:
+        """The colour inside of a marker."""
+        return self.colour if self.filled else "white"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -24,24 +25,19 @@ from robustbench_coss.analysis.curves import (
     field_order,
     training_data,
 )
-from robustbench_coss.analysis.labels import Configuration, short_labels
+from robustbench_coss.analysis.labels import Configuration
 from robustbench_coss.figures.curves import (
+    MOST_BANDS,
+    basis,
     draw_line,
     handle,
     legend,
     new_figure,
     plain,
 )
-from robustbench_coss.figures.looks import (
-    COLOURS,
-    DASHES,
-    MARKERS,
-    MOST_MODELS,
-    Drawing,
-    LineStyle,
-)
+from robustbench_coss.figures.looks import Drawing
+from robustbench_coss.figures.pens import MOST_MODELS, pens_of
 from robustbench_coss.figures.styles import enlarged
-from robustbench_coss.statistics.intervals import KINDS
 
 TRAINED = "training"  # what these figures are of
 TRAINING = {
@@ -75,14 +71,14 @@ def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> li
             data = training_data(mine, key)
             if not data.empty:
                 families = {shared.label: shared for shared in along(mine, key)}
-                figure = _draw_training(data, families, test_set, x_label)
+                draw = partial(_draw_training, data, families, test_set, x_label)
                 caption = f"{caption} The y axis does not start at 0."
-                made.append(Drawing(f"training-{name}{suffix}", data, figure, caption, TRAINED))
+                made.append(Drawing(f"training-{name}{suffix}", data, draw, caption, TRAINED))
         data = field_data(mine)
         if not data.empty:
-            figure = _draw_field(data, test_set)
+            draw = partial(_draw_field, data, test_set)
             caption = "Clean top-1 over architecture and smallest training crop."
-            made.append(Drawing(f"training-crop-field{suffix}", data, figure, caption, TRAINED))
+            made.append(Drawing(f"training-crop-field{suffix}", data, draw, caption, TRAINED))
     return made
 
 
@@ -99,7 +95,7 @@ def _draw_training(
     best = data.groupby("model")["value"].max()
     drawn = sorted(families, key=lambda f: -best[f])[:MOST_MODELS]
     drawn.sort(key=list(families).index)
-    labels, common = short_labels([families[label] for label in drawn])
+    pens, common = pens_of([families[label] for label in drawn])
     figure = new_figure(2.0)
     panel = figure.subplots()
     # Levels without a number of their own (all positions) take the place after the largest one.
@@ -107,10 +103,9 @@ def _draw_training(
     even = math.inf in levels
     place = {level: float(i) if even else level for i, level in enumerate(levels)}
     handles = []
-    for i, family in enumerate(drawn):
-        pen = LineStyle(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
+    for family, pen in pens.items():
         mine = data[data["model"] == family].assign(level=lambda d: d["level"].map(place))
-        draw_line(panel, mine, pen, 100, thin=False)
+        draw_line(panel, mine, pen, 100, thin=False, band=len(pens) <= MOST_BANDS)
         at_zero = mine[mine["level"] == place.get(0.0, -1.0)]
         panel.plot(
             *(at_zero["level"], 100 * at_zero["value"]), pen.marker, color=pen.colour, mfc="white"
@@ -130,14 +125,9 @@ def _draw_training(
     panel.set_ylabel("clean top-1 (%)")
     panel.grid(axis="y", linewidth=0.3, color="0.9")
     panel.set_axisbelow(True)
-    kinds = " and ".join(
-        f"{KINDS[kind]} over {'seeds' if kind == 't' else 'test images'}"
-        for kind in dict.fromkeys(data["interval"])
-    )
     cut = f"the {MOST_MODELS} best of {len(families)}" if len(families) > MOST_MODELS else ""
     about = [test_set.label, common, cut, f"chance {100 * test_set.chance:.3g} %"]
-    bands = f"{_seeds_note(data)}; bands: 95 %, {kinds}"
-    legend(figure, handles, " · ".join(filter(None, about)) + f"\n{bands}")
+    legend(figure, handles, " · ".join(filter(None, about)) + f"\n{basis(data)}")
     return figure
 
 

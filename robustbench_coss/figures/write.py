@@ -7,8 +7,10 @@ records alone: same records, same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,7 +27,6 @@ from robustbench_coss.analysis.curves import (
     rank_models,
     share_data,
 )
-from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.figures.bars import draw_metrics, draw_summary
 from robustbench_coss.figures.cka import cka_data, draw_cka
@@ -34,14 +35,11 @@ from robustbench_coss.figures.curves import (
     plain,
 )
 from robustbench_coss.figures.looks import (
-    COLOURS,
-    DASHES,
-    MARKERS,
-    MOST_MODELS,
     Drawing,
     LineStyle,
     panel_styles,
 )
+from robustbench_coss.figures.pens import MOST_MODELS, pens_of
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import PDF_MARK, PNG_MARK, SOFTWARE, styled
 from robustbench_coss.figures.training import training_figures
@@ -95,18 +93,8 @@ def write_figures(
             for test_set, drawing in made:  # together
                 if not names or drawing.name in names:
                     path = top / test_set.slug / slug(drawing.name)
-                    written += _save(path, drawing.data, drawing.figure, force)
+                    written += _save(path, drawing.data, drawing.draw(), force)
     return written
-
-
-GREYS = ("0.35", "0.55", "0.7")
-"""Colours of controls, which no model has."""
-
-
-def control_pens(labels: Sequence[str]) -> dict[str, LineStyle]:
-    """Grey lines for controls; of more than there are `GREYS` the best are drawn."""
-    shown = zip(labels, GREYS, "x+1", ("-", "--", ":"), strict=False)
-    return {label: LineStyle(label, grey, marker, dash) for label, grey, marker, dash in shown}
 
 
 def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[Drawing]:
@@ -117,12 +105,7 @@ def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[D
     here = [m for m in measurements if m.test_set == test_set]
     known = {m.label: m.configuration for m in here}
     ranked = [model for model in rank_models(here) if not known[model].control]
-    labels, common = short_labels([known[model] for model in ranked[:MOST_MODELS]])
-    pens = {
-        model: LineStyle(labels[i], COLOURS[i], MARKERS[i], DASHES[i])
-        for i, model in enumerate(ranked[:MOST_MODELS])
-    }
-    pens |= control_pens([model for model in rank_models(here) if known[model].control])
+    pens, common = pens_of([known[model] for model in rank_models(here)])
     kept = [m for m in here if m.label in pens]
     cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
     note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
@@ -142,9 +125,9 @@ def _suite_figures(
     key = f"{first.suite}-{first.protocol}" if first.protocol else first.suite
     made: list[Drawing] = []
 
-    def add(name: str, data: pd.DataFrame, figure: Figure) -> None:
-        caption = about.captions.get(name, "")
-        made.append(Drawing(f"{key}-{name}" if name else key, data, figure, caption, key))
+    def add(name: str, data: pd.DataFrame, draw: Callable[..., Figure], *given: Any) -> None:
+        caption, whole = about.captions.get(name, ""), f"{key}-{name}" if name else key
+        made.append(Drawing(whole, data, partial(draw, *given), caption, key))
 
     own = first.records[0].axis
     for axis in (own, *about.also):
@@ -153,23 +136,23 @@ def _suite_figures(
             continue
         shares = share_data(mine) if about.suffices else pd.DataFrame()
         styles = panel_styles(mine, axis, curves["group"])
-        figure = draw_curves(curves, shares, axis, styles, about, test_set, pens, note)
         numbers = curves if shares.empty else pd.concat([curves, shares])
-        add("" if axis == own else axis.column, numbers, figure)
+        given = (curves, shares, axis, styles, about, test_set, pens, note)
+        add("" if axis == own else axis.column, numbers, draw_curves, *given)
     apart = metric_data(mine, metrics_apart(first.records[0]))
     if not apart.empty:
-        add("metrics", apart, draw_metrics(apart, pens, note))
+        add("metrics", apart, draw_metrics, apart, pens, note)
     fields = {
         pens[m.label].label: found
         for m in mine
         if "fields" in about.pictures and (found := read_fields(m.records[0]))
     }
     if fields:
-        add("fields", field_sizes(fields), draw_fields(fields))
+        add("fields", field_sizes(fields), draw_fields, fields)
     cka = cka_data(mine) if "cka" in about.pictures else pd.DataFrame()
     if not cka.empty:
         titles = {model: plain(pen.label) for model, pen in pens.items()}
-        add("cka", cka, draw_cka(cka, titles))
+        add("cka", cka, draw_cka, cka, titles)
     return made
 
 
@@ -184,9 +167,9 @@ def _summary(
     )
     if summary.empty:
         return []
-    figure = draw_summary(summary, test_set, pens, note)
+    draw = partial(draw_summary, summary, test_set, pens, note)
     caption = "All headline shares with 95 % intervals."
-    return [Drawing("summary", summary, figure, caption, "summary")]
+    return [Drawing("summary", summary, draw, caption, "summary")]
 
 
 def _save(stem: Path, data: pd.DataFrame, figure: Figure, force: bool) -> list[Path]:

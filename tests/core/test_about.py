@@ -73,11 +73,11 @@ def test_a_suite_that_is_not_installed_has_its_titles_and_captions(tmp_path: Pat
     (m,) = load_measurements(tmp_path)
     with styled():
         drawings = {d.name: d for d in draw_figures([m], m.test_set)}
-    figure = drawings["tilt-of-nobody"]
-    assert figure.caption == "Top-1 against the tilt."
-    titles = [axes.get_title() for axes in figure.figure.axes]
+        figure = drawings["tilt-of-nobody"].draw()
+    assert drawings["tilt-of-nobody"].caption == "Top-1 against the tilt."
+    titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["To the left", "early: To the left", "odd", ""]
-    assert {axes.get_xlabel() for axes in figure.figure.axes} == {"tilt (°)", ""}
+    assert {axes.get_xlabel() for axes in figure.axes} == {"tilt (°)", ""}
     page = make_page(tmp_path, [])
     for words in ("<h2>Tilted pictures</h2>", "The camera is tilted.", "Top-1 against the tilt."):
         assert words in page

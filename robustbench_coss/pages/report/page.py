@@ -164,7 +164,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPa
         for drawing in draw_figures(mine, test_set):
             prefix = f"{slug(test_set.slug)}-{slug(drawing.name)}".translate(UNFIT)
             alt = drawing.caption or f"{drawing.name} on {test_set.label}"
-            picture = Picture(inline(drawing.figure, prefix, alt), drawing.caption)
+            picture = Picture(inline(drawing.draw(), prefix, alt), drawing.caption)
             pictures.setdefault(drawing.of, []).append(picture)
     (overview,) = layout(lines, WIDE)
     return SetPart(

@@ -11,15 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.curves import curve_data
 from robustbench_coss.figures.looks import (
-    COLOURS,
-    DASHES,
     PanelStyle,
     axis_positions,
     levels_of,
@@ -28,6 +25,7 @@ from robustbench_coss.figures.looks import (
     tick_text,
     with_reference,
 )
+from robustbench_coss.figures.pens import FAMILIES
 from robustbench_coss.pages.dossier.suites import suite_title
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
@@ -55,28 +53,18 @@ class Stroke:
     marker: str
 
 
-# The first of `figures.MARKERS`: circle, square, diamond, triangle.
+# Circle, square, diamond, triangle.
 _MARKERS = (
     "m-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0-6.8 0z",
     "m-3.1-3.1h6.2v6.2h-6.2z",
     "m0-4.3l4.3 4.3l-4.3 4.3l-4.3-4.3z",
     "m0-4.1l4 7h-8z",
 )
-_PATTERNS: dict[object, Sequence[float]] = {
-    "-": (),
-    "--": matplotlib.rcParamsDefault["lines.dashed_pattern"],
-    "-.": matplotlib.rcParamsDefault["lines.dashdot_pattern"],
-    ":": matplotlib.rcParamsDefault["lines.dotted_pattern"],
-}
-
-
-def _dash(style: object) -> str:
-    """A line style of matplotlib as `stroke-dasharray`."""
-    lengths: Sequence[float] = style[1] if isinstance(style, tuple) else _PATTERNS[style]
-    return " ".join(f"{LINE_WIDTH * length:g}" for length in lengths)
-
-
-STROKES = tuple(Stroke(COLOURS[i], _dash(DASHES[i]), _MARKERS[i]) for i in range(PLOT_AT_ONCE))
+_DASHES = ("", "7.4 3.2", "12.8 3.2 2 3.2", "2 2")
+STROKES = tuple(
+    Stroke(colour, dash, marker)
+    for (colour, _), dash, marker in zip(FAMILIES.values(), _DASHES, _MARKERS, strict=False)
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from scipy import stats
 from robustbench_coss.analysis import curves as data_of
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.figures import training
-from robustbench_coss.figures.looks import MOST_MODELS
+from robustbench_coss.figures.pens import MOST_MODELS
+from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import write_figures
 
 OPTIONS = {
@@ -148,11 +149,12 @@ def test_lines_along_a_setting_state_seeds_interval_and_chance(tmp_path: Path) -
     trained(tmp_path, 0.6, min_crop=1.0, seed=1)
     measurements = load_measurements(tmp_path)
     drawings = training.training_figures(measurements[0].test_set, measurements)
-    (figure,) = (d.figure for d in drawings if d.name == "training-crop")
-    note = figure.legends[0].get_title().get_text()
+    with styled():
+        (figure,) = (d.draw() for d in drawings if d.name == "training-crop")
+    note = " ".join(figure.legends[0].get_title().get_text().split())
     assert "chance 10 %" in note
-    assert "1 to 2 seeds per point" in note
-    assert "Wilson over test images and Student's t over seeds" in note
+    assert "1 to 2 seeds; 100 test images; 95 %: Student's t over seeds" in note
+    assert note.endswith("and Wilson over test images")
 
 
 def test_seeds_that_agree_on_the_share_but_not_on_the_images_name_their_interval(
@@ -163,8 +165,10 @@ def test_seeds_that_agree_on_the_share_but_not_on_the_images_name_their_interval
         trained(tmp_path, 0.5, min_crop=crop, seed=1, start=25)  # 25 images right in each alone
     measurements = load_measurements(tmp_path)
     drawings = training.training_figures(measurements[0].test_set, measurements)
-    (figure,) = (d.figure for d in drawings if d.name == "training-crop")
-    assert "Agresti-Coull over test images" in figure.legends[0].get_title().get_text()
+    with styled():
+        (figure,) = (d.draw() for d in drawings if d.name == "training-crop")
+    note = " ".join(figure.legends[0].get_title().get_text().split())
+    assert note.endswith("Agresti-Coull over test images")
 
 
 def test_all_models_of_a_sweep_enter_its_figure_however_many_there_are(tmp_path: Path) -> None:
