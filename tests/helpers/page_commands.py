@@ -206,7 +206,7 @@ def for_sweeps(folder: Path) -> None:
 
 def for_gallery(folder: Path) -> None:
     """The records of the repository's studies."""
-    for study in ("", "-long", "-crop", "-local"):
+    for study in ("", "-crop"):
         name = f"fashion-mnist{study}"
         shutil.copytree(ROOT / "results" / name / "records", folder / "results" / name / "records")
 
