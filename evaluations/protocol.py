@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -68,13 +69,17 @@ class Subject(nn.Module):
 
 @dataclass(frozen=True)
 class Condition:
-    """One setting of a suite; see `records.Cell` for the meaning of the fields."""
+    """One setting of a suite; see `records.Cell` for the meaning of the fields.
+
+    `images` names one of `Suite.image_sets`; empty for the test images.
+    """
 
     name: str
     group: str
     level: float
     stage: str = ""
     kind: str = ""
+    images: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or self.group)
@@ -115,6 +120,7 @@ class Suite(Protocol):
             model with a head of its own can be measured where there are none.
         full_precision: whether it is measured in 32 bit whatever precision is asked for, as where
             gradients are what it is about.
+        asked_only: whether "all" leaves it out, since it needs what not everyone has.
     """
 
     name: str
@@ -126,9 +132,20 @@ class Suite(Protocol):
     linked: bool
     needs_training: bool
     full_precision: bool
+    asked_only: bool
+
+    def look_in(self, data_root: Path) -> None:
+        """Told first of all where data sets lie."""
+        ...
+
+    def image_sets(self) -> Mapping[str, ImageSet]:
+        """Images other than the test images that conditions are measured on, by the name that these
+        give; known after `configure`. Their labels are what `Batch.labels` holds.
+        """
+        ...
 
     def configure(self, test: ImageSet) -> None:
-        """Called once before anything else, with the test images that will be measured on.
+        """Called once before anything is measured, with the test images that will be measured on.
 
         Raises:
             CossError: the suite's settings do not fit these images.
@@ -195,6 +212,13 @@ class BaseSuite:
     linked = False
     needs_training = True
     full_precision = False
+    asked_only = False
+
+    def look_in(self, data_root: Path) -> None:
+        pass
+
+    def image_sets(self) -> Mapping[str, ImageSet]:
+        return {}
 
     def configure(self, test: ImageSet) -> None:
         pass

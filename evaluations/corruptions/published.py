@@ -9,6 +9,7 @@ Only read and paired with the clean test set; `corruption` measures on them. Two
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,21 @@ def open_ready_made(folder: Path, test: ImageSet) -> ReadyMade:
             "--corruption-root takes a folder of CORRUPTION/SEVERITY/CLASS/PICTURE, or of "
             "CORRUPTION.npy and labels.npy"
         )
-    return _Arrays(folder, names, test) if arrays else _Folders(folder, names, test)
+    return open_pairs(folder, names, test)
+
+
+def open_pairs(folder: Path, names: tuple[str, ...], test: ImageSet) -> ReadyMade:
+    """Pictures under disturbances of any names, paired with the clean test set; as above.
+
+    Raises:
+        CossError: one of them is not there, or they do not fit the test set.
+    """
+    if (folder / "labels.npy").is_file():
+        return _Arrays(folder, names, test)
+    for name in names:
+        if not (folder / name).is_dir():
+            raise CossError(f"{folder} lacks {name}/; unpack the archive again")
+    return _Folders(folder, names, test)
 
 
 class _Arrays:
@@ -159,7 +174,7 @@ class _Folders:
 
     def _path(self, name: str, severity: int, index: int) -> Path:
         category, stem = self.keys[index]
-        folder = self.folder / name / str(severity)
+        folder = _of_level(self.folder / name, severity)
         found = _by_stem(str(folder), category).get(stem)
         if found is None or not os.path.lexists(folder / found):
             raise CossError(
@@ -177,6 +192,16 @@ class _Folders:
         # Pillow decodes outside the interpreter's lock.
         with ThreadPoolExecutor() as pool:
             return torch.cat(list(pool.map(read, index)))
+
+
+@lru_cache(maxsize=1024)
+def _of_level(folder: Path, severity: int) -> Path:
+    """The folder of a severity: called so, or by its strength (2.35), of which it is the n-th."""
+    if not (folder / str(severity)).is_dir() and folder.is_dir():
+        named = [each for each in folder.iterdir() if re.fullmatch(r"\d+(\.\d+)?", each.name)]
+        if len(named) == len(SEVERITIES):
+            return sorted(named, key=lambda each: float(each.name))[severity - 1]
+    return folder / str(severity)
 
 
 @lru_cache(maxsize=4096)  # the class folders of a few conditions

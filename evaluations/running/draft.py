@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.precision import Arithmetic
-from robustbench_coss.evaluations.running.units import Measured, Unit, units
+from robustbench_coss.evaluations.running.units import Measured, Unit, in_order, units
 from robustbench_coss.files import alone, remove_leftovers, sha256_of
 from robustbench_coss.machine.environment import versions
 from robustbench_coss.records.record import (
@@ -66,6 +66,7 @@ class Draft:
         self.suite, self.path, self.key, self.how, self.earlier = suite, path, key, how, earlier
         self.record: Record
         self.conditions: list[Condition] = []
+        self.counts: dict[str, int] = {}
         self.doubts: list[Check] = []
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
         self.up_to_date = False
@@ -108,6 +109,7 @@ class Draft:
         """
         suite = self.suite
         self.conditions = suite.conditions(opened.subject)
+        self.counts = {c.name: len(opened.measured_on(suite, c)[1]) for c in self.conditions}
         self.doubts = [doubt for doubt in opened.doubts if doubt is not None]
         if len({c.name for c in self.conditions}) != len(self.conditions):
             raise CossError(
@@ -118,7 +120,7 @@ class Draft:
             suite_version=suite.version,
             suite_config=suite.config(),
             model=describe_model(opened),
-            dataset=describe_images(opened),
+            dataset=describe_images(opened, suite, self.conditions),
             seed=opened.request.seed,
             versions=versions(),
             device="",  # known once something was measured
@@ -158,11 +160,11 @@ class Draft:
     @property
     def open_images(self) -> int:
         """Image passes that are left."""
-        return len(self._todo) * len(self.record.index)
+        return sum(self.counts[condition.name] for condition in self._todo)
 
-    def units(self, shard: int) -> list[Unit]:
+    def units(self, shard: int | None = None) -> list[Unit]:
         """What is left to measure, on up to `shard` images at a time."""
-        return units(self.suite, self._todo, self.record.cells, len(self.record.index), shard)
+        return units(self.suite, self._todo, self.record.cells, self.counts, shard)
 
     def add(self, unit: Unit, found: Measured) -> Iterator[Finished]:
         """Take in a condition on a shard; gives its cell, now on disk, if it was the last shard,
@@ -170,9 +172,8 @@ class Draft:
         """
         parts = self._parts[found.condition.name]
         parts[unit.start] = found
-        if sum(len(next(iter(p.columns.values()))) for p in parts.values()) < len(
-            self.record.index
-        ):
+        done = sum(len(next(iter(p.columns.values()))) for p in parts.values())
+        if done < self.counts[found.condition.name]:
             return
         pieces = [parts[start] for start in sorted(parts)]
         nonfinite = sum(piece.nonfinite for piece in pieces)
@@ -202,6 +203,7 @@ class Draft:
             return
         record = self.record
         derived = self.suite.derived(record.cells)
+        _note_sizes(record, derived)
         record.cells = [*record.cells, *derived]
         record.checks = [*self.suite.checks(record.cells), *self.doubts]
         record.complete = True
@@ -235,7 +237,7 @@ def draft(opened: Opened, suite: Suite) -> Draft:
     key = record_key(
         checkpoint.sha256,
         opened.classifier_key,
-        describe_images(opened),
+        describe_images(opened, suite),
         (suite.name, suite.version, suite.config()),
         request.seed,
         how,
@@ -290,6 +292,7 @@ def record_key(
             "n": dataset["n"],
             **{part: dataset[part] for part in ("geometry", "unreadable") if part in dataset},
             **{part: dataset[part]["images"] for part in ("image_list",) if part in dataset},
+            **({"others": others} if (others := _of_others(dataset)) else {}),
             "suite": name,
             "version": version,
             "config": dict(config),
@@ -311,7 +314,28 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f".coss-{path.stem}.lock")
 
 
-def describe_images(opened: Opened) -> dict[str, Any]:
+def _of_others(dataset: Mapping[str, Any]) -> list[list[Any]]:
+    """What of other images determines outcomes; derived ones follow from them."""
+    others = dataset.get("others", ())
+    kept = [each for each in others if each["fingerprint"]]
+    return [[each["name"], each["fingerprint"], each["n"]] for each in kept]
+
+
+def _note_sizes(record: Record, derived: Sequence[Cell]) -> None:
+    """State of derived cells how many numbers they hold where it is not one for each image."""
+    sizes = {cell.condition: len(next(iter(cell.outcomes.values()))) for cell in derived}
+    told = [
+        {"name": name, "fingerprint": "", "n": size, "conditions": [name]}
+        for name, size in sizes.items()
+        if size != len(record.index)
+    ]
+    if told:
+        record.dataset["others"] = [*record.dataset.get("others", ()), *told]
+
+
+def describe_images(
+    opened: Opened, suite: Suite, conditions: Sequence[Condition] = ()
+) -> dict[str, Any]:
     """What a record says of the images; `Record.dataset`."""
     test, request = opened.test, opened.request
     described: dict[str, Any] = {
@@ -330,6 +354,16 @@ def describe_images(opened: Opened) -> dict[str, Any]:
     if request.image_list is not None:
         file, images = Path(request.image_list).name, sha256_of(sorted(opened.index))
         described["image_list"] = {"file": file, "images": images}
+    if others := suite.image_sets():
+        described["others"] = [
+            {
+                "name": name,
+                "fingerprint": images.fingerprint,
+                "n": len(in_order(images, request.limit)),
+                "conditions": [c.name for c in conditions if c.images == name],
+            }
+            for name, images in others.items()
+        ]
     return described
 
 

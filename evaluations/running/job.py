@@ -39,7 +39,7 @@ from robustbench_coss.evaluations.running.precision import (
 )
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
-from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect
+from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect, in_order
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.machine.precision import tf32
 from robustbench_coss.records.columns import Column
@@ -144,9 +144,17 @@ class Opened:
         """
         if name not in self._suites:
             suite = make_suite(name, self.request.options.get(name, {}))
+            suite.look_in(Path(self.request.data_root))
             suite.configure(self.test)
             self._suites[name] = suite
         return self._suites[name]
+
+    def measured_on(self, suite: Suite, condition: Condition) -> tuple[ImageSet, list[int]]:
+        """What a condition is measured on: images, and which of them in order."""
+        if not condition.images:
+            return self.test, self.index
+        images = suite.image_sets()[condition.images]
+        return images, in_order(images, self.request.limit)
 
     def arithmetic(self, suite: Suite) -> Arithmetic:
         """How a suite is measured."""
@@ -313,11 +321,13 @@ class Opened:
         began, subject = time.perf_counter(), self.subject_for(suite)
         self._nonfinite, done = 0, 0
         columns: dict[str, list[Column]] = {}
-        index, size = self.index[unit.start : unit.stop], self.request.batch_size
-        reading = self.test, index, size, self.device, self.images.pixels, self._kept
+        images, order = self.measured_on(suite, condition)
+        index, size = order[unit.start : unit.stop], self.request.batch_size
+        # What is decoded or lies on the device is that of the test images.
+        ready = (self.images.pixels, self._kept) if images is self.test else (None, None)
         # Outcomes are looked at once the next batch is under way, so that a GPU never waits.
         waiting: list[tuple[dict[str, Tensor], int]] = []
-        for batch in batches(*reading):
+        for batch in batches(images, index, size, self.device, *ready):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))

@@ -45,7 +45,7 @@ def suite_names(asked: Sequence[str]) -> list[str]:
 
     Args:
         asked: names, several in one string separated by commas; "all" stands for every
-            registered suite, in reading order.
+            registered suite but those that are `asked_only`, in reading order.
 
     Raises:
         CossError: nothing was asked for, or a name is unknown (the nearest ones are given).
@@ -54,7 +54,7 @@ def suite_names(asked: Sequence[str]) -> list[str]:
     chosen: list[str] = []
     for name in (part.strip() for text in asked for part in text.split(",")):
         if name == "all":
-            working = [suite for suite in every if _works(suite)]
+            working = [suite for suite in every if _works(suite) and not _asked_only(suite)]
             chosen += in_order({suite: about_suite(suite) for suite in working})
         elif name:
             if name not in every:
@@ -64,6 +64,10 @@ def suite_names(asked: Sequence[str]) -> list[str]:
         known = in_order({suite: about_suite(suite) for suite in every})
         raise CossError(f"no suite was named; known: all, {', '.join(known)}")
     return list(dict.fromkeys(chosen))
+
+
+def _asked_only(suite: str) -> bool:
+    return getattr(registry.load("suite", suite), "asked_only", False)
 
 
 def _works(suite: str) -> bool:
@@ -273,7 +277,7 @@ def _here(
     opened: Opened, drafts: Mapping[str, Draft]
 ) -> Iterator[tuple[Unit, Measured | CossError]]:
     for one in drafts.values():
-        for unit in one.units(len(opened.index)):
+        for unit in one.units():
             try:
                 for found in opened.measure(unit):
                     yield unit, found

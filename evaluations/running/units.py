@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.features import labelled
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Cell
+from robustbench_coss.seeds import permutation
 
 Columns = dict[str, Column]
 
@@ -55,10 +58,21 @@ class Measured:
     summary: dict[str, Any]
 
 
+def in_order(images: ImageSet, limit: int | None) -> list[int]:
+    """Indices of labelled images in a fixed random order, the first `limit` of them."""
+    order = labelled(images, permutation(len(images), "test order", len(images)))
+    found: list[int] = order[:limit].tolist()
+    return found
+
+
 def units(
-    suite: Suite, todo: Sequence[Condition], done: Sequence[Cell], count: int, shard: int
+    suite: Suite,
+    todo: Sequence[Condition],
+    done: Sequence[Cell],
+    counts: Mapping[str, int],
+    shard: int | None = None,
 ) -> list[Unit]:
-    """A suite's open conditions on `count` images as units of up to `shard` images.
+    """A suite's open conditions as units of up to `shard` of the images that each has in `counts`.
 
     A unit is one condition, or for a linked suite the open ones of a group. `shard` has to be a
     multiple of the batch size: batches are then the same ones however the images are divided, and
@@ -71,8 +85,9 @@ def units(
     made = []
     for block in blocks:
         earlier = [cell for cell in done if suite.linked and cell.group == block[0].group]
-        for start in range(0, count, shard):
-            stop = min(start + shard, count)
+        count = counts[block[0].name]
+        for start in range(0, count, shard or count):
+            stop = min(start + (shard or count), count)
             known = {
                 cell.condition: {k: column[start:stop] for k, column in cell.outcomes.items()}
                 for cell in earlier

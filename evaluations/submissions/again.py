@@ -39,7 +39,7 @@ def measure_again(
     share: float,
     report: Report,
 ) -> list[Pair]:
-    """Measure drawn conditions of a record; gives the pairs of its main column.
+    """Measure drawn conditions of a record; gives the pairs of its main column on test images.
 
     Args:
         opened: the model that was measured, as it was measured.
@@ -50,15 +50,15 @@ def measure_again(
     suite = opened.suite(record.suite)
     conditions = suite.conditions(opened.subject)
     todo = _drawn(suite, conditions, sample, record)
-    n = len(opened.index)
-    opened.progress.plan(len(todo) * n)
+    counts = {c.name: len(opened.measured_on(suite, c)[1]) for c in todo}
+    opened.progress.plan(sum(counts.values()))
     cells = {cell.condition: cell for cell in record.cells}
     missing = [c.name for c in conditions if c.name not in cells]
     if missing:
         report.facts.append(Finding(False, f"{name} lacks {len(missing)} conditions: {missing[0]}"))
-    pairs: dict[str, list[Pair]] = {}
+    pairs: dict[tuple[str, str], list[Pair]] = {}  # by column and images
     summary: dict[str, Any] = {}
-    for unit in units(suite, todo, [], n, n):
+    for unit in units(suite, todo, [], counts):
         for found in opened.measure(unit):
             summary = found.summary
             if found.condition.name in cells:
@@ -72,14 +72,15 @@ def measure_again(
                 )
                 if not trained:
                     for column, pair in mine.items():
-                        pairs.setdefault(column, []).append(pair)
+                        pairs.setdefault((column, found.condition.images), []).append(pair)
     if not where:
         _check_rest(suite, conditions, record, summary, opened.doubts, name, report)
-    for column, several in pairs.items():
+    for (column, images), several in pairs.items():
         if len(several) > 1:
-            about = f"{record.suite} {column}, {len(several)} cells together{where}"
+            of = f" of {images}" if images else ""
+            about = f"{record.suite} {column}{of}, {len(several)} cells together{where}"
             report.together.append(try_pairs(about, several, share))
-    return pairs.get("correct", [])
+    return pairs.get(("correct", ""), [])
 
 
 def _drawn(

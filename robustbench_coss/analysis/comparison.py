@@ -282,7 +282,7 @@ def _line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
         "high": found.high,
         "p": found.p,
         "test": found.test,
-        "n": int(x.records[0].index.size),
+        "n": int(values_of(x.records[0], metric).size),
         "seeds_a": len(x.records),
         "seeds_b": len(y.records),
         "better": metric.better,

@@ -132,7 +132,9 @@ def _clean_metric(table: pd.DataFrame) -> str | None:
 
 
 def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
-    return _line_of(m, metric, number(m.records, metric.conditions, metric.column))
+    first, *_ = columns_of(m.records[0], metric.conditions, metric.column)
+    found = number(m.records, metric.conditions, metric.column)
+    return _line_of(m, metric, found) | {"n": int(first.size)}
 
 
 def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:

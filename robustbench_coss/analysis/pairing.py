@@ -16,7 +16,7 @@ def mismatch(records: Sequence[Record]) -> str:
     if any(
         not np.array_equal(r.index, first.index) or not np.array_equal(r.label, first.label)
         for r in records
-    ):
+    ) or any(r.dataset.get("others") != first.dataset.get("others") for r in records):
         return "the test images are not the same; measure both with the same --limit"
     if len(seeds := {r.seed for r in records}) > 1:
         found = " and ".join(map(str, sorted(seeds)))

@@ -84,8 +84,8 @@ def decode(stored: StoredColumn) -> NDArray[Any]:
 
 
 COUNT, UNREAD = "count", "unread"
-"""Context of a validation: {COUNT: n} refuses columns of another length before they are inflated,
-{COUNT: UNREAD} leaves them as they are stored."""
+"""Context of a validation: {COUNT: {n, …}} refuses columns of another length before they are
+inflated, {COUNT: UNREAD} leaves them as they are stored."""
 
 
 def _column_schema(_: Any, handler: Any) -> core_schema.CoreSchema:
@@ -100,8 +100,9 @@ def _column_schema(_: Any, handler: Any) -> core_schema.CoreSchema:
             if not re.fullmatch(BASE64, stored.data):
                 raise ValueError("data is no base64")
             return stored
-        if wanted is not None and stored.n != wanted:
-            raise ValueError(f"{stored.n} values where {wanted} were expected")
+        if wanted is not None and stored.n not in wanted:
+            expected = " or ".join(map(str, sorted(wanted)))
+            raise ValueError(f"{stored.n} values where {expected} were expected")
         return decode(stored)
 
     return core_schema.with_info_wrap_validator_function(

@@ -38,10 +38,12 @@ def check_consistency(record: Record) -> None:
         ("check", (check.name for check in record.checks)),
     ):
         _once(what, names)
+    others = {c: each["n"] for each in data.get("others", ()) for c in each["conditions"]}
     for cell in record.cells:
+        wanted = others.get(cell.condition, n)
         for name, column in cell.outcomes.items():
-            if column.size != n:
-                raise ValueError(f"{column.size} outcomes {name} of {cell.condition}, not {n}")
+            if column.size != wanted:
+                raise ValueError(f"{column.size} outcomes {name} of {cell.condition}, not {wanted}")
     if record.complete:
         columns = {cell.condition: cell.outcomes for cell in record.cells}
         for metric in record.metrics:

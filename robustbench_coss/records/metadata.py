@@ -146,6 +146,21 @@ class ImageList(BaseModel):
     """Digest of the data set indices of those that were measured, sorted."""
 
 
+class OtherImages(BaseModel):
+    """Images other than the test images that some conditions were measured on."""
+
+    model_config = CONFIG
+
+    name: Name
+    """What the suite calls them."""
+    fingerprint: Digest | Literal[""]
+    """Digest of all of them and their labels, in order; empty for derived numbers."""
+    n: Positive
+    """Number of those measured, in a fixed random order of all."""
+    conditions: list[Name]
+    """Conditions whose columns have so many values instead of one for each image of `index`."""
+
+
 class DataSet(BaseModel):
     """The images that were measured."""
 
@@ -173,3 +188,5 @@ class DataSet(BaseModel):
     test pictures beyond a limit as well; absent where all can be, or a single one ends it."""
     image_list: ImageList | None = None
     """The list that names the images (eval --image-list); absent without one."""
+    others: list[OtherImages] = []
+    """Other images that conditions were measured on; absent where there are none."""

@@ -261,9 +261,20 @@ def _validated(content: Any) -> Record:
     n = data.get("n") if isinstance(data, dict) else None
     if type(n) is int and n > MOST_IMAGES:
         raise ValueError(f"dataset.n: {n} images, at most {MOST_IMAGES:,} are read")
-    record = _formed(content, {COUNT: n if type(n) is int else None})
+    record = _formed(content, {COUNT: {n, *_other_sizes(data)} if type(n) is int else None})
     check_consistency(record)
     return record
+
+
+def _other_sizes(data: Any) -> set[int]:
+    """Lengths of columns of conditions on other images; ValueError if one is out of reason."""
+    others = data.get("others", []) if isinstance(data, dict) else []
+    entries = others if isinstance(others, list) else []
+    told = [each.get("n") for each in entries if isinstance(each, dict)]
+    sizes = {n for n in told if type(n) is int}
+    if (largest := max(sizes, default=0)) > MOST_IMAGES:
+        raise ValueError(f"dataset.others: {largest} images, at most {MOST_IMAGES:,} are read")
+    return sizes
 
 
 def _formed(content: Any, context: dict[str, Any]) -> Record:

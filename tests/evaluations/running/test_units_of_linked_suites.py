@@ -21,7 +21,7 @@ FIRST, SECOND, OTHER = (
 def test_each_shard_is_told_the_outcomes_of_its_own_images(count: int, shard: int) -> None:
     # The outcome of an image is its place, so that a place tells whose outcome it is.
     done = [Cell("noise@0", "noise", 0.0, {"value": np.arange(count, dtype=np.float32)})]
-    found = units(LinkedSuite(), [SECOND], done, count, shard)
+    found = units(LinkedSuite(), [SECOND], done, {"noise@1": count}, shard)
     told = [unit.known["noise@0"]["value"].tolist() for unit in found]
     assert told == [list(range(unit.start, unit.stop)) for unit in found]
     assert [place for places in told for place in places] == list(range(count))
@@ -29,5 +29,5 @@ def test_each_shard_is_told_the_outcomes_of_its_own_images(count: int, shard: in
 
 def test_other_groups_are_not_told_of_it() -> None:
     done = [Cell("noise@0", "noise", 0.0, {"value": np.zeros(4, np.float32)})]
-    (unit,) = units(LinkedSuite(), [OTHER], done, 4, 4)
+    (unit,) = units(LinkedSuite(), [OTHER], done, {"blur@1": 4}, 4)
     assert unit.known == {}

@@ -1,0 +1,163 @@
+"""What a YAML file says of a published test set: layout, classes, how an answer is decided.
+
+Nothing is opened here but these files.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.reading import parse_yaml, read_text
+
+Decision = Literal["all", "within", "mean"]
+LEVELS = (1, 2, 3, 4, 5)
+
+
+class Description(BaseModel):
+    """A published test set.
+
+    Attributes:
+        title: for headings.
+        about: what the pictures are, in a sentence or two.
+        trained_on: the data set whose classes the map leads to.
+        folders: where it may lie below the data root; the first that is there is taken.
+        layout: "folders" (CLASS/PICTURE), "arrays" (NumPy files of pixels and labels), "answers" (a
+            JSON file with a list of right classes for each test picture), or "cue-conflict"
+            (SHAPE/SHAPE1-TEXTURE2.png).
+        classes: class folder to training class or classes; or a list of classes, which are both;
+            or the name of a file beside this one, with one a line.
+        numbered: whether class folders are named by the class's place in `classes`, from 0.
+        others: whether there may be class folders of other names, which are left out.
+        decision: "all": the highest output decides, and one beyond the set's classes is wrong;
+            "within": the highest among the set's classes; "mean": the class whose training classes
+            have the highest mean probability.
+        kinds, levels: disturbed sets: names of disturbances, and their levels; none for others.
+        path: where the pictures of a kind and level lie below the folder.
+        pairs: whether the pictures are those of the test set, disturbed or labelled anew.
+        border: px that are cut off all around.
+        images, labels: NumPy files of "arrays", also as FILE.npz/KEY; `images` may hold {kind}.
+        answers: file of "answers".
+        pictures: how many there are, under each condition; None where no source says.
+        paper, source, licence: where it comes from, and its terms.
+        checked: what the class map was held against.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    about: str
+    trained_on: str
+    folders: tuple[str, ...] = Field(min_length=1)
+    layout: Literal["folders", "arrays", "answers", "cue-conflict"]
+    classes: str | tuple[str, ...] | dict[str, str | tuple[str, ...]]
+    numbered: bool = False
+    others: bool = False
+    decision: Decision = "all"
+    kinds: tuple[str, ...] = ()
+    levels: tuple[int, ...] = ()
+    path: str = ""
+    pairs: bool = False
+    border: int = Field(0, ge=0)
+    images: str = ""
+    labels: str = ""
+    answers: str = ""
+    pictures: int | None = Field(ge=1)
+    paper: str
+    source: str
+    licence: str
+    checked: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _five_levels(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kinds"):
+            return {"levels": LEVELS, "path": "{kind}/{level}"} | values
+        return values
+
+    @model_validator(mode="after")
+    def _fits(self) -> Description:
+        needed = {"arrays": ("images", "labels"), "answers": ("answers",)}.get(self.layout, ())
+        if missing := [key for key in needed if not getattr(self, key)]:
+            raise ValueError(f"layout {self.layout} needs {' and '.join(missing)}")
+        if self.pairs and self.layout != "answers" and not self.kinds:
+            raise ValueError("pictures that are those of the test set, disturbed, need kinds")
+        if self.numbered and isinstance(self.classes, dict):
+            raise ValueError("classes that folders are numbers of must be a list")
+        return self
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the test sets that this package describes, sorted."""
+    names = (entry.name for entry in files("robustbench_coss.test_sets").iterdir())
+    return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
+
+
+@cache
+def describe(name: str) -> Description:
+    """The description of a shipped test set, or of a YAML file of the user's.
+
+    Raises:
+        CossError: no such set, or a file that is none; a wrong key is named.
+    """
+    if name.endswith((".yaml", ".yml")):
+        text, where = read_text(Path(name).expanduser()), name
+    elif name in shipped():
+        place = files("robustbench_coss.test_sets") / f"{name}.yaml"
+        text, where = place.read_text("utf-8"), f"{name}.yaml"
+    else:
+        hint = did_you_mean(name, shipped(), f"known: {', '.join(shipped())}")
+        raise CossError(f"unknown test set {name!r}; {hint}, or name a YAML file of yours")
+    try:
+        return Description.model_validate(parse_yaml(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise CossError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
+    except ValueError as error:
+        raise CossError(f"{where} is no YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def label_of(name: str) -> str:
+    """A short name for conditions and metrics: that of the file, without folder and ending."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+
+
+def class_map(name: str) -> dict[str, tuple[str, ...]]:
+    """Class folder (or label) to the training classes that it stands for, in order.
+
+    Raises:
+        CossError: as `describe`; a training class stands for two classes, or a list of classes is
+            missing.
+    """
+    told = describe(name)
+    classes = told.classes
+    if isinstance(classes, str):
+        classes = tuple(_beside(name, classes).split())
+    if isinstance(classes, dict):
+        found = {k: (v,) if isinstance(v, str) else tuple(v) for k, v in classes.items()}
+    elif told.numbered or told.layout == "arrays":
+        found = {str(number): (each,) for number, each in enumerate(classes)}
+    else:
+        found = {each: (each,) for each in classes}
+    every = [target for targets in found.values() for target in targets]
+    if len(set(every)) < len(every) or not every:
+        twice = next((t for t in every if every.count(t) > 1), "none at all")
+        raise CossError(f"test set {name}: classes lists {twice} twice; each stands for one class")
+    return found
+
+
+def _beside(name: str, file: str) -> str:
+    if name.endswith((".yaml", ".yml")) and (own := Path(name).expanduser().parent / file).exists():
+        return read_text(own)
+    place = files("robustbench_coss.test_sets") / Path(file).name
+    if not place.is_file():
+        raise CossError(
+            f"test set {name}: there is no file {file!r} beside it; write one class a line"
+        )
+    return place.read_text("utf-8")

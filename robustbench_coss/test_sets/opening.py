@@ -1,0 +1,287 @@
+"""Published test sets opened as image sets whose labels count the set's own classes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from robustbench_coss.datasets.base import ArraySet, ImageSet
+from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.files import sha256_of
+from robustbench_coss.reading import MOST_JSON, check_regular, parse_json, read_bytes
+from robustbench_coss.test_sets.description import Description, class_map, describe, label_of
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Members:
+    """The classes of a test set that a model tells apart.
+
+    Attributes:
+        names: of class folders or labels, in the order of the set's map.
+        groups: for each of them the indices of the training classes that it stands for.
+        whole: whether these are all classes of the set.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    whole: bool
+
+    def label_of(self, classes: int) -> Tensor:
+        """[classes] int64: the set's class of each training class, -1 for those of none."""
+        found = torch.full((classes,), -1)
+        for number, group in enumerate(self.groups):
+            found[list(group)] = number
+        return found
+
+
+def members(name: str, trained: Sequence[str], dataset: str) -> Members:
+    """The classes of a test set among those that were trained.
+
+    Args:
+        trained: names of the training classes, in order.
+        dataset: what they are the classes of, for messages.
+
+    Raises:
+        CossError: fewer than two are.
+    """
+    known = class_map(name)
+    place = {each: number for number, each in enumerate(trained)}
+    groups = {k: tuple(place[t] for t in targets if t in place) for k, targets in known.items()}
+    there = {k: group for k, group in groups.items() if group}
+    if len(there) < 2:
+        wanted = [target for targets in known.values() for target in targets if target not in place]
+        raise CossError(
+            f"the classes of test set {label_of(name)} are not those of {dataset}: it has "
+            f"{_some(wanted)}, and {dataset} has {_some(trained)}; measure a model of "
+            f"{describe(name).trained_on}"
+        )
+    if len(there) < len(known):
+        warnings.warn(
+            f"{len(there)} of the {len(known)} classes of test set {label_of(name)} are classes of "
+            f"{dataset}; it is measured on these",
+            stacklevel=1,
+        )
+    return Members(tuple(there), tuple(there.values()), len(there) == len(known))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" * (len(names) > SHOWN))
+
+
+def find(name: str, root: Path) -> Path | None:
+    """The folder of a test set below the data root; None if it is not there."""
+    told = describe(name)
+    file = told.answers or told.labels.partition("/")[0]
+    for folder in (root / each for each in told.folders):
+        if (folder / file).is_file() if file else (folder != root and folder.is_dir()):
+            return folder
+    return None
+
+
+class CutPictures(FolderSet):
+    """Picture files of which a border of `border` px is cut off all around."""
+
+    border = 0
+
+    def _picture(self, index: int) -> Image.Image:
+        picture = super()._picture(index)
+        (width, height), cut = picture.size, self.border
+        if min(width, height) <= 2 * cut:
+            raise CossError(f"picture {self.path(index)} is all border ({width} × {height} px)")
+        return picture.crop((cut, cut, width - cut, height - cut))
+
+
+class Relabelled:
+    """An image set with other labels: an `ImageSet`."""
+
+    def __init__(self, whole: ImageSet, name: str, labels: Tensor, classes: Sequence[str]) -> None:
+        self.whole, self.name, self.role, self.size = whole, name, whole.role, whole.size
+        self.labels, self.classes = labels, tuple(classes)
+        self.fingerprint = sha256_of([whole.fingerprint, sha256_of(labels.numpy().tobytes())])
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        return self.whole.images(indices)
+
+    def raw(self, index: int) -> Tensor:
+        return self.whole.raw(index)
+
+
+def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> FolderSet:
+    """The pictures of a folder of class folders, at the size and geometry of the test images.
+
+    Raises:
+        CossError: its class folders are not those of the set's map, or hold no pictures.
+    """
+    told, known, left_out = describe(name), class_map(name), LeftOut()
+    present = class_folders(place, left_out)
+    keys = {str(int(n)) if told.numbered and n.isdecimal() else n: n for n in present}
+    lacking = [key for key in known if key not in keys]
+    foreign = [] if told.others else [n for key, n in keys.items() if key not in known]
+    if lacking or foreign:
+        parts = [
+            f"has {len(foreign):,} class folders that its map lacks ({_some(foreign)})"
+            if foreign
+            else "",
+            f"lacks {len(lacking):,} of its map ({_some(lacking)})" if lacking else "",
+        ]
+        raise CossError(
+            f"{place} is not laid out as test set {label_of(name)}: it "
+            f"{' and '.join(filter(None, parts))}; unpack the archive again"
+        )
+    paths: list[bytes] = []
+    sizes: list[int] = []
+    labels: list[int] = []
+    for number, key in enumerate(chosen.names):
+        with explain_os_errors("read", place):
+            found = list(pictures(str(place), keys[key], left_out))
+        if not found:
+            raise CossError(f"{place / keys[key]} holds no pictures; unpack the archive again")
+        paths += [os.fsencode(path) for path, _ in found]
+        sizes += [size for _, size in found]
+        labels += [number] * len(found)
+    if told.numbered:
+        shown = [f"{key} is {known[key][0]}" for key in chosen.names]
+        warnings.warn(
+            f"the class folders of {place} are numbers, read in their order: "
+            f"{', '.join(shown[:SHOWN])}, …, {shown[-1]}",
+            stacklevel=1,
+        )
+    listed = np.array(paths), np.array(sizes, np.int64), torch.tensor(labels)
+    opened = CutPictures(label_of(name), "test", place, *listed, chosen.names, test.size)
+    opened.border = told.border
+    opened.geometry = getattr(test, "geometry", opened.geometry)
+    opened.workers = getattr(test, "workers", opened.workers)
+    return opened
+
+
+def textures(opened: FolderSet) -> Tensor:
+    """[N] int64: the class of each picture's texture, which a cue-conflict set has in its name.
+
+    Raises:
+        CossError: a name of another form, or of other classes than the folders.
+    """
+    numbers = {name: number for number, name in enumerate(opened.classes)}
+    found = []
+    for index in range(len(opened)):
+        path = opened.path(index)
+        match = re.fullmatch(r"([a-z_]+?)\d+-([a-z_]+?)\d+", path.stem)
+        if match is None or match[1] != path.parent.name or match[2] not in numbers:
+            raise CossError(
+                f"{path} is not called after its shape and a texture, as airplane1-bear2.png in "
+                "airplane/ is; unpack the archive again"
+            )
+        found.append(numbers[match[2]])
+    return torch.tensor(found)
+
+
+def open_arrays(name: str, place: Path, chosen: Members, test: ImageSet) -> ArraySet:
+    """Pixels and labels of NumPy files, at the size of the test images.
+
+    Raises:
+        CossError: files are missing or damaged, do not fit together, or hold labels that are no
+            class of the set.
+    """
+    told, known = describe(name), list(class_map(name))
+    pixels, labels = (_array(place, file) for file in (told.images, told.labels))
+    if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8:
+        raise CossError(
+            f"{place / told.images} holds {pixels.dtype} of shape {list(pixels.shape)}, expected "
+            "uint8 of shape [N, side, side, 3]; download it again"
+        )
+    if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
+        raise CossError(
+            f"{place / told.labels} holds {labels.dtype} of shape {list(labels.shape)} for "
+            f"{len(pixels):,} pictures; download both again"
+        )
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(known):
+        raise CossError(
+            f"{place / told.labels} has labels from {labels.min()} to {labels.max()}, and test set "
+            f"{label_of(name)} has {len(known)} classes, from 0; download it again"
+        )
+    number = {key: k for k, key in enumerate(chosen.names)}
+    own = torch.tensor([number.get(key, -1) for key in known])[torch.from_numpy(labels).long()]
+    kept = own >= 0
+    planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))[kept]
+    return ArraySet(label_of(name), "test", planes, own[kept], chosen.names, test.size)
+
+
+def _array(place: Path, file: str) -> NDArray[Any]:
+    """An array of a .npy file, or of a key of a .npz file; never a pickle, which executes code."""
+    inside, _, key = file.partition("/")
+    path = place / inside
+    check_regular(path)
+    with explain_os_errors("read", path):
+        try:
+            found = np.load(path, allow_pickle=False)
+            return np.asarray(found[key] if key else found)
+        except OSError:
+            raise
+        except Exception as error:  # numpy reads the header as Python, which has many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise CossError(f"{path} is damaged ({reason}); download it again") from error
+
+
+def answers(name: str, place: Path, test: ImageSet) -> Tensor:
+    """[N, K] bool: which training classes are right for each test image; none for some.
+
+    Raises:
+        CossError: the file is damaged, or the test images are not those that it numbers.
+    """
+    told, known = describe(name), class_map(name)
+    path = place / told.answers
+    lists = _lists(path, len(known))
+    index = {each: k for k, each in enumerate(test.classes)}
+    column = [index.get(targets[0], -1) for targets in known.values()]
+    if not isinstance(test, FolderSet):
+        raise CossError(f"{path} goes by the names of pictures in folders, which test images lack")
+    right = torch.zeros(len(test), len(test.classes), dtype=torch.bool)
+    for i in range(len(test)):
+        digits = re.search(r"_(\d+)$", test.path(i).stem)
+        if digits is None or not 1 <= int(digits[1]) <= len(lists):
+            raise CossError(
+                f"{path} goes by the numbers in names such as ILSVRC2012_val_00000293.JPEG, 1 to "
+                f"{len(lists):,}, and {test.path(i).name} has none; measure on ImageNet's own names"
+            )
+        for answer in lists[int(digits[1]) - 1]:
+            if column[answer] >= 0:
+                right[i, column[answer]] = True
+    return right
+
+
+def _lists(path: Path, classes: int) -> list[list[int]]:
+    try:
+        content = parse_json(read_bytes(path, MOST_JSON))
+    except (ValueError, json.JSONDecodeError) as error:
+        raise CossError(f"{path} is damaged ({error}); download it again") from error
+    if not isinstance(content, list) or not all(
+        isinstance(row, list) and all(type(x) is int and 0 <= x < classes for x in row)
+        for row in content
+    ):
+        raise CossError(f"{path} is no list of lists of class numbers below {classes}")
+    return content
+
+
+def counted(told: Description, found: int) -> str:
+    """In words, how many pictures there are and should be; "" if they are as many."""
+    if told.pictures in (None, found):
+        return ""
+    return f"{found:,} of the {told.pictures:,} pictures that were published"
