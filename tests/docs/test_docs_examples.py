@@ -37,6 +37,26 @@ def test_weights_from_elsewhere_become_an_encoder_file(
     assert loaded.metadata["method"] == "supervised"
 
 
+def test_the_example_of_the_readme_measures_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "README.md", "python")
+    small = {
+        '"DEFAULT"': "None",
+        '"clean", "corruption"': '"clean"',
+        '"cifar10"': '"parts"',
+        "500": "8",
+    }
+    for shown, run in small.items():
+        assert shown in code
+        code = code.replace(shown, run)
+    exec(code.replace("limit=8", "limit=8, device='cpu'"), {})
+    condition, value = capsys.readouterr().out.split()[-2:]
+    assert condition == "clean"
+    assert 0 <= float(value) <= 1
+
+
 def test_the_picture_of_parts_is_what_its_code_draws(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

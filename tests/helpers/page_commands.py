@@ -211,7 +211,13 @@ def for_gallery(folder: Path) -> None:
         shutil.copytree(ROOT / "results" / name / "records", folder / "results" / name / "records")
 
 
+def for_readme(folder: Path) -> None:
+    for_models(folder)
+    with_pictures(folder)
+
+
 PREPARE: dict[str, Callable[[Path], None]] = {
+    "README.md": for_readme,
     "comparability.md": for_comparability,
     "encoders.md": for_encoders,
     "export.md": for_export,
