@@ -33,7 +33,7 @@ from robustbench_coss.machine.environment import check_writable
 from robustbench_coss.machine.executors import Executor
 from robustbench_coss.models.checkpoint import Checkpoint, load_checkpoint
 from robustbench_coss.models.loan import Loan, ordinary_mode
-from robustbench_coss.records.about import about_suite, in_order
+from robustbench_coss.records.about import about_suite, asked_only, in_order
 from robustbench_coss.records.record import Record, record_path
 
 SHARD = 2_000
@@ -54,7 +54,7 @@ def suite_names(asked: Sequence[str]) -> list[str]:
     chosen: list[str] = []
     for name in (part.strip() for text in asked for part in text.split(",")):
         if name == "all":
-            working = [suite for suite in every if _works(suite) and not _asked_only(suite)]
+            working = [suite for suite in every if _works(suite) and not asked_only(suite)]
             chosen += in_order({suite: about_suite(suite) for suite in working})
         elif name:
             if name not in every:
@@ -64,10 +64,6 @@ def suite_names(asked: Sequence[str]) -> list[str]:
         known = in_order({suite: about_suite(suite) for suite in every})
         raise CossError(f"no suite was named; known: all, {', '.join(known)}")
     return list(dict.fromkeys(chosen))
-
-
-def _asked_only(suite: str) -> bool:
-    return getattr(registry.load("suite", suite), "asked_only", False)
 
 
 def _works(suite: str) -> bool:

@@ -94,9 +94,18 @@ def about_suite(name: str) -> SuiteAbout:
     return found if isinstance(found, SuiteAbout) else SuiteAbout()
 
 
+def asked_only(name: str) -> bool:
+    """Whether a suite is measured only where it is named; False if it cannot be imported."""
+    try:
+        return bool(getattr(registry.load("suite", name), "asked_only", False))
+    except CossError:
+        return False
+
+
 def own_suites() -> list[str]:
-    """Names of the suites of this project, in reading order."""
+    """Names of the suites of this project that "all" stands for, in reading order."""
     own = [n for n in registry.names("suite") if registry.origin("suite", n) == OWN]
+    own = [name for name in own if not asked_only(name)]
     return in_order({name: about_suite(name) for name in own})
 
 

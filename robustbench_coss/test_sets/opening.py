@@ -85,11 +85,12 @@ def _some(names: Sequence[str]) -> str:
 
 
 def find(name: str, root: Path) -> Path | None:
-    """The folder of a test set below the data root; None if it is not there."""
+    """The folder of a test set below the data root, or that itself; None if it is not there."""
     told = describe(name)
     file = told.answers or told.labels.partition("/")[0]
-    for folder in (root / each for each in told.folders):
-        if (folder / file).is_file() if file else (folder != root and folder.is_dir()):
+    own = [root.parent] if root.name in {each.split("/")[0] for each in told.folders} else []
+    for folder in (place / each for place in (root, *own) for each in told.folders):
+        if (folder / file).is_file() if file else folder.is_dir():
             return folder
     return None
 
@@ -251,15 +252,17 @@ def answers(name: str, place: Path, test: ImageSet) -> Tensor:
     lists = _lists(path, len(known))
     index = {each: k for k, each in enumerate(test.classes)}
     column = [index.get(targets[0], -1) for targets in known.values()]
-    if not isinstance(test, FolderSet):
-        raise CossError(f"{path} goes by the names of pictures in folders, which test images lack")
+    names = getattr(test, "paths", None)
+    if names is None:
+        raise CossError(f"{path} goes by the names of pictures, which those of {test.name} lack")
     right = torch.zeros(len(test), len(test.classes), dtype=torch.bool)
     for i in range(len(test)):
-        digits = re.search(r"_(\d+)$", test.path(i).stem)
+        file = Path(os.fsdecode(bytes(names[i])))
+        digits = re.search(r"_(\d+)$", file.stem)
         if digits is None or not 1 <= int(digits[1]) <= len(lists):
             raise CossError(
                 f"{path} goes by the numbers in names such as ILSVRC2012_val_00000293.JPEG, 1 to "
-                f"{len(lists):,}, and {test.path(i).name} has none; measure on ImageNet's own names"
+                f"{len(lists):,}, and {file.name} has none; measure on ImageNet's own names"
             )
         for answer in lists[int(digits[1]) - 1]:
             if column[answer] >= 0:

@@ -110,8 +110,8 @@ def test_a_suite_that_says_something_unknown_is_refused() -> None:
 
 
 def test_the_projects_own_suites_are_read_in_this_order() -> None:
-    first = ["clean", "corruption", "shift", "occlusion", "adversarial", "crop", "redundancy", "rf"]
-    assert own_suites()[: len(first)] == first
+    first = ["clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf"]
+    assert own_suites() == first  # `shift` is measured where it is asked for
 
 
 @pytest.mark.parametrize(

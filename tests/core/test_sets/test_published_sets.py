@@ -19,6 +19,7 @@ from robustbench_coss.test_sets.description import class_map, describe, shipped
 from robustbench_coss.test_sets.opening import (
     Members,
     answers,
+    find,
     members,
     open_arrays,
     open_folders,
@@ -158,6 +159,21 @@ def test_a_list_of_classes_lies_beside_the_file(tmp_path: Path) -> None:
     assert known == {"0": ("x",), "1": ("y",)}
 
 
+# ---- where they lie ----
+
+
+@pytest.mark.parametrize("name", ["imagenet-a", "objectnet", "cifar-10.2", "imagenet-real"])
+def test_a_set_is_found_below_the_root_and_where_the_root_is_its_own_folder(
+    name: str, tmp_path: Path
+) -> None:
+    assert find(name, tmp_path) is None
+    folder = publish(name, tmp_path)
+    assert find(name, tmp_path) == folder
+    top = tmp_path / describe(name).folders[0].split("/")[0]
+    assert find(name, top) == folder
+    assert find(name, tmp_path / "elsewhere") is None
+
+
 # ---- folders that do not fit ----
 
 
@@ -269,7 +285,7 @@ def test_answers_that_are_none_are_refused(content: str, words: str, tmp_path: P
 
 def test_answers_need_pictures_with_numbers(tmp_path: Path) -> None:
     (tmp_path / "real.json").write_text("[[0], [1]]")
-    with pytest.raises(CossError, match="goes by the names of pictures in folders"):
+    with pytest.raises(CossError, match="goes by the names of pictures, which those of toy lack"):
         answers("imagenet-real", tmp_path, test_images(WNIDS))
     for part in ("train", "val"):
         put(tmp_path / part, ["cat", "dog"], 10)
