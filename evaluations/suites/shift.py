@@ -117,6 +117,7 @@ class Shift(BaseSuite):
 
     name = "shift"
     asked_only = True
+    needs_training = False
     axis = Axis("severity (1 for a set without)")
     about = SuiteAbout(
         title="Published test sets",

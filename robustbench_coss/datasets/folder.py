@@ -129,7 +129,7 @@ class FolderSource:
             if there and not _is_there(folder, "train"):
                 return (
                     f"{folder} has {there[0]}/ but no train/, which is enough for models with a "
-                    "classifier of their own and the suites corruption and crop alone; add "
+                    "classifier of their own and the suites corruption, crop and shift alone; add "
                     "train/<class>/ for probes, training and other suites"
                 )
         return self.remedy

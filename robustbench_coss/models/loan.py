@@ -86,9 +86,15 @@ class Loan:
                 del module.__dict__[key]
             module.__dict__.update(attributes)
         for parameter, data, requires_grad in of_parameters:
-            if parameter.data.data_ptr() != data.data_ptr() or parameter.device != data.device:
+            if not _at_one_place(parameter.data, data):
                 parameter.data = data
             parameter.requires_grad_(requires_grad)
+
+
+def _at_one_place(one: Tensor, other: Tensor) -> bool:
+    if one.layout != torch.strided or other.layout != torch.strided:  # sparse ones have no storage
+        return False
+    return one.device == other.device and one.data_ptr() == other.data_ptr()
 
 
 def _scripted(module: nn.Module) -> bool:

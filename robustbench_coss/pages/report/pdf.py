@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import matplotlib
 from PIL import ImageFile
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.files import scratch_folder
 
 FONTS = {
     "DejaVu Sans": {"normal 400": "DejaVuSans", "normal 700": "DejaVuSans-Bold"},
@@ -50,15 +54,26 @@ def to_pdf(page: str) -> bytes:
         ImageFile.LOAD_TRUNCATED_IMAGES = truncated_allowed
     for name in ("weasyprint", "fontTools"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    fonts = FontConfiguration()
     paper = (
         files("robustbench_coss.pages").joinpath("templates", "report-paper.css").read_text("utf-8")
     )
     # After the page's own style, which it overrides.
     page = page.replace("</head>", f"<style>\n{_faces()}{paper}</style>\n</head>", 1)
     document = weasyprint.HTML(string=page, url_fetcher=_fonts_only())
-    # By this it is known again: the generator stands in a compressed stream.
-    return bytes(document.write_pdf(font_config=fonts, pdf_identifier=b"robustbench-coss"))
+    with scratch_folder("coss-pdf-") as folder, _temporary_files_in(folder):
+        fonts = FontConfiguration()  # keeps copies of them in files
+        # By this it is known again: the generator stands in a compressed stream.
+        return bytes(document.write_pdf(font_config=fonts, pdf_identifier=b"robustbench-coss"))
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Where other libraries put theirs: a killed process leaves none that stays."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _folder() -> Path:

@@ -64,4 +64,4 @@ def test_what_needs_training_images_names_them(
     line = found.err.splitlines()[-1]
     assert line.startswith("error: ")
     assert "has val/ but no train/" in line
-    assert "corruption and crop" in line
+    assert "corruption, crop and shift" in line
