@@ -235,7 +235,7 @@ class Shift(BaseSuite):
             drop = (f"{each.label}: drop",)
             found.append(Metric(f"{key}_top1", f"{title} top-1", "correct", names))
             found.append(
-                Metric(f"{key}_drop", f"{title} drop", "drop", drop, "lower", headline=False)
+                Metric(f"{key}_drop", f"{title} drop (points)", "drop", drop, "lower", False, False)
             )
         return found
 
@@ -336,7 +336,7 @@ def _cell(name: str, column: str, values: Column) -> Cell:
 
 
 def drop_of(clean: Column, shifted: Sequence[Column], paired: bool) -> Column:
-    """float32: numbers whose mean is the drop and whose spread is that of its estimate.
+    """float32, in points: numbers whose mean is the drop and whose spread is that of its estimate.
 
     Paired: image by image, clean minus the mean over conditions, [n]. Else pseudo-values of the
     difference d of two means over independent images, [n_a + n_b], n = n_a + n_b (Efron and
@@ -347,7 +347,9 @@ def drop_of(clean: Column, shifted: Sequence[Column], paired: bool) -> Column:
     Their mean is d, and their variance over n is var x / n_a + var y / n_b: an interval that
     resamples them is one of the difference.
     """
-    x, y = clean.astype(np.float64), np.mean([s.astype(np.float64) for s in shifted], axis=0)
+    # Points and no share: a drop may lie below 0, where the interval of a share is cut off.
+    x = 100 * clean.astype(np.float64)
+    y = 100 * np.mean([s.astype(np.float64) for s in shifted], axis=0)
     if paired:
         return np.asarray(x - y, np.float32)
     n, d = len(x) + len(y), x.mean() - y.mean()

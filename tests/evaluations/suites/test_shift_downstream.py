@@ -66,7 +66,7 @@ def test_tables_figures_and_pages_are_made_of_them(
     assert set(drawn["group"].dropna()) == {"cifar-10.1"}
     for command, out in (("site", "site"), ("report", "report.html")):
         assert bench(command, *results, "--out", tmp_path / out).code == 0
-    assert "CIFAR-10.1 drop" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "CIFAR-10.1 drop (points)" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_bundle_of_them_is_verified(study: Path, tmp_path: Path) -> None:

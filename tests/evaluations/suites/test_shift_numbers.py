@@ -13,8 +13,8 @@ def test_an_unpaired_drop_has_the_mean_and_the_spread_of_a_difference_of_two_mea
     rng = np.random.default_rng(0)
     x, y = rng.random(400) < 0.8, rng.random(900) < 0.3
     values = drop_of(x, [y], paired=False)
-    assert values.mean() == pytest.approx(x.mean() - y.mean(), abs=1e-6)
-    variance = x.var() / len(x) + y.var() / len(y)
+    assert values.mean() == pytest.approx(100 * (x.mean() - y.mean()), abs=1e-4)
+    variance = 100**2 * (x.var() / len(x) + y.var() / len(y))
     assert values.astype(float).var() / len(values) == pytest.approx(variance, rel=1e-4)
     found = estimate([[values]])
     assert found.high - found.low == pytest.approx(2 * 1.96 * variance**0.5, rel=0.1)
@@ -22,7 +22,7 @@ def test_an_unpaired_drop_has_the_mean_and_the_spread_of_a_difference_of_two_mea
 
 def test_a_paired_drop_is_image_by_image_over_conditions() -> None:
     clean, shifted = np.array([True, True, False]), np.array([[1, 0, 0], [0, 0, 1]], bool)
-    assert drop_of(clean, list(shifted), paired=True).tolist() == [0.5, 1.0, -0.5]
+    assert drop_of(clean, list(shifted), paired=True).tolist() == [50.0, 100.0, -50.0]
 
 
 def test_shape_bias_by_hand() -> None:
@@ -34,3 +34,10 @@ def test_shape_bias_by_hand() -> None:
     residual = (shape - 0.75 * (shape | texture)) / (4 / 6)
     assert values.astype(float).var() == pytest.approx(residual.var(), rel=1e-5)
     assert shape_bias(shape & False, texture & False).tolist() == [0.0] * 6
+
+
+def test_a_drop_below_zero_has_an_interval_that_reaches_below_zero() -> None:
+    clean, shifted = np.zeros(60, bool), np.arange(60) % 3 == 0
+    found = estimate([[drop_of(clean, [shifted], paired=True)]])
+    assert found.value == pytest.approx(-100 / 3, abs=1e-4)
+    assert found.low < found.value < found.high < 0
