@@ -134,7 +134,7 @@ def differences(
         metrics, left_out = _shared_metrics(x, y, cells)
         refused += left_out
         untrained = _untrained(one, other, x.test_set, measured)
-        lines += [_line(x, y, metric) | {"untrained": untrained} for metric in metrics]
+        lines += [difference_line(x, y, metric) | {"untrained": untrained} for metric in metrics]
     return lines, refused, pairs
 
 
@@ -259,7 +259,8 @@ def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> I
             yield Metric(name, name, axis.column, (name,), better, axis.percent)
 
 
-def _line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
+def difference_line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
+    """x - y in one metric, not corrected: a line of `Comparison.table` without its last columns."""
     mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
     seeds = _seeds(x, y)
     # Pixels were not drawn: they are the same beside every seed of the other.

@@ -36,13 +36,19 @@ class Drawing:
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How one model is drawn, the same in every figure of a test set; `filled`: its markers."""
+    """How one model is drawn, the same in every figure of a test set.
+
+    Attributes:
+        filled: whether its markers are.
+        control: whether it is a control.
+    """
 
     label: str
     colour: str
     marker: str
     dash: Any
     filled: bool = True
+    control: bool = False
 
     @property
     def face(self) -> str:

@@ -54,7 +54,7 @@ def pens_of(ranked: Sequence[Configuration]) -> tuple[dict[str, LineStyle], str]
     kinds = [c.control for c in controls]
     for control, (grey, marker, dash) in zip(controls, GREYS, strict=False):
         short = control.control if kinds.count(control.control) == 1 else control.label
-        pens[control.label] = LineStyle(short, grey, marker, dash)
+        pens[control.label] = LineStyle(short, grey, marker, dash, control=True)
     return pens, common
 
 

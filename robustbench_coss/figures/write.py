@@ -27,6 +27,7 @@ from robustbench_coss.analysis.curves import (
     rank_models,
     share_data,
 )
+from robustbench_coss.analysis.gains import gain_data
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.figures.bars import draw_metrics, draw_summary
 from robustbench_coss.figures.cka import cka_data, draw_cka
@@ -39,6 +40,7 @@ from robustbench_coss.figures.looks import (
     LineStyle,
     panel_styles,
 )
+from robustbench_coss.figures.overview import CLEAN, draw_gains, draw_tradeoff
 from robustbench_coss.figures.pens import MOST_MODELS, pens_of
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import PDF_MARK, PNG_MARK, SOFTWARE, styled
@@ -167,9 +169,25 @@ def _summary(
     )
     if summary.empty:
         return []
-    draw = partial(draw_summary, summary, test_set, pens, note)
-    caption = "All headline shares with 95 % intervals."
-    return [Drawing("summary", summary, draw, caption, "summary")]
+    made = [
+        Drawing(
+            "summary",
+            summary,
+            partial(draw_summary, summary, test_set, pens, note),
+            "All headline shares with 95 % intervals.",
+            "summary",
+        )
+    ]
+    gains = gain_data(measurements)
+    if not gains.empty:
+        caption = "What CO- methods gain over their base methods, in points of the headline shares."
+        draw = partial(draw_gains, gains, pens, note)
+        made.append(Drawing("gains", gains, draw, caption, "summary"))
+    if CLEAN in set(summary["metric"]) and summary["suite"].nunique() > 1:
+        caption = "Headline shares against clean top-1; grey: the front of the best."
+        draw = partial(draw_tradeoff, summary, pens, note)
+        made.append(Drawing("tradeoff", summary, draw, caption, "summary"))
+    return made
 
 
 def _save(stem: Path, data: pd.DataFrame, figure: Figure, force: bool) -> list[Path]:

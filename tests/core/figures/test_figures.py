@@ -27,6 +27,7 @@ from robustbench_coss.records.record import Cell
 def test_every_suite_has_its_figure_as_pdf_png_and_csv(drawn: Path) -> None:
     names = {
         "summary",
+        "tradeoff",
         "corruption",
         "occlusion",
         "adversarial",

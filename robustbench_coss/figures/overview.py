@@ -1,0 +1,109 @@
+"""Models at a glance: what CO- changes, and what robustness goes with clean accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from robustbench_coss.figures.curves import basis, handle, legend, new_figure, plain
+from robustbench_coss.figures.looks import LineStyle
+from robustbench_coss.figures.styles import panels_across
+
+CLEAN = "clean_top1"
+
+
+def draw_gains(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
+    """CO- minus base in points, a row per headline metric and a dot per pair; see `gain_data`."""
+    headings = list(dict.fromkeys(data["heading"]))
+    models = [model for model in pens if model in set(data["model"])]
+    figure = new_figure((0.075 * len(models) + 0.1) * len(headings) + 0.5)
+    panel = figure.subplots()
+    for i, model in enumerate(models):
+        mine = data[data["model"] == model]
+        shift = 0.7 * ((i + 0.5) / len(models) - 0.5)
+        value = 100 * mine["value"].to_numpy()
+        reach = np.abs(100 * mine[["low", "high"]].to_numpy().T - value)
+        panel.errorbar(
+            value,
+            [headings.index(h) + shift for h in mine["heading"]],
+            xerr=np.nan_to_num(reach),
+            color=pens[model].colour,
+            marker=pens[model].marker,
+            linestyle="none",
+            elinewidth=0.8,
+        )
+    panel.axvline(0, color="black", linewidth=0.5)
+    panel.set_yticks(range(len(headings)), [plain(h) for h in headings])
+    panel.set_ylim(len(headings) - 0.5, -0.5)
+    panel.set_xlabel("CO- minus base method (points)")
+    panel.tick_params(axis="y", length=0)
+    for row in range(1, len(headings)):
+        panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
+    legend(figure, [handle(pens[m], line=False) for m in models], f"{note}\n{_basis(data)}".strip())
+    return figure
+
+
+def _basis(data: pd.DataFrame) -> str:
+    """As `curves.basis`: over seeds by Student's t, else over images alone."""
+    kinds = data["interval"].where(data["interval"] == "t", "bootstrap")
+    return basis(data.assign(interval=kinds)).replace("bootstrap over", "image by image over")
+
+
+def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
+    """Each headline share against clean top-1, a panel for each, with the front of the best.
+
+    The front is of models that no other one equals in both and exceeds in one; controls are not
+    among them.
+    """
+    clean = data[data["metric"] == CLEAN].set_index("model")
+    metrics = list(dict.fromkeys(data.loc[data["suite"] != "clean", "metric"]))
+    columns = min(panels_across(), len(metrics))
+    rows = math.ceil(len(metrics) / columns)
+    figure = new_figure(1.5 * rows + 0.3)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    for panel, metric in zip(panels.flat, metrics, strict=False):
+        lines = data[data["metric"] == metric].set_index("model")
+        points: dict[str, tuple[float, float]] = {}
+        for model in (m for m in pens if m in lines.index and m in clean.index):
+            (x, *across), (y, *along) = (
+                (100 * side.loc[[model], ["value", "low", "high"]].to_numpy(float))[0]
+                for side in (clean, lines)
+            )
+            panel.errorbar(
+                x,
+                y,
+                xerr=np.abs(np.array(across) - x)[:, None],
+                yerr=np.abs(np.array(along) - y)[:, None],
+                color=pens[model].colour,
+                marker=pens[model].marker,
+                mfc=pens[model].face,
+                elinewidth=0.6,
+            )
+            points[model] = (float(x), float(y))
+        front = pareto_front([points[model] for model in points if not pens[model].control])
+        panel.step(*zip(*front, strict=True), where="pre", color="0.6", linewidth=0.6, zorder=0)
+        panel.set_title(plain(str(lines["heading"].iloc[0])) + " (%)")
+        panel.grid(linewidth=0.3, color="0.9")
+        panel.set_axisbelow(True)
+    for panel in panels.flat[len(metrics) :]:
+        panel.set_axis_off()
+    for column in range(columns):
+        below = [i for i in range(len(metrics)) if i % columns == column][-1]
+        panels.flat[below].set_xlabel("clean top-1 (%)")
+        panels.flat[below].tick_params(labelbottom=True)
+    shown = [pen for model, pen in pens.items() if model in clean.index]
+    legend(figure, [handle(pen, line=False) for pen in shown], f"{note}\n{basis(data)}".strip())
+    return figure
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one dominates (as large in both, larger in one), by their x."""
+
+    def dominated(p: tuple[float, float]) -> bool:
+        return any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)
+
+    return sorted({p for p in points if not dominated(p)})
