@@ -12,7 +12,7 @@ from typing import Any
 
 from robustbench_coss import __version__
 from robustbench_coss.analysis.configurations import check_record, load_measurements
-from robustbench_coss.analysis.selection import find_model
+from robustbench_coss.analysis.selection import find_model, lies_at
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.probes.linear import probe_path
 from robustbench_coss.evaluations.submissions.bundle import (
@@ -60,8 +60,11 @@ def submit(
             raise CossError(f"{run} was measured under several names: {', '.join(folders)}")
         found = {path: r for path, r in found.items() if path.parents[1].name == named[0]}
     if not found:
+        alike = {p.parents[1].name for p, record in find_records(results) if lies_at(record, run)}
+        read = f", or name it as it was read: {', '.join(sorted(alike))}" if alike else ""
         raise CossError(
             f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
+            f"{read}"
         )
     files: dict[str, bytes] = {}
     records: dict[str, Record] = {}

@@ -6,6 +6,7 @@ What cannot be checked at all raises; what was checked and is wrong is in the re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -77,17 +78,17 @@ def verify(
     size = f"{len(bundle.names)} files as listed, {len(records)} records of the form of a record"
     report.facts.append(Finding(True, size))
     with scratch_folder("coss-verify-") as folder:
-        load = _encoder(bundle, encoder, folder)
+        load = _encoder(bundle, next(iter(records.values())), encoder, folder)
         for group in _alike(records):
             for retrain in (False, True) if plan.retrain_probe else (False,):
                 _verify_group(bundle, group, load, plan, folder, retrain, report, progress)
     return report
 
 
-def _encoder(bundle: Bundle, encoder: str | None, folder: Path) -> Load:
+def _encoder(bundle: Bundle, record: Record, encoder: str | None, folder: Path) -> Load:
     """What gives the encoder, which is known to be the one that was measured."""
     if encoder is not None:
-        load = Once(partial(load_model, encoder))
+        load = _read_as(encoder, record)
     elif ENCODER in bundle.names:
         file = folder / slug(str(bundle.manifest["model"]["name"])) / FILE_NAME
         write_atomically(file, bundle.read(ENCODER))
@@ -104,6 +105,18 @@ def _encoder(bundle: Bundle, encoder: str | None, folder: Path) -> Load:
             f"{bundle.manifest['checkpoint_sha256'][:16]}… was measured; pass that one by --encoder"
         )
     return load
+
+
+def _read_as(encoder: str, record: Record) -> Load:
+    """A model read as it was for a record: with --size or --arch, where these give its weights."""
+    stated = {"size": int(record.dataset["size"]), "arch": record.model["arch"]}
+    plain = partial(load_model, encoder, dataset=record.dataset["name"])
+    for options in ((), ("size",), ("arch",), ("size", "arch")):
+        load = Once(partial(plain, **{option: stated[option] for option in options}))
+        with suppress(CossError):
+            if load().sha256 == record.model["checkpoint_sha256"]:
+                return load
+    return Once(plain)
 
 
 def _alike(records: Mapping[str, Record]) -> Iterator[dict[str, Record]]:

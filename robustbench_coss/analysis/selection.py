@@ -45,7 +45,7 @@ def find_model(measurements: Sequence[SeedGroup], name: str) -> Chosen:
     steps: tuple[Iterable[str], ...] = (
         (label for label in labels if _plain(label) == wanted),
         (_weights(r) for r in records if _folder(r) == folder),
-        (_weights(r) for r in records if _lies_at(r, name)),
+        (_weights(r) for r in records if lies_at(r, name)),
         (_weights(r) for r in records if r.model["name"] in (name, folder)),
         [
             *(label for label in labels if f"{_plain(label)} ".startswith(f"{wanted} ")),
@@ -87,7 +87,7 @@ def _folder(record: Record) -> str:
     return f"{slug(record.model['name'])}-{_weights(record)[:8]}"
 
 
-def _lies_at(record: Record, name: str) -> bool:
+def lies_at(record: Record, name: str) -> bool:
     """Whether a path, or the end of one, is that of a record's file, as far as both are known."""
     there, given = (PurePath(path).parts for path in (record.model.get("file", ""), name))
     length = min(len(there), len(given))

@@ -36,14 +36,18 @@ def write(root: Path, layout: str, part: str, count: int, first: int) -> None:
     samples = [(name, number) for name in CLASSES for number in range(first, first + count)]
     order = draw.permutation(len(samples))
     for shard, chosen in enumerate(np.array_split(order, 2)):
+        files = []
+        for place in chosen:
+            name, number = samples[place]
+            files.append((f"{name}-{number}.png", encoded(name, number)))
+        for place in chosen[::-1]:  # class numbers in another order than pictures
+            name, number = samples[place]
+            files.append((f"{name}-{number}.cls", b"%d" % CLASSES.index(name)))
         with tarfile.open(root / f"{part}-{shard}.tar", "w") as archive:
-            for place in chosen:
-                name, number = samples[place]
-                files = [("png", encoded(name, number)), ("cls", b"%d" % CLASSES.index(name))]
-                for ending, data in files if place % 2 else files[::-1]:
-                    info = tarfile.TarInfo(f"{name}-{number}.{ending}")
-                    info.size = len(data)
-                    archive.addfile(info, io.BytesIO(data))
+            for path, data in files[shard:] + files[:shard]:
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
 
 
 @pytest.mark.parametrize("parts", [("train", "test"), ("train", "val", "test"), ("train", "val")])
