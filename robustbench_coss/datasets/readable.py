@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import PIL
 from torch import Tensor
@@ -76,5 +77,6 @@ def unreadable(images: PictureSet, told: Callable[[int], object] = lambda count:
             chunk = range(start, min(start + AT_ONCE, len(images)))
             found += [i for i, bad in zip(chunk, pool.map(damaged, chunk), strict=True) if bad]
             told(len(chunk))
-    write_atomically(place, json.dumps(found))
+    with suppress(CossError):  # where nothing can be kept, they are looked for again
+        write_atomically(place, json.dumps(found))
     return found

@@ -14,7 +14,7 @@ from helpers.bench import Bench
 
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError
-from robustbench_coss.machine.precision import native_bf16
+from robustbench_coss.machine.precision import native_bf16, native_fp16
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
 from robustbench_coss.pretrain import precision, train
 from robustbench_coss.pretrain.methods.base import Method
@@ -67,6 +67,16 @@ def test_a_cpu_has_bf16_if_the_system_lists_it(tmp_path: Path, line: str, native
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: X\n{line}\n\n")
     assert native_bf16(CPU, tmp_path) is native
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [("fpu avx512_fp16", True), ("amx_fp16 amx_bf16", True), ("avx512_bf16 f16c", False)],
+)
+def test_a_cpu_has_fp16_if_the_system_lists_it(tmp_path: Path, flags: str, native: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"flags\t\t: {flags}\n")
+    assert native_fp16(CPU, tmp_path) is native
 
 
 @pytest.mark.parametrize(

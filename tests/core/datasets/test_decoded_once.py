@@ -18,6 +18,7 @@ from robustbench_coss.datasets import decoded
 from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.folder import FolderSet
+from robustbench_coss.datasets.readable import unreadable
 from robustbench_coss.errors import CossError
 
 ORDER = [5, 0, 8, 3, 7, 1, 2, 6, 4]  # of nine pictures
@@ -192,6 +193,20 @@ def test_a_disk_that_fills_up_on_the_way_leaves_the_rest_to_be_decoded_anew(
         assert all(torch.equal(found, expected) for found in passes(store, 2))
     assert len(said) == 1
     assert not store._blocks
+
+
+@pytest.mark.usefixtures("filed")
+@pytest.mark.filterwarnings("ignore:9 decoded pictures")
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    images: FolderSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    store, expected = Decoded(images, ORDER), images.images(ORDER)
+    with pytest.warns(UserWarning, match="decoded pictures cannot be kept"):
+        assert all(torch.equal(found, expected) for found in passes(store, 2))
+    images.path(4).write_bytes(b"no picture")
+    assert unreadable(images) == unreadable(images) == [4]
 
 
 def test_a_picture_damaged_on_the_way_is_named_and_the_others_are_still_there(
