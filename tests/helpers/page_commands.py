@@ -61,7 +61,7 @@ SMALLER: list[tuple[str, str]] = [
     (r"benchmarks[./]eval", "--width 0.0625 --dataset parts --limit 8 --repeats 1 --counts 8 16"),
     (
         r"benchmarks/eval.py --from-disk",
-        "--arch rf29_resnet18 --size 32 --images 4 --batch 2 --conditions 2",
+        "--arch rf29_resnet18 --size 32 --images 12 --batch 6 --conditions 2",
     ),
     (r"benchmarks[./]adversarial", "--images 2 --train-images 64 --epochs 1"),
     (r"benchmarks[./]corruptions", "--images 1 --repeats 1 --size 32"),
