@@ -154,6 +154,7 @@ def columns(record: Record) -> np.ndarray:
     return np.concatenate([np.concatenate(list(c.outcomes.values())) for c in record.cells])
 
 
+@pytest.mark.slow
 def test_the_seed_of_eval_draws_other_masks_and_crops(
     bench: Bench, tmp_path: Path, plain: Path
 ) -> None:

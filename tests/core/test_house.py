@@ -104,7 +104,8 @@ def _lengths() -> Iterator[tuple[str, int, ast.Module]]:
             name = path.relative_to(ROOT).as_posix()
             if not name.startswith((f"{PACKAGE}/pretrain/", f"{PACKAGE}/evaluations/")):
                 text = path.read_text(encoding="utf-8")
-                yield name, text.count("\n"), ast.parse(text)
+                # Functions of tests may be as long as they like: they need not be parsed.
+                yield name, text.count("\n"), ast.parse("" if folder == "tests" else text)
 
 
 def test_no_file_is_too_long() -> None:
@@ -123,7 +124,6 @@ def test_no_function_is_too_long() -> None:
         for name, _, tree in lengths()
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-        and not name.startswith("tests/")
         and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
     }
     assert found == TOO_LONG_FUNCTIONS

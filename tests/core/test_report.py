@@ -302,6 +302,7 @@ def test_the_pdf_holds_the_same_numbers_and_numbers_its_pages(results: Path, pdf
     assert f"{pages} / {pages}" in text
 
 
+@pytest.mark.slow
 def test_the_fonts_of_the_pdf_are_embedded_and_are_those_of_matplotlib(pdf: Path) -> None:
     fonts = poppler("pdffonts", pdf).splitlines()[2:]
     assert fonts

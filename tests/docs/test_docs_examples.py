@@ -37,6 +37,7 @@ def test_weights_from_elsewhere_become_an_encoder_file(
     assert loaded.metadata["method"] == "supervised"
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme_measures_a_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

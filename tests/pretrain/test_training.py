@@ -308,6 +308,7 @@ def test_a_run_is_set_beside_pixels_and_the_encoder_that_it_began_with(
     assert (found[5] is not None) == (trained <= max(others))
 
 
+@pytest.mark.slow
 def test_bf16_trains_on_a_cpu_too(tmp_path: Path) -> None:
     exported = pretrain(tiny(precision="bf16", epochs=1), tmp_path / "run", device="cpu")
     half, full = load_checkpoint(exported), pretrain(tiny(epochs=1), tmp_path / "full")

@@ -174,6 +174,7 @@ def test_a_damaged_picture_in_a_shard_is_named_with_its_shard(
         batches(tmp_path / "shards", batch_size=18)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unreadable_pictures_are_found_and_named(workers: int, folders: Path) -> None:
     bad = [damage(folders, "cat/1.jpg"), damage(folders, "dog/0.png")]

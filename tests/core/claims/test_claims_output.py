@@ -137,6 +137,7 @@ def test_the_command_shows_tables_and_refuses_other_files(simulated: Path, tmp_p
     assert isinstance(nothing.exception, CossError)
 
 
+@pytest.mark.slow
 def test_the_committed_records_are_judged_as_they_compare() -> None:
     outcomes = examine(COMMITTED, ablations=True)
     rows = {r.question.compared: r for r in outcome_of(outcomes, "clean").rows}

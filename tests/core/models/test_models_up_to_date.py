@@ -220,11 +220,13 @@ def shas(*models: Checkpoint) -> int:
     return len({model.sha256 for model in models})
 
 
+@pytest.mark.slow
 def test_a_file_read_in_another_way_is_another_model(plain: Path) -> None:
     assert shas(load_model(plain), load_model(plain, size=64), load_model(plain, size=32)) == 3
     assert shas(load_model(plain), load_model(plain, format="dino")) == 2
 
 
+@pytest.mark.slow
 def test_saying_what_a_file_says_itself_changes_nothing(plain: Path) -> None:
     same = {"size": 224, "format": "torchvision", "arch": "torchvision:resnet18"}
     models = [load_model(plain, **{key: value}) for key, value in same.items()]  # type: ignore[arg-type]

@@ -55,6 +55,7 @@ def test_two_models_are_compared_on_the_images_of_each_set(study: Path) -> None:
     assert mine.loc["shift_clean", "n"] == 60
 
 
+@pytest.mark.slow
 def test_tables_figures_and_pages_are_made_of_them(
     study: Path, bench: Bench, tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ def superclass(outputs: Outputs, known: dict[str, tuple[str, ...]], names: list[
     return max(means, key=lambda k: float(means[k]))
 
 
+@pytest.mark.slow
 def test_superclasses_are_decided_by_mean_probability(root: Path, measure: Measure) -> None:
     folder, known = publish("laion-c", root), class_map("laion-c")
     record, head, names = measure(root, "laion-c"), Shades(1000), names_of(root)
@@ -242,6 +243,7 @@ def test_shape_bias_is_the_share_of_shapes_among_answers_that_are_either(
 # ---- disturbed copies of the test images ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["imagenet-c-bar", "imagenet-3dcc"])
 def test_disturbed_pictures_are_paired_with_the_clean_ones(
     name: str, few: Path, measure: Measure
@@ -256,6 +258,7 @@ def test_disturbed_pictures_are_paired_with_the_clean_ones(
     assert record.column(f"{name}: drop", "drop").tolist() == [0.0] * len(clean)
 
 
+@pytest.mark.slow
 def test_severities_that_are_called_by_their_strength_are_sorted_by_it(
     few: Path, tmp_path: Path, measure: Measure
 ) -> None:
@@ -339,6 +342,7 @@ def test_an_encoder_with_a_probe_is_measured_too_and_a_limit_takes_some_of_each(
 # ---- which are measured ----
 
 
+@pytest.mark.slow
 def test_all_leaves_it_out_and_by_default_all_sets_that_are_there_are_measured(
     few: Path, tmp_path: Path
 ) -> None:
