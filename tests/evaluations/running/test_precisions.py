@@ -23,6 +23,8 @@ from robustbench_coss.evaluations.running import job, precision
 from robustbench_coss.evaluations.running.precision import Arithmetic, Lowered, lowered
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
+from robustbench_coss.evaluations.submissions.submit import submit
+from robustbench_coss.evaluations.submissions.verify import Plan, verify
 from robustbench_coss.machine.executors import in_process
 from robustbench_coss.machine.precision import tf32
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
@@ -351,3 +353,14 @@ def test_an_executor_gets_the_settled_request(run: Path, timed: list[float]) -> 
     timed.append(0.5)
     record = measure(run, precision="auto", executor=in_process)
     assert record.precision == "fp16"
+
+
+def test_a_bundle_is_verified_in_the_precision_that_it_was_measured_in(
+    run: Path, seen: list[Any]
+) -> None:
+    measure(run, precision="bf16")
+    bundle, _ = submit(str(run), run.parent.parent / "results", out=run.parent / "b.zip")
+    seen.clear()
+    report = verify(bundle, Plan(seed=0, here=Evaluation(device="cpu")), encoder=str(run))
+    assert report.reproduced
+    assert (True, False) in seen
