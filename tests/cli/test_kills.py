@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from helpers import simulate
 from helpers.bench import Bench
+from helpers.pdfs import need_weasyprint
 
 from robustbench_coss import cli
 from robustbench_coss.evaluations.running import draft, job
@@ -214,7 +215,7 @@ def test_a_command_that_is_killed_loses_nothing_and_ends_as_if_undisturbed(
     name: str, begun: Path, bench: Bench, tmp_path: Path
 ) -> None:
     if name == "report as PDF":
-        pytest.importorskip("weasyprint", exc_type=ImportError)
+        need_weasyprint()
     root = begun
     put(root.with_name("begun"), root)
     words = COMMANDS[name].split()

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from helpers import simulate
 from helpers.bench import Bench
+from helpers.pdfs import need_weasyprint
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.submissions.bundle import open_bundle, write_bundle
@@ -127,7 +128,7 @@ def test_a_command_replaces_its_own_file_and_a_foreign_one_only_by_force(
 
 
 def test_a_report_as_pdf_is_known_again(tmp_path: Path) -> None:
-    pytest.importorskip("weasyprint", exc_type=ImportError)
+    need_weasyprint()
     out = tmp_path / "report.pdf"
     for text in ("one", "two"):
         data = to_pdf(f"<html><head><title>{text}</title></head><body>{text}</body></html>")
