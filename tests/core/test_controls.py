@@ -12,10 +12,11 @@ from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED, standing, without_controls
 from robustbench_coss.analysis.curves import rank_models
+from robustbench_coss.analysis.labels import Configuration
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.claims.verdicts import Outcome, examine
 from robustbench_coss.encoders.base import parameters
-from robustbench_coss.figures.write import GREYS, control_pens
+from robustbench_coss.figures.pens import GREYS, pens_of
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.records.record import Record
 from robustbench_coss.statistics.paired_tests import mcnemar
@@ -223,8 +224,10 @@ def test_comparing_with_a_control_itself_is_judged(tmp_path: Path) -> None:
 
 
 def test_controls_are_grey_in_figures() -> None:
-    pens = control_pens(["control:pixels", LABEL, "c", "d"])
-    assert [pen.colour for pen in pens.values()] == list(GREYS)
+    given = ["control:pixels", LABEL, "c", "d"]
+    pens, _ = pens_of([Configuration("", name, control=name) for name in given])
+    assert list(pens) == given[: len(GREYS)]  # the best, of more than there are greys
+    assert [pen.colour for pen in pens.values()] == [grey for grey, _, _ in GREYS]
     assert len({(pen.marker, str(pen.dash)) for pen in pens.values()}) == len(GREYS)
     assert "" not in {pen.marker for pen in pens.values()}  # dots have to be seen
 

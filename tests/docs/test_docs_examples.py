@@ -143,6 +143,7 @@ def test_the_example_of_a_method_trains(my_package: ModuleType, name: str) -> No
 def test_every_python_example_is_run_by_a_test_above() -> None:
     shown = {page.name: len(blocks(page, "python")) for page in MANUAL if blocks(page, "python")}
     assert shown == {
+        "README.md": 1,
         "datasets.md": 1,
         "encoders.md": 1,
         "export.md": 5,  # by tests/core/export
