@@ -59,12 +59,14 @@ def test_every_draw_is_keyed_by_the_seed(
 ) -> None:
     suite: Suite = registry.load("suite", name)(**options)
     suite.prepare(subject, pictures(40, first=50_000), 32)
-    batch = pictures(4)
+    batch = pictures(4, first=30)
     try:
         for condition in some_of(suite.conditions(subject)):
             keys.clear()
             suite.measure(subject, batch, condition, SEED)
             assert all(names[0] == SEED for names in keys), (condition.name, keys)
+            images = {names[3] for names in keys if len(names) > 3 and names[3] != "restart"}
+            assert images <= set(batch.index), condition.name  # not their places in the batch
             kinds = {kind for names in keys for kind in names[1:2]}
             assert kinds <= {suite.name}, condition.name
             if condition.group in STILL[name] or condition.kind in STILL_KINDS:
