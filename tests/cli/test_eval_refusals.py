@@ -206,7 +206,7 @@ def test_ctrl_c_in_an_evaluation_exits_130_and_the_same_command_goes_on(
 ) -> None:
     arguments = [
         *("eval", str(run), "--suite", "occlusion", "--results", str(tmp_path)),
-        *("--limit", "200", "--probe-train", "64", "--device", "cpu"),
+        *("--limit", "1000", "--batch-size", "50", "--probe-train", "64", "--device", "cpu"),
     ]
     process = start_command(*arguments)
     deadline = time.monotonic() + 120

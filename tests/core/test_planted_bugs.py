@@ -36,7 +36,9 @@ def test_a_bug_is_caught_where_a_test_fails_and_the_source_is_as_before(
     bug = Bug("toy", "toy.py", (("return x", "return 2 * x"),), ("test_toy.py",))
     monkeypatch.setattr(planted_bugs, "MINUTES", 1)
     before = (tmp_path / "toy.py").read_text()
-    assert planted_bugs.try_out(bug, tmp_path) == said
+    fate, noticed_by = planted_bugs.try_out(bug, tmp_path)
+    assert fate == said
+    assert noticed_by == ("test_toy.py::test_f" if fate == "caught" else "")
     assert (tmp_path / "toy.py").read_text() == before
 
 
