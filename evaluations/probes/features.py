@@ -156,9 +156,13 @@ def reference_batch(train: ImageSet, device: torch.device) -> Batch:
     enough for a kNN bank, and bounded.
     """
     count = 5_000 if train.size <= 64 else 512
-    order = labelled(train, permutation(len(train), "reference batch", len(train)))
-    indices: list[int] = order[:count].tolist()
+    indices: list[int] = random_order(train, "reference batch")[:count].tolist()
     return read_batch(train, indices, device)
+
+
+def random_order(images: ImageSet, draw: str) -> Tensor:
+    """int64 indices of all labelled images in the fixed random order that a draw's name seeds."""
+    return labelled(images, permutation(len(images), draw, len(images)))
 
 
 def labelled(images: ImageSet, order: Tensor) -> Tensor:

@@ -17,9 +17,10 @@ from robustbench_coss.datasets.geometry import geometry_of
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
+from robustbench_coss.evaluations.running.images import first_of
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.precision import Arithmetic
-from robustbench_coss.evaluations.running.units import Measured, Unit, in_order, units
+from robustbench_coss.evaluations.running.units import Measured, Unit, units
 from robustbench_coss.files import alone, remove_leftovers, sha256_of
 from robustbench_coss.machine.environment import versions
 from robustbench_coss.records.record import (
@@ -359,7 +360,7 @@ def describe_images(
             {
                 "name": name,
                 "fingerprint": images.fingerprint,
-                "n": len(in_order(images, request.limit)),
+                "n": len(first_of(images, request.limit)),
                 "conditions": [c.name for c in conditions if c.images == name],
             }
             for name, images in others.items()

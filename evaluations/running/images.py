@@ -14,12 +14,13 @@ from robustbench_coss.datasets.image_list import listed
 from robustbench_coss.datasets.pictures import PictureSet
 from robustbench_coss.datasets.readable import Subset, unreadable
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.features import Pixels, labelled
+from robustbench_coss.evaluations.probes.features import Pixels, random_order
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Check
-from robustbench_coss.seeds import permutation
+
+TEST_ORDER = "test order"  # the draw that orders what is measured on
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Images:
         said = (f"{count:,} of the role {role}" for role, count in self.unreadable.items())
         detail = f"left out since they cannot be read: {', '.join(said)}"
         return Check("all pictures can be read", False, detail)
+
+
+def first_of(images: ImageSet, limit: int | None) -> list[int]:
+    """Indices of labelled images in the order of measuring, the first `limit` of them."""
+    found: list[int] = random_order(images, TEST_ORDER)[:limit].tolist()
+    return found
 
 
 def open_images(
@@ -101,7 +108,7 @@ def open_images(
             if found := unreadable(images, progress.advance):
                 bad[role] = found
     test = roles["test"]
-    order = labelled(test, permutation(len(test), "test order", len(test)))
+    order = random_order(test, TEST_ORDER)
     if request.image_list is not None:
         order = order[torch.isin(order, listed(test, Path(request.image_list)))]
     order = order[~torch.isin(order, torch.tensor(bad.get("test", []), dtype=order.dtype))]

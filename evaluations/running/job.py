@@ -20,7 +20,7 @@ from robustbench_coss.evaluations.probes.features import (
     OnDevice,
     batches,
     extract,
-    labelled,
+    random_order,
     read_batch,
     reference_batch,
     to_device,
@@ -28,7 +28,7 @@ from robustbench_coss.evaluations.probes.features import (
 from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, make_suite
-from robustbench_coss.evaluations.running.images import open_images
+from robustbench_coss.evaluations.running.images import first_of, open_images
 from robustbench_coss.evaluations.running.precision import (
     Arithmetic,
     arithmetic,
@@ -39,12 +39,11 @@ from robustbench_coss.evaluations.running.precision import (
 )
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
-from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect, in_order
+from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.machine.precision import tf32
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Check
-from robustbench_coss.seeds import permutation
 
 KEPT_FEATURES = 2**30
 """Bytes of the probe's training features that are kept for suites; more are extracted again."""
@@ -154,7 +153,7 @@ class Opened:
         if not condition.images:
             return self.test, self.index
         images = suite.image_sets()[condition.images]
-        return images, in_order(images, self.request.limit)
+        return images, first_of(images, self.request.limit)
 
     def arithmetic(self, suite: Suite) -> Arithmetic:
         """How a suite is measured."""
@@ -240,8 +239,7 @@ class Opened:
             self._features = (features, labels)
 
     def _training_features(self, count: int) -> tuple[Tensor, Tensor]:
-        order = permutation(len(self.train), "reference batch", len(self.train))
-        every = labelled(self.train, order)
+        every = random_order(self.train, "reference batch")
         if self._features is not None and count >= len(every) == len(self._features[1]):
             return self._features
         chosen = every[:count].sort().values

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.features import labelled
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Cell
-from robustbench_coss.seeds import permutation
 
 Columns = dict[str, Column]
 
@@ -56,13 +53,6 @@ class Measured:
     nonfinite: int
     device: str
     summary: dict[str, Any]
-
-
-def in_order(images: ImageSet, limit: int | None) -> list[int]:
-    """Indices of labelled images in a fixed random order, the first `limit` of them."""
-    order = labelled(images, permutation(len(images), "test order", len(images)))
-    found: list[int] = order[:limit].tolist()
-    return found
 
 
 def units(

@@ -15,12 +15,12 @@ from robustbench_coss.analysis.configurations import (
     TestSet,
 )
 from robustbench_coss.figures.curves import (
-    basis,
     chance_handle,
     chance_line,
     handle,
     legend,
     new_figure,
+    noted,
     plain,
 )
 from robustbench_coss.figures.looks import (
@@ -46,28 +46,40 @@ def _dots(
     )
 
 
-def draw_summary(
-    data: pd.DataFrame, test_set: TestSet, pens: dict[str, LineStyle], note: str
-) -> Figure:
-    """Headline shares as rows of dots, one dot per model."""
+def rows_of_dots(
+    data: pd.DataFrame, pens: dict[str, LineStyle], room: float
+) -> tuple[Figure, Axes]:
+    """A figure with a row per heading and in it a dot per model, in %.
+
+    Args:
+        pens: of the models to draw.
+        room: inches of a dot.
+    """
     headings = list(dict.fromkeys(data["heading"]))
-    room = 0.065 * len(pens) + 0.1  # inches per row
-    figure = new_figure(room * len(headings) + 0.5)
+    figure = new_figure((room * len(pens) + 0.1) * len(headings) + 0.5)
     panel = figure.subplots()
     for i, (model, pen) in enumerate(pens.items()):
         mine = data[data["model"] == model]
         shift = 0.7 * ((i + 0.5) / len(pens) - 0.5)
         _dots(panel, [headings.index(h) + shift for h in mine["heading"]], mine, pen, 100)
-    chance_line(panel, test_set, "v")
     panel.set_yticks(range(len(headings)), [plain(h) for h in headings])
     panel.set_ylim(len(headings) - 0.5, -0.5)
-    panel.set_xlim(0, 100)
-    panel.set_xlabel("share of images (%)")
     panel.tick_params(axis="y", length=0)
     for row in range(1, len(headings)):
         panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
+    return figure, panel
+
+
+def draw_summary(
+    data: pd.DataFrame, test_set: TestSet, pens: dict[str, LineStyle], note: str
+) -> Figure:
+    """Headline shares as rows of dots, one dot per model."""
+    figure, panel = rows_of_dots(data, pens, 0.065)
+    chance_line(panel, test_set, "v")
+    panel.set_xlim(0, 100)
+    panel.set_xlabel("share of images (%)")
     handles = [handle(pen, line=False) for pen in pens.values()]
-    legend(figure, [*handles, chance_handle(test_set)], f"{note}\n{basis(data)}".strip())
+    legend(figure, [*handles, chance_handle(test_set)], noted(note, data))
     return figure
 
 
@@ -97,5 +109,5 @@ def draw_metrics(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> F
     for panel in panels.flat[len(metrics) :]:
         panel.set_axis_off()
     handles = [handle(pens[model], line=False) for model in models]
-    legend(figure, handles, f"{note}\n{basis(data)}".strip())
+    legend(figure, handles, noted(note, data))
     return figure

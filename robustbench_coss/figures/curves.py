@@ -112,7 +112,7 @@ def draw_curves(
         )
     if set(about.controls) & set(data["group"]):
         handles.append(Line2D([], [], color="0.4", linewidth=0.5, label=about.control))
-    legend(figure, handles, f"{note}\n{basis(data)}".strip())
+    legend(figure, handles, noted(note, data))
     return figure
 
 
@@ -203,13 +203,19 @@ def basis(data: pd.DataFrame) -> str:
     seeds, images = data["seeds"].astype(int), data["n"].astype(int)
     kinds = [kind for kind in dict.fromkeys(data["interval"]) if kind]
     over_seeds = f"{KINDS['t']} over seeds" if "t" in kinds else ""
-    names = " and ".join(KINDS[kind] for kind in kinds if kind != "t")
+    names = " and ".join(KINDS.get(kind, kind) for kind in kinds if kind != "t")
     over = " and ".join(filter(None, [over_seeds, names and f"{names} over test images"]))
-    parts = [_range(seeds, "seed"), _range(images, "test image"), over and f"95 %: {over}"]
+    parts = [counted(seeds, "seed"), counted(images, "test image"), over and f"95 %: {over}"]
     return "; ".join(filter(None, parts))
 
 
-def _range(counts: pd.Series[int], noun: str) -> str:
+def noted(note: str, data: pd.DataFrame) -> str:
+    """What is said above a figure: a note, if any, and below it the basis of its numbers."""
+    return f"{note}\n{basis(data)}".strip()
+
+
+def counted(counts: pd.Series[int], noun: str) -> str:
+    """How many there are, as a number or a range ("3 to 5 seeds")."""
     low, high = int(counts.min()), int(counts.max())
     count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return f"{count} {noun}{'s' if high > 1 else ''}"

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustbench_coss.figures.curves import basis, handle, legend, new_figure, plain
+from robustbench_coss.figures.bars import rows_of_dots
+from robustbench_coss.figures.curves import handle, legend, new_figure, noted, plain
 from robustbench_coss.figures.looks import LineStyle
 from robustbench_coss.figures.styles import panels_across
 
@@ -18,39 +19,14 @@ CLEAN = "clean_top1"
 
 def draw_gains(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
     """CO- minus base in points, a row per headline metric and a dot per pair; see `gain_data`."""
-    headings = list(dict.fromkeys(data["heading"]))
-    models = [model for model in pens if model in set(data["model"])]
-    figure = new_figure((0.075 * len(models) + 0.1) * len(headings) + 0.5)
-    panel = figure.subplots()
-    for i, model in enumerate(models):
-        mine = data[data["model"] == model]
-        shift = 0.7 * ((i + 0.5) / len(models) - 0.5)
-        value = 100 * mine["value"].to_numpy()
-        reach = np.abs(100 * mine[["low", "high"]].to_numpy().T - value)
-        panel.errorbar(
-            value,
-            [headings.index(h) + shift for h in mine["heading"]],
-            xerr=np.nan_to_num(reach),
-            color=pens[model].colour,
-            marker=pens[model].marker,
-            linestyle="none",
-            elinewidth=0.8,
-        )
+    drawn = {model: pen for model, pen in pens.items() if model in set(data["model"])}
+    figure, panel = rows_of_dots(data, drawn, 0.075)
     panel.axvline(0, color="black", linewidth=0.5)
-    panel.set_yticks(range(len(headings)), [plain(h) for h in headings])
-    panel.set_ylim(len(headings) - 0.5, -0.5)
     panel.set_xlabel("CO- minus base method (points)")
-    panel.tick_params(axis="y", length=0)
-    for row in range(1, len(headings)):
-        panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
-    legend(figure, [handle(pens[m], line=False) for m in models], f"{note}\n{_basis(data)}".strip())
+    kinds = data["interval"].where(data["interval"] == "t", "image by image")
+    handles = [handle(pen, line=False) for pen in drawn.values()]
+    legend(figure, handles, noted(note, data.assign(interval=kinds)))
     return figure
-
-
-def _basis(data: pd.DataFrame) -> str:
-    """As `curves.basis`: over seeds by Student's t, else over images alone."""
-    kinds = data["interval"].where(data["interval"] == "t", "bootstrap")
-    return basis(data.assign(interval=kinds)).replace("bootstrap over", "image by image over")
 
 
 def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
@@ -96,7 +72,7 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
         panels.flat[below].set_xlabel("clean top-1 (%)")
         panels.flat[below].tick_params(labelbottom=True)
     shown = [pen for model, pen in pens.items() if model in clean.index]
-    legend(figure, [handle(pen, line=False) for pen in shown], f"{note}\n{basis(data)}".strip())
+    legend(figure, [handle(pen, line=False) for pen in shown], noted(note, data))
     return figure
 
 

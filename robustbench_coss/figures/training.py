@@ -28,11 +28,12 @@ from robustbench_coss.analysis.curves import (
 from robustbench_coss.analysis.labels import Configuration
 from robustbench_coss.figures.curves import (
     MOST_BANDS,
-    basis,
+    counted,
     draw_line,
     handle,
     legend,
     new_figure,
+    noted,
     plain,
 )
 from robustbench_coss.figures.looks import Drawing
@@ -82,12 +83,6 @@ def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> li
     return made
 
 
-def _seeds_note(data: pd.DataFrame) -> str:
-    low, high = int(data["seeds"].min()), int(data["seeds"].max())
-    count = f"{low}" if low == high else f"{low} to {high}"
-    return f"{count} seed{'s' if high > 1 else ''} per point"
-
-
 def _draw_training(
     data: pd.DataFrame, families: Mapping[str, Configuration], test_set: TestSet, x_label: str
 ) -> Figure:
@@ -127,7 +122,7 @@ def _draw_training(
     panel.set_axisbelow(True)
     cut = f"the {MOST_MODELS} best of {len(families)}" if len(families) > MOST_MODELS else ""
     about = [test_set.label, common, cut, f"chance {100 * test_set.chance:.3g} %"]
-    legend(figure, handles, " · ".join(filter(None, about)) + f"\n{basis(data)}")
+    legend(figure, handles, noted(" · ".join(filter(None, about)), data))
     return figure
 
 
@@ -167,6 +162,8 @@ def _draw_field(data: pd.DataFrame, test_set: TestSet) -> Figure:
     bar.outline.set_visible(False)
     spread = "mean ± s.d., " if (data["seeds"] > 1).any() else ""
     empty = "; grey: not measured" if len(data) < len(families) * len(archs) * len(levels) else ""
-    title = f"{test_set.label} · {spread}{_seeds_note(data)}{empty}"
+    title = (
+        f"{test_set.label} · {spread}{counted(data['seeds'].astype(int), 'seed')} per point{empty}"
+    )
     figure.suptitle(plain(title), fontsize=matplotlib.rcParams["legend.fontsize"])
     return figure

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from helpers.bench import Bench
+from helpers.sweeps import SMALL
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
@@ -30,17 +31,7 @@ from robustbench_coss.pretrain.sweep import Run, Sweep, plan, state, train
 from robustbench_coss.records.record import read_record
 
 CONTENT: dict[str, Any] = {
-    "base": {
-        "arch": "rf29_resnet18",
-        "dataset": "parts",
-        "width": 1 / 16,
-        "size": 16,
-        "limit": 64,
-        "batch_size": 32,
-        "epochs": 20,
-        "monitor_every": 20,
-        "options": {"hidden": 64, "dim": 16},
-    },
+    "base": SMALL | {"epochs": 20, "monitor_every": 20},
     "grid": {"method": ["co-byol", "byol"], "seed": [0]},
 }
 

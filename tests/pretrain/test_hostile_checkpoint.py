@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.bench import Bench
+from helpers.sweeps import SMALL
 
 from robustbench_coss.pretrain import monitors
 from robustbench_coss.pretrain.loop import AtomicCheckpointIO
@@ -19,18 +20,7 @@ from robustbench_coss.pretrain.recipe import build_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 pytestmark = pytest.mark.usefixtures("small_bank")
-RECIPE: dict[str, Any] = {
-    "method": "byol",
-    "arch": "rf29_resnet18",
-    "dataset": "parts",
-    "width": 1 / 16,
-    "size": 16,
-    "limit": 64,
-    "batch_size": 32,
-    "epochs": 3,
-    "monitor_every": 2,
-    "options": {"hidden": 64, "dim": 16},
-}
+RECIPE: dict[str, Any] = SMALL | {"method": "byol", "epochs": 3}
 
 
 class Stopped(BaseException):
