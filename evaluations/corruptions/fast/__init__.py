@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +20,14 @@ from robustbench_coss.evaluations.corruptions.fast import (
     jpeg,
     noise,
     spatter,
+    vector_code,
     weather,
 )
 from robustbench_coss.evaluations.corruptions.fast.constants import CONSTANTS
 from robustbench_coss.evaluations.corruptions.fast.draws import Draws
 
 # Values that are worked on at once, so that intermediate results stay in a CPU's cache, and below
-# a gigabyte on a GPU. Eight images of 224 px: see `filters.correlate`.
+# a gigabyte on a GPU.
 _CPU_CHUNK, _GPU_CHUNK = 8 * 3 * 224**2, 256 * 3 * 224**2
 
 _BOTH: dict[str, Callable[..., Tensor]] = {
@@ -65,6 +67,15 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "cifar-c": {**_SCRIPTS, "frost": partial(weather.frost, scale=0.2)},
     "imagenet-c-script": {**_SCRIPTS, "frost": partial(weather.frost, scale=1.0)},
 }
+_SMOOTH = partial(vector_code.pixelate, smooth=True)
+# Of `vector_code`: from bytes to bytes, without draws.
+_ON_BYTES: dict[str, dict[str, Callable[[Tensor, Any], Tensor]]] = {
+    "jpeg_compression": dict.fromkeys(_FUNCTIONS, vector_code.jpeg_compression),
+    "pixelate": {
+        **dict.fromkeys(_FUNCTIONS, _SMOOTH),
+        "imagenet-c": partial(vector_code.pixelate, smooth=False),
+    },
+}
 
 
 @torch.inference_mode()
@@ -87,6 +98,9 @@ def corrupt(images: Tensor, name: str, severity: int, keys: Tensor, constant_set
     function = _FUNCTIONS[constant_set][name]
     constants = CONSTANTS[constant_set][name][severity - 1]
     pixels = images if images.dtype == torch.uint8 else (images * 255).round_().clamp_(0, 255)
+    if vector_code.fits(images) and name in _ON_BYTES:
+        found = _ON_BYTES[name][constant_set](pixels.to(torch.uint8), constants)
+        return found if images.dtype == torch.uint8 else found.float().div_(255)
     limit = _CPU_CHUNK if images.device.type == "cpu" else _GPU_CHUNK
     count = max(1, limit // (3 * images.shape[-1] ** 2))
     keys = keys.to(images.device)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_coss.evaluations.corruptions.fast import filters
 from robustbench_coss.evaluations.corruptions.fast.draws import Draws
+from robustbench_coss.evaluations.corruptions.fast.vector_code import nearest_source
 
 
 def contrast(x: Tensor, draws: Draws, c: float) -> Tensor:
@@ -44,11 +44,7 @@ def pixelate(x: Tensor, draws: Draws, c: float, *, smooth: bool) -> Tensor:
     shrunk = _box_resize(x, small)
     if smooth:
         return _box_resize(shrunk, size)
-    # The pixel below the centre of the new one, the centres added up as Pillow does, whose rounding
-    # decides where a centre falls between two pixels.
-    steps = np.full(size, small / size)
-    steps[0] /= 2
-    source = torch.from_numpy(steps.cumsum().astype(np.int64)).to(x.device)
+    source = torch.from_numpy(nearest_source(size, small)).to(x.device)
     return shrunk.index_select(3, source).index_select(2, source)
 
 

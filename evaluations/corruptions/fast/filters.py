@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustbench_coss.evaluations.corruptions.fast import vector_code
+
 
 def pad(x: Tensor, margin: int, border: str) -> Tensor:
     """[B, C, S, S] with a margin on all four sides.
@@ -35,16 +37,15 @@ def correlate(x: Tensor, kernel: Tensor) -> Tensor:
     """Correlation of every channel with one kernel [kh, kw], where the kernel lies inside."""
     b, c, height, width = x.shape
     # Every channel has the same kernel, so they can be regrouped: depthwise convolutions are
-    # several times faster on eight channels than on one or three.
-    together = math.gcd(b * c, 8)
+    # up to twenty times faster on eight channels than on one or three.
+    planes = x.reshape(-1, height, width)
+    if missing := -len(planes) % 8:
+        planes = F.pad(planes, (0, 0, 0, 0, 0, missing))
+    planes = planes.view(-1, 8, height, width)
     # TF32 keeps 10 bits of a factor, too few for 256 grey levels.
     with torch.backends.cudnn.flags(allow_tf32=False):
-        out = F.conv2d(
-            x.reshape(-1, together, height, width),
-            kernel.expand(together, 1, *kernel.shape),
-            groups=together,
-        )
-    return out.view(b, c, *out.shape[2:])
+        out = F.conv2d(planes, kernel.expand(8, 1, *kernel.shape), groups=8)
+    return out.flatten(0, 1)[: b * c].view(b, c, *out.shape[2:])
 
 
 def gaussian_kernel(sigma: float, radius: int) -> Tensor:
@@ -65,7 +66,10 @@ def gaussian(x: Tensor, sigma: float, border: str = "edge", truncate: float = 4.
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return x
-    kernel = gaussian_kernel(sigma, radius).to(x.device)
+    kernel = gaussian_kernel(sigma, radius)
+    if vector_code.fits(x):
+        return vector_code.separable(x, kernel, border)
+    kernel = kernel.to(x.device)
     return correlate(correlate(pad(x, radius, border), kernel[None, :]), kernel[:, None])
 
 

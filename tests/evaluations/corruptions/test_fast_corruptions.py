@@ -16,7 +16,7 @@ from helpers.corrupted import Pictures, alike, fast, keys_of, near, photographs
 from PIL import Image
 from scipy import ndimage
 
-from robustbench_coss.evaluations.corruptions.fast import corrupt
+from robustbench_coss.evaluations.corruptions.fast import corrupt, vector_code
 from robustbench_coss.evaluations.corruptions.fast.constants import (
     CONSTANT_SETS,
     CONSTANTS,
@@ -38,6 +38,12 @@ REPLAYED = (
 )
 
 
+@pytest.fixture
+def in_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Corruptions as a GPU makes them, which others' vector code replaces on the CPU."""
+    monkeypatch.setattr(vector_code, "fits", lambda x: False)
+
+
 # ---- deterministic corruptions ----
 
 
@@ -52,23 +58,79 @@ def test_deterministic_corruptions_give_the_pictures_of_the_package(name: str, s
         assert (got != pictures).mean() > 0.1
 
 
-def test_jpeg_is_libjpeg_s_to_the_byte() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (2, 75, 75, 3), np.uint8)
-    for pictures in (photographs(96, 2), noise):
-        for protocol in CONSTANT_SETS:
-            for severity in SEVERITIES:
-                got = fast(pictures, "jpeg_compression", severity, keys_of(2), protocol)
-                quality = CONSTANTS[protocol]["jpeg_compression"][severity - 1]
-                for picture, mine in zip(pictures, got, strict=True):
-                    np.testing.assert_array_equal(mine, through_pillow(picture, quality))
-
-
 def through_pillow(picture: Pictures, quality: int) -> Pictures:
     from io import BytesIO
 
     file = BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
+
+
+def pixelated(picture: Pictures, share: float, enlarge: Image.Resampling) -> Pictures:
+    """As the package (`NEAREST`) and the scripts (`BOX`) write it."""
+    size, small = len(picture), int(len(picture) * share)
+    shrunk = Image.fromarray(picture).resize((small, small), Image.Resampling.BOX)
+    return np.asarray(shrunk.resize((size, size), enlarge))
+
+
+def noisy_and_smooth(size: int) -> Pictures:
+    noise = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    return np.concatenate([photographs(size, 2), noise])
+
+
+@pytest.mark.parametrize("size", [32, 75, 96])
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
+def test_jpeg_is_libjpeg_s_to_the_byte(size: int, protocol: str) -> None:
+    pictures = noisy_and_smooth(size)
+    for severity in SEVERITIES:
+        quality = CONSTANTS[protocol]["jpeg_compression"][severity - 1]
+        expected = np.stack([through_pillow(picture, quality) for picture in pictures])
+        got = fast(pictures, "jpeg_compression", severity, keys_of(4), protocol)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("size", [32, 75, 96])
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
+def test_pixelation_is_pillow_s_to_the_byte(size: int, protocol: str) -> None:
+    pictures, smooth = noisy_and_smooth(size), protocol != "imagenet-c"
+    enlarge = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
+    for severity in SEVERITIES:
+        share = CONSTANTS[protocol]["pixelate"][severity - 1]
+        expected = np.stack([pixelated(picture, share, enlarge) for picture in pictures])
+        got = fast(pictures, "pixelate", severity, keys_of(4), protocol)
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.usefixtures("in_tensors")
+@pytest.mark.parametrize("protocol", CONSTANT_SETS)
+def test_tensors_alone_give_the_bytes_of_libjpeg_and_pillow(protocol: str) -> None:
+    test_jpeg_is_libjpeg_s_to_the_byte(75, protocol)
+    test_pixelation_is_pillow_s_to_the_byte(75, protocol)
+
+
+@pytest.mark.usefixtures("in_tensors")
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_tensors_alone_give_the_pictures_of_the_package(name: str) -> None:
+    test_deterministic_corruptions_give_the_pictures_of_the_package(name, 75)
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_tensors_alone_give_what_vector_code_gives(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    pictures, keys = photographs(75, 2), keys_of(2)
+    expected = [fast(pictures, name, severity, keys, "cifar-c") for severity in (1, 5)]
+    request.getfixturevalue("in_tensors")
+    for severity, mine in zip((1, 5), expected, strict=True):
+        assert near(fast(pictures, name, severity, keys, "cifar-c"), mine) >= 0.99
+
+
+def test_floats_go_through_bytes_and_come_back_as_floats() -> None:
+    pictures = torch.from_numpy(photographs(32, 2)).permute(0, 3, 1, 2)
+    for name in ("jpeg_compression", "pixelate"):
+        got = corrupt(pictures.float() / 255, name, 3, keys_of(2), "imagenet-c")
+        expected = corrupt(pictures, name, 3, keys_of(2), "imagenet-c")
+        assert torch.equal(got, expected.float() / 255)
 
 
 def test_extreme_pixels_are_treated_as_the_package_treats_them() -> None:
