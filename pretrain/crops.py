@@ -49,26 +49,24 @@ def crop_boxes(
     return np.stack([top, left, h, w], axis=1)
 
 
-def crop_batch(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_]) -> Tensor:
+def crop_batch(images: Tensor, boxes: Tensor, flip: Tensor) -> Tensor:
     """Cut and resize a box from each image, bilinearly, back to the images' own size.
 
     Args:
         images: [B, 3, S, S] float.
-        boxes: [B, 4] top, left, height, width in px.
-        flip: [B] whether to mirror left and right.
+        boxes: [B, 4] top, left, height, width in px, on the images' device.
+        flip: [B] bool, whether to mirror left and right.
 
     Returns:
         [B, 3, S, S] float. A crop is never larger than its result, so no antialiasing is needed.
     """
     size = images.shape[-1]
-    box = torch.as_tensor(boxes, dtype=torch.float32, device=images.device)
-    top, left, height, width = (column[:, None] for column in box.unbind(1))
+    top, left, height, width = (column[:, None] for column in boxes.float().unbind(1))
     centre = (torch.arange(size, device=images.device, dtype=torch.float32) + 0.5) / size
     # Positions in px within the box, kept half a pixel inside it: the crop's own border repeats.
     y = (centre * height).clamp(min=torch.full_like(height, 0.5), max=height - 0.5) + top
     x = (centre * width).clamp(min=torch.full_like(width, 0.5), max=width - 0.5) + left
-    mirrored = torch.as_tensor(flip, device=images.device)[:, None]
-    x = torch.where(mirrored, x.flip(1), x)
+    x = torch.where(flip[:, None], x.flip(1), x)
     grid = torch.stack(
         [
             (x * 2 / size - 1)[:, None, :].expand(-1, size, -1),
@@ -79,9 +77,7 @@ def crop_batch(images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_]
     return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
 
-def crop_batch_antialiased(
-    images: Tensor, boxes: NDArray[np.int64], flip: NDArray[np.bool_], size: int
-) -> Tensor:
+def crop_batch_antialiased(images: Tensor, boxes: Tensor, flip: Tensor, size: int) -> Tensor:
     """The same to any size: a crop that is larger than its result is smoothed as it shrinks.
 
     Resampling is linear along either axis, so it is two matrix products. Slower than `crop_batch`
@@ -90,12 +86,10 @@ def crop_batch_antialiased(
     Returns:
         [B, 3, size, size] float.
     """
-    box = torch.as_tensor(boxes, dtype=images.dtype, device=images.device)
-    top, left, height, width = box.unbind(1)
+    top, left, height, width = boxes.to(images.dtype).unbind(1)
     rows = _resampling(top, height, images.shape[-2], size)
     columns = _resampling(left, width, images.shape[-1], size)
-    mirrored = torch.as_tensor(flip, device=images.device)[:, None, None]
-    columns = torch.where(mirrored, columns.flip(1), columns)
+    columns = torch.where(flip[:, None, None], columns.flip(1), columns)
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
 
 

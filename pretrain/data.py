@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -18,6 +19,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.machine.environment import cores
 from robustbench_coss.pretrain.distributed import rank, world_size
 from robustbench_coss.pretrain.recipe import Recipe
+from robustbench_coss.pretrain.upload import upload
 from robustbench_coss.pretrain.views import cut_views, plan_views
 from robustbench_coss.seeds import permutation
 
@@ -46,7 +48,7 @@ class TrainingBatch:
     def __len__(self) -> int:
         return len(self.index)
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> TrainingBatch:
+    def to(self, device: torch.device, non_blocking: bool = True) -> TrainingBatch:
         """A copy on another device; Lightning calls this."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
@@ -75,7 +77,8 @@ class Samples(Dataset[TrainingBatch]):
         index = [i for _, i in keys]
         labels = self.images.labels[index]
         if isinstance(self.images, ArraySet):
-            return TrainingBatch(self.images.images(index), labels, index)
+            at, labels = upload([np.array(index), labels.numpy()], self.images.pixels.device)
+            return TrainingBatch(self.images.images(at), labels, index)
         crops, small = [], []
         try:
             for epoch, i in keys:

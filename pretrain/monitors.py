@@ -62,6 +62,7 @@ class OnlineProbe(pl.Callback):
             self.layer = nn.Linear(dim, classes)
             self.norm = nn.BatchNorm1d(dim, affine=False)
         self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=0.1, momentum=0.9)
+        self.seen, self.right = torch.zeros(2, dtype=torch.int64)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.layer.to(pl_module.device)
@@ -77,18 +78,24 @@ class OnlineProbe(pl.Callback):
         batch: TrainingBatch,
         batch_idx: int,
     ) -> None:
-        features, labels = gather(outputs["features"]), gather(outputs["labels"])
+        features, labels = gather(outputs["features"]).float(), gather(outputs["labels"])
         known = labels >= 0
-        if int(known.sum()) < 2:
-            return
-        features, labels = features[known].float(), labels[known]
         logits = self.layer(self.norm(features))
-        loss = F.cross_entropy(logits, labels)
+        each = F.cross_entropy(logits, labels.clamp_min(0), reduction="none")
         self.optimizer.zero_grad()
+        loss = (each * known).sum() / known.sum().clamp_min(1)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        pl_module.log("train/probe_top1", accuracy, on_step=False, on_epoch=True)
+        with torch.no_grad():  # counted on the device, read once an epoch
+            self.seen += known.sum()
+            self.right += (known & (logits.argmax(1) == labels)).sum()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seen, self.right = torch.zeros(2, dtype=torch.int64, device=pl_module.device)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if int(self.seen):
+            pl_module.log("train/probe_top1", self.right / self.seen)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -36,6 +35,7 @@ from robustbench_coss.pretrain.crops import (
     crop_boxes,
     crop_image,
 )
+from robustbench_coss.pretrain.upload import upload
 from robustbench_coss.seeds import uniform
 
 Chance = Annotated[float, Field(ge=0, le=1)]
@@ -161,11 +161,6 @@ def refuse_empty_maps(encoder: Encoder, sides: Iterable[int]) -> None:
     encoder.train(was_training)
 
 
-def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """[B] draws as [B, 1, 1, 1] on the images' device."""
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1)
-
-
 def jitter_factors(draws: NDArray[np.float64], options: ViewOptions) -> NDArray[np.float64]:
     """[B, 4] factors of brightness, contrast and saturation and shifts of hue, of [B, 4] draws."""
     spread = np.array([options.brightness, options.contrast, options.saturation])
@@ -176,22 +171,29 @@ def jitter_factors(draws: NDArray[np.float64], options: ViewOptions) -> NDArray[
     return factors
 
 
-def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:
-    """Change some of the images in place; copying whole images is faster than advanced indexing."""
-    if len(rows):
-        at = torch.as_tensor(rows, device=images.device)
-        images.index_copy_(0, at, change(images.index_select(0, at)))
+@dataclass(frozen=True)
+class Change:
+    """What some images of a batch undergo.
+
+    Attributes:
+        rows: which images.
+        values: [rows] float32, a factor of each; unused by some changes.
+        apply: [R, 3, H, W] in [0, 1] and values [R, 1, 1, 1] to the images changed.
+    """
+
+    rows: NDArray[np.int64]
+    values: NDArray[np.float32]
+    apply: Callable[[Tensor, Tensor], Tensor]
 
 
-def colour_jitter(images: Tensor, draws: NDArray[np.float64], options: ViewOptions) -> Tensor:
+def plan_jitter(draws: NDArray[np.float64], options: ViewOptions) -> list[Change]:
     """Brightness, contrast, saturation and hue, each sample in its own random order.
 
     Args:
-        images: [B, 3, H, W] in [0, 1].
         draws: [B, 9]: whether to jitter, four factors, four sort keys of the order.
     """
     chosen = draws[:, 0] < options.jitter
-    factors = jitter_factors(draws[:, 1:5], options)
+    factors = jitter_factors(draws[:, 1:5], options).astype(np.float32)
     order = draws[:, 5:9].argsort(axis=1)
     adjustments = (
         (adjust_brightness, options.brightness),
@@ -199,20 +201,17 @@ def colour_jitter(images: Tensor, draws: NDArray[np.float64], options: ViewOptio
         (adjust_saturation, options.saturation),
         (adjust_hue, options.hue),
     )
-    images = images.clone()
+    changes = []
     for step in range(4):
         for which, (adjust, strength) in enumerate(adjustments):
             if strength > 0:
                 rows = np.flatnonzero(chosen & (order[:, step] == which))
-                factor = _column(factors[rows, which], images)
-                _change(images, rows, partial(adjust, factor=factor))
-    return images
+                changes.append(Change(rows, factors[rows, which], adjust))
+    return changes
 
 
-def photometric(
-    images: Tensor, draws: Draws, views: Sequence[View], options: ViewOptions
-) -> Tensor:
-    """Jitter, greyscale, blur and solarise [V·B, 3, H, W] images in [0, 1], view after view.
+def plan_changes(draws: Draws, views: Sequence[View], options: ViewOptions) -> list[Change]:
+    """Jitter, greyscale, blur and solarisation of [V·B] images, view after view.
 
     All views in one go: many small steps, whose fixed costs count with small images.
     """
@@ -220,22 +219,41 @@ def photometric(
     def of(what: str, count: int) -> NDArray[np.float64]:
         return np.concatenate([draws.of(what, view.number, count) for view in views])
 
-    def below(column: NDArray[np.float64], chances: Sequence[float]) -> NDArray[np.int64]:
-        return np.flatnonzero(column < np.repeat(chances, len(draws.index)))
-
-    images = colour_jitter(images, of("jitter", 9), options)
     chance = of("photometric", 4)
 
-    rows = np.flatnonzero(chance[:, 0] < options.grey)
-    _change(images, rows, lambda chosen: grey(chosen).expand(-1, 3, -1, -1))
+    def below(column: int, chances: Sequence[float]) -> NDArray[np.int64]:
+        return np.flatnonzero(chance[:, column] < np.repeat(chances, len(draws.index)))
 
-    rows = below(chance[:, 1], [view.blur for view in views])
+    greyed = below(0, [options.grey] * len(views))
+    blurred = below(1, [view.blur for view in views])
+    solarized = below(3, [view.solarize for view in views])
     low, high = options.blur_sigma
-    sigma = _column(low + chance[rows, 2] * (high - low), images).flatten()
-    _change(images, rows, partial(gaussian_blur, sigma=sigma, largest=high))
+    sigma = (low + chance[blurred, 2] * (high - low)).astype(np.float32)
 
-    rows = below(chance[:, 3], [view.solarize for view in views])
-    _change(images, rows, lambda chosen: torch.where(chosen >= 0.5, 1 - chosen, chosen))
+    def blur(images: Tensor, sigma: Tensor) -> Tensor:
+        return gaussian_blur(images, sigma.flatten(), high)
+
+    return [
+        *plan_jitter(of("jitter", 9), options),
+        Change(greyed, _ones(greyed), lambda x, _: grey(x).expand(-1, 3, -1, -1)),
+        Change(blurred, sigma, blur),
+        Change(solarized, _ones(solarized), lambda x, _: torch.where(x >= 0.5, 1 - x, x)),
+    ]
+
+
+def _ones(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.ones(len(rows), np.float32)
+
+
+def changed(images: Tensor, changes: Sequence[Change]) -> Tensor:
+    """[N, 3, H, W] images in [0, 1] after some changes, one after the other."""
+    changes = [change for change in changes if len(change.rows)]
+    sent = upload([a for c in changes for a in (c.rows, c.values)], images.device)
+    images = images.clone()
+    for change, rows, values in zip(changes, sent[::2], sent[1::2], strict=True):
+        # Copying whole images is faster than advanced indexing.
+        some = change.apply(images.index_select(0, rows), values.view(-1, 1, 1, 1))
+        images.index_copy_(0, rows, some)
     return images
 
 
@@ -321,7 +339,8 @@ def _make_views(
         else:
             assert cut is not None  # `cut_views` gives local crops where there are local views
             crops = [crop.float() / 255 for crop in cut.unbind(1)]
-        made += photometric(torch.cat(crops), draws, views, options).chunk(len(views))
+        changes = plan_changes(draws, views, options)
+        made += changed(torch.cat(crops), changes).chunk(len(views))
     return made
 
 
@@ -330,9 +349,10 @@ def _crop(
 ) -> list[Tensor]:
     """The crop of each view, [B, 3, size, size], of [B, 3, S, S] whole images in [0, 1]."""
     side = pixels.shape[-1]
+    drawn = [_boxes_and_flips(draws, view, side, side, options) for view in views]
+    sent = upload([array for pair in drawn for array in pair], pixels.device)
     crops = []
-    for view in views:
-        boxes, flips = _boxes_and_flips(draws, view, side, side, options)
+    for view, boxes, flips in zip(views, sent[::2], sent[1::2], strict=True):
         if view.size == side:
             crops.append(crop_batch(pixels, boxes, flips))
         else:

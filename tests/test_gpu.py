@@ -95,6 +95,29 @@ def test_fused_optimisers_and_channels_last_are_used(
     assert seen == [(True, True, "cuda")]
 
 
+@pytest.mark.parametrize("method", ["co-byol", "simclr", "co-mocov3"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_no_step_waits_for_the_gpu(
+    method: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first steps make buffers, and the last reads the loss.
+    plain = Watch.on_train_batch_end
+
+    def look(self: Watch, trainer: pl.Trainer, *more: Any) -> None:
+        plain(self, trainer, *more)
+        number = more[-1]
+        torch.cuda.set_sync_debug_mode("error" if 2 <= number <= 6 else "default")
+
+    monkeypatch.setattr(Watch, "on_train_batch_end", look)
+    values = {"method": method, "width": 0.125, "epochs": 1, "limit": 640, "batch_size": 64}
+    options = {"hidden": 64, "dim": 32}
+    recipe = build_recipe(values | {"options": options, "optimizer": {"name": optimizer}}, "test")
+    try:
+        pretrain(recipe, tmp_path / "run", device="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def one_step(out: Path, compiled: bool = False, **changes: Any) -> dict[str, torch.Tensor]:
     """Weights after one step of CO-BYOL on the GPU."""
     values = {"width": 0.125, "epochs": 1, "limit": 64, "batch_size": 64}

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from lightly.models.utils import get_weight_decay_parameters, update_momentum
-from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler, cosine_schedule
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.pretrain.data import TrainingBatch
 from robustbench_coss.pretrain.distributed import gather
 from robustbench_coss.pretrain.methods.losses import Pairing
-from robustbench_coss.pretrain.recipe import OptimizerOptions, Recipe, explain_validation
+from robustbench_coss.pretrain.optimizers import build_optimizer
+from robustbench_coss.pretrain.recipe import Recipe, explain_validation
 from robustbench_coss.pretrain.views import make_views
 
 
@@ -176,7 +176,11 @@ class Method(pl.LightningModule):
         self.embedding_std = unit.std(dim=0).mean() * unit.shape[1] ** 0.5
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], on_step=False, on_epoch=True)  # type: ignore[union-attr]
+        self.log_number("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def log_number(self, name: str, value: float) -> None:
+        """Log a number of the host, as a tensor in its memory: for others Lightning stops a GPU."""
+        self.log(name, torch.tensor(value), on_step=False, on_epoch=True)
 
     def make_optimizer(self, device: torch.device) -> torch.optim.Optimizer:
         """The optimiser of the recipe over all parameters that are trained."""
@@ -238,8 +242,7 @@ class MomentumMethod(Method):
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        momentum = self.ema_momentum(self.global_step)
-        self.log("train/ema_momentum", momentum, on_step=False, on_epoch=True)
+        self.log_number("train/ema_momentum", self.ema_momentum(self.global_step))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimiser step, then one EMA step: under accumulation, not one per micro-batch."""
@@ -248,23 +251,6 @@ class MomentumMethod(Method):
         momentum = self.ema_momentum(before)
         for online, target in self.momentum_pairs:
             update_momentum(online, target, m=momentum)  # parameters only, with foreach kernels
-
-
-def build_optimizer(
-    options: OptimizerOptions, groups: list[dict[str, Any]], lr: float, fused: bool
-) -> torch.optim.Optimizer:
-    """The optimiser of a recipe at a scaled learning rate; LARS has no fused form."""
-    decay = options.weight_decay
-    if options.name == "lars":
-        lars: torch.optim.Optimizer = LARS(
-            groups, lr=lr, momentum=options.momentum, weight_decay=decay
-        )
-        return lars
-    if options.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=lr, momentum=options.momentum, weight_decay=decay, fused=fused
-        )
-    return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=fused)
 
 
 def parse_options(method: type[Method], values: dict[str, Any]) -> MethodOptions:

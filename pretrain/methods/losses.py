@@ -68,6 +68,25 @@ class InfoNCE(Pairing):
         return self.scale * F.cross_entropy(logits, own)
 
 
+def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Tell the other view of an image from both views of all others, on all ranks (NT-Xent).
+
+    Chen et al. 2020, arXiv 2002.05709, equation 1; gradient goes into both.
+
+    Args:
+        first, second: projections of either view [B, K].
+        temperature: T.
+    """
+    batch = len(first)
+    views = [F.normalize(view, dim=1) for view in (first, second)]
+    every = torch.cat([gather(view) for view in views])
+    logits = torch.cat(views) @ every.T / temperature
+    own = rank() * batch + torch.arange(batch, device=first.device)
+    places = torch.cat([own, own + len(every) // 2])
+    itself = torch.arange(len(every), device=first.device) == places[:, None]
+    return F.cross_entropy(logits.masked_fill(itself, -torch.inf), places.roll(batch))
+
+
 class DINOLoss(Pairing):
     """DINO's cross-entropy between a sharpened, centred teacher and a student.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.pretrain.methods.base import Method, MethodOptions, ViewOutputs
 from robustbench_coss.pretrain.methods.local_global import co
-from robustbench_coss.pretrain.methods.losses import InfoNCE, Pairing
+from robustbench_coss.pretrain.methods.losses import InfoNCE, Pairing, nt_xent
 from robustbench_coss.pretrain.recipe import Recipe
 
 
@@ -37,7 +36,6 @@ class SimCLR(Method):
     def __init__(self, encoder: Encoder, recipe: Recipe, classes: int = 0) -> None:
         super().__init__(encoder, recipe, classes)
         self.add_branch("")
-        self.contrast = NTXentLoss(self.options.temperature, gather_distributed=True)
 
     def make_heads(self) -> tuple[nn.Module, nn.Module, Pairing]:
         projector = SimCLRProjectionHead(self.encoder.dim, self.options.hidden, self.options.dim)
@@ -46,8 +44,7 @@ class SimCLR(Method):
     def global_loss(self, outputs: ViewOutputs) -> Tensor:
         first, second = self.targets("", outputs)
         self.watch_collapse(first)
-        loss: Tensor = self.contrast(first, second)
-        return loss
+        return nt_xent(first, second, self.options.temperature)
 
 
 COSimCLR = co(SimCLR)

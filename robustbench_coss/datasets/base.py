@@ -115,7 +115,8 @@ class ArraySet:
         moved.pixels = self.pixels.to(device)
         return moved
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def images(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """As `ImageSet.images`; indices may be a tensor on the device of the pixels."""
         pixels = self.pixels[torch.as_tensor(indices, dtype=torch.int64)]
         return fit(pixels, self.size, self.pad).expand(-1, 3, -1, -1)
 

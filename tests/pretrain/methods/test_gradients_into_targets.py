@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.small_methods import build, encoded
+from lightly.loss import NTXentLoss
 from torch import Tensor
 
 from robustbench_coss import registry
-from robustbench_coss.pretrain.methods.losses import BYOLLoss, DINOLoss, InfoNCE, Pairing
+from robustbench_coss.pretrain.methods.losses import BYOLLoss, DINOLoss, InfoNCE, Pairing, nt_xent
 
 
 def pair(places: int) -> tuple[Tensor, Tensor]:
@@ -53,3 +54,17 @@ def test_the_networks_of_targets_get_no_gradient(name: str) -> None:
     for online, target in method.momentum_pairs:
         assert all(p.grad is None for p in target.parameters())
         assert any(p.grad is not None and p.grad.any() for p in online.parameters())
+
+
+@pytest.mark.parametrize("batch", [2, 7])
+def test_nt_xent_and_its_gradients_are_those_of_lightly(batch: int) -> None:
+    draws = torch.Generator().manual_seed(batch)
+    sides = []
+    for loss in (lambda a, b: nt_xent(a, b, 0.3), NTXentLoss(0.3)):
+        draws.manual_seed(batch)
+        views = [torch.randn(batch, 8, generator=draws).requires_grad_() for _ in range(2)]
+        value = loss(*views)
+        value.backward()
+        sides.append([value.detach(), *(view.grad for view in views)])
+    for mine, theirs in zip(*sides, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -20,7 +20,8 @@ from robustbench_coss.pretrain.colours import (
 from robustbench_coss.pretrain.views import (
     Draws,
     ViewOptions,
-    colour_jitter,
+    changed,
+    plan_jitter,
 )
 
 
@@ -84,7 +85,8 @@ def test_jitter_order_is_uniform_over_all_orders() -> None:
 
 def test_jitter_has_torchvisions_image_statistics() -> None:
     x = pictures(1, size=16).expand(1000, -1, -1, -1)
-    ours = colour_jitter(x, Draws(np.arange(1000), 0, 0).of("jitter", 0, 9), ViewOptions(jitter=1))
+    draws = Draws(np.arange(1000), 0, 0).of("jitter", 0, 9)
+    ours = changed(x, plan_jitter(draws, ViewOptions(jitter=1)))
     torch.manual_seed(0)
     jitter = T.ColorJitter(0.4, 0.4, 0.2, 0.1)
     theirs = torch.stack([jitter(image) for image in x])

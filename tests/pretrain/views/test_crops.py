@@ -86,7 +86,7 @@ def test_batched_crops_equal_torchvisions_resized_crop(flip: bool) -> None:
     boxes = crop_boxes(uniform(np.arange(8), CROP_DRAWS, 3), 32, 32, AREA, ASPECT)
     expected = resized_crops(x, boxes, 32)
     expected = expected.flip(3) if flip else expected
-    ours = crop_batch(x, boxes, np.full(8, flip))
+    ours = crop_batch(x, torch.from_numpy(boxes), torch.full((8,), flip))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
@@ -100,14 +100,15 @@ def test_antialiased_crops_equal_torchvisions_larger_and_smaller(
     boxes = crop_boxes(uniform(np.arange(32), CROP_DRAWS, 3), side, side, share, ASPECT)
     expected = resized_crops(x, boxes, size)
     expected = expected.flip(3) if flip else expected
-    ours = crop_batch_antialiased(x, boxes, np.full(32, flip), size)
+    ours = crop_batch_antialiased(x, torch.from_numpy(boxes), torch.full((32,), flip), size)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6), st.integers(8, 64), st.integers(1, 64))
 def test_antialiased_crops_keep_constant_images_constant(seed: int, side: int, size: int) -> None:
-    boxes = crop_boxes(uniform(np.arange(4), CROP_DRAWS, seed), side, side, (0.01, 1), ASPECT)
+    drawn = crop_boxes(uniform(np.arange(4), CROP_DRAWS, seed), side, side, (0.01, 1), ASPECT)
+    boxes = torch.from_numpy(drawn)
     x = torch.full((4, 3, side, side), 0.7)
     crops = crop_batch_antialiased(x, boxes, boxes[:, 0] % 2 == 0, size)
     torch.testing.assert_close(crops, torch.full((4, 3, size, size), 0.7))
