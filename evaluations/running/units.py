@@ -109,5 +109,5 @@ def collect(
         )
     for name, column in outcomes.items():
         values = column.detach().cpu()
-        kept = values if values.dtype == torch.bool else values.float()
+        kept = values if values.dtype in (torch.bool, torch.int8) else values.float()
         columns.setdefault(name, []).append(kept.numpy())

@@ -16,6 +16,7 @@ from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.units import Measured, units
 from robustbench_coss.evaluations.submissions.agreement import SAME, TRAINED, Pair, try_pairs
 from robustbench_coss.evaluations.submissions.report import CellPairs, Finding, Report
+from robustbench_coss.records.confidence import CONFIDENCES
 from robustbench_coss.records.record import Cell, Check, Record
 from robustbench_coss.seeds import permutation
 
@@ -102,8 +103,13 @@ def _compare(
     found: Measured, cell: Cell, title: str, share: float, report: Report
 ) -> dict[str, Pair]:
     """Put a condition into the report; gives its columns."""
-    if found.columns.keys() != cell.outcomes.keys() or any(
-        column.dtype != cell.outcomes[k].dtype for k, column in found.columns.items()
+    again = found.columns
+    if not cell.outcomes.keys() & set(CONFIDENCES):  # a record from before there were any
+        again = {k: column for k, column in again.items() if k not in CONFIDENCES}
+        note = "some records hold no probabilities, so nothing of them is checked"
+        report.notes += [note] * (again.keys() != found.columns.keys() and note not in report.notes)
+    if again.keys() != cell.outcomes.keys() or any(
+        column.dtype != cell.outcomes[k].dtype for k, column in again.items()
     ):
         columns = ", ".join(f"{k} ({v.dtype})" for k, v in sorted(cell.outcomes.items()))
         text = f"{title}: recorded columns {columns} are not the suite's"
@@ -114,7 +120,7 @@ def _compare(
         report.facts.append(Finding(False, f"{title}: {count}, recorded: {cell.problem!r}"))
     if (cell.group, cell.level) != (found.condition.group, found.condition.level):
         report.facts.append(Finding(False, f"{title}: group or level are not the suite's"))
-    pairs = {k: Pair(cell.outcomes[k], found.columns[k]) for k in found.columns}
+    pairs = {k: Pair(cell.outcomes[k], again[k]) for k in again}
     trials = {k: try_pairs(f"{title} {k}", [pair], share) for k, pair in pairs.items()}
     report.cells.append(CellPairs(title, pairs, trials))
     return pairs

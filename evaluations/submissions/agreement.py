@@ -44,13 +44,13 @@ class Pair:
     def sign(self) -> NDArray[np.int8]:
         """[n]: 1 where the recorded outcome is higher, -1 where it is lower, 0 where both agree.
 
-        Booleans agree if they are equal. Numbers agree within 2 % of the recorded column's standard
-        deviation and 0.01 % of themselves, or if both are NaN.
+        Booleans and codes of probabilities agree if they are equal. Numbers agree within 2 % of the
+        recorded column's standard deviation and 0.01 % of themselves, or if both are NaN.
         """
         if self.recorded.shape != self.again.shape:
             raise ValueError(f"{self.recorded.shape} outcomes recorded, {self.again.shape} again")
         a, b = self.recorded.astype(np.float64), self.again.astype(np.float64)
-        if self.recorded.dtype == self.again.dtype == bool:
+        if self.recorded.dtype == self.again.dtype and self.recorded.dtype in (bool, np.int8):
             return np.sign(a - b).astype(np.int8)
         known = np.isfinite(a)
         spread = float(a[known].std()) if known.any() else 0.0
@@ -59,6 +59,15 @@ class Pair:
         # What is a number on one side only differs; which way does not matter.
         sign = np.where(np.isnan(a - b), 1, np.sign(a - b))
         return np.where(same, 0, sign).astype(np.int8)
+
+    @property
+    def differs(self) -> NDArray[np.bool_]:
+        """[n]: where the outcomes differ by more than rounding in the form they are held in, which
+        may give a probability the code next to its own."""
+        if self.recorded.dtype == self.again.dtype == np.int8:
+            apart = self.recorded.astype(np.int16) - self.again
+            return np.asarray(np.abs(apart) > 1)
+        return np.asarray(self.sign != 0)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -109,7 +118,8 @@ def try_pairs(about: str, pairs: Sequence[Pair], share: float) -> Trial:
         share: of outcomes that rounding may turn, in [0, 1].
     """
     signs = np.stack([pair.sign for pair in pairs])
-    differ, balance = int(signs.any(axis=0).sum()), signs.sum(axis=0, dtype=np.int64)
+    differ = int(np.any([pair.differs for pair in pairs], axis=0).sum())
+    balance = signs.sum(axis=0, dtype=np.int64)
     higher, lower = int((balance > 0).sum()), int((balance < 0).sum())
     images = signs.shape[1]
     tail = float(stats.binom.sf(differ - 1, images, min(1.0, share * len(pairs))))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.evaluations.answers import answers
 from robustbench_coss.evaluations.attacks.ball import L2, LINF, verify
 from robustbench_coss.evaluations.attacks.draws import streams
 from robustbench_coss.evaluations.attacks.gradient import flat_gradient
@@ -45,6 +46,8 @@ from robustbench_coss.evaluations.attacks.surrogate import Surrogate, train_surr
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
+from robustbench_coss.records.columns import Column
+from robustbench_coss.records.confidence import CONFIDENCE, CONFIDENCES, TRUE_CLASS
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 from robustbench_coss.seeds import seed_of
 
@@ -207,11 +210,14 @@ class Adversarial(BaseSuite):
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
-        if condition.group in self.attacks and batch.earlier:
-            right = torch.stack([found["correct"] for found in batch.earlier.values()]).all(dim=0)
-        else:
-            right = correct(subject, batch.images, batch.labels)
-        columns = {"correct": right.clone()}
+        earlier = list(batch.earlier.values()) if condition.group in self.attacks else []
+        known = earlier[-1] if earlier else {}
+        if CONFIDENCE not in known:  # else what a smaller budget broke stays as it is
+            known = answers(subject, batch.images, batch.labels)
+        columns = {name: column.clone() for name, column in known.items()}
+        if earlier:
+            columns["correct"] = torch.stack([found["correct"] for found in earlier]).all(dim=0)
+        right = columns["correct"]
         if condition.name == GRADIENT:
             columns["flat"] = torch.zeros_like(columns["correct"])
         rows = right.nonzero().flatten()
@@ -222,8 +228,9 @@ class Adversarial(BaseSuite):
         if condition.name == GRADIENT:
             columns["flat"][rows] = flat_gradient(subject, images, labels)
         else:
-            _, broken = self.disturb(subject, images, labels, own, condition, seed)
-            columns["correct"][rows] = ~broken
+            found, broken = self.disturb(subject, images, labels, own, condition, seed)
+            for name, column in (answers(subject, found, labels) | {"correct": ~broken}).items():
+                columns[name][rows] = column
         return columns
 
     def disturb(
@@ -299,10 +306,9 @@ class Adversarial(BaseSuite):
             parts = [cell for cell in cells if cell.group in names]
             for level in dict.fromkeys(cell.level for cell in parts):
                 rung = [cell for cell in parts if cell.level == level]
-                right = np.logical_and.reduce([cell.outcomes["correct"] for cell in rung])
                 problem = "; ".join(dict.fromkeys(c.problem for c in rung if c.problem))
                 name = _worst_name(norm, level)
-                cell = Cell(name, group, level, {"correct": right}, problem=problem, kind=group)
+                cell = Cell(name, group, level, _worst(rung), problem=problem, kind=group)
                 found.append(cell)
         return found
 
@@ -340,6 +346,18 @@ def _count(option: str, value: int) -> int:
         got = repr(value)[:20]
         raise CossError(f"{option} must be a whole number from 1 to {MOST_STEPS:,}, got {got}")
     return value
+
+
+def _worst(rung: Sequence[Cell]) -> dict[str, Column]:
+    """Outcomes of each image under the attack that did most: one that broke it, and of several, or
+    if none did, the one that left the true class the least probability."""
+    right = np.stack([cell.outcomes["correct"] for cell in rung])
+    if not all(TRUE_CLASS in cell.outcomes for cell in rung):
+        return {"correct": np.asarray(right.all(axis=0))}
+    left = np.stack([cell.outcomes[TRUE_CLASS] for cell in rung]).astype(np.int16)
+    most = np.argmin(left + 1000 * right, axis=0)
+    names = ("correct", *CONFIDENCES)
+    return {k: np.choose(most, [cell.outcomes[k] for cell in rung]) for k in names}
 
 
 def _worst_name(norm: str, level: float) -> str:

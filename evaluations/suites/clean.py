@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from robustbench_coss.encoders.knn import AT_ONCE, NEIGHBOURS, TEMPERATURE, nearest_class
 from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.answers import answered
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
@@ -98,8 +99,7 @@ class Clean(BaseSuite):
         ranked = logits.topk(min(5, subject.classes), dim=1).indices
         bank, labels = self._bank
         neighbours = nearest_class(F.normalize(features, dim=1), bank, labels, subject.classes)
-        return {
-            "correct": top1(logits) == batch.labels,
+        return answered(logits, batch.labels) | {
             "top5": (ranked == batch.labels[:, None]).any(dim=1),
             "knn": neighbours == batch.labels,
         }

@@ -24,6 +24,7 @@ from torch import Tensor
 from robustbench_coss import seeds
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.answers import answers
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import CONSTANT_SETS, default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
@@ -37,7 +38,7 @@ from robustbench_coss.evaluations.corruptions.reference import (
     corrupt_images,
     start_worker,
 )
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.machine.environment import cores
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
@@ -181,7 +182,7 @@ class Corruption(BaseSuite):
         images = batch.images
         if condition.group:
             images = self.corrupt(images, batch.index, condition, seed)
-        return {"correct": correct(subject, images, batch.labels)}
+        return answers(subject, images, batch.labels)
 
     def corrupt(
         self, images: Tensor, index: Sequence[int], condition: Condition, seed: int

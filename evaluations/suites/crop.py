@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_coss import seeds
+from robustbench_coss.evaluations.answers import answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
@@ -86,9 +87,9 @@ class Crop(BaseSuite):
             where = crop_corners(batch, condition.level, random, *names)
             images = crop_and_resize(batch.images, where, crop_side(batch.images, condition.level))
             cut = subject.encoder(images)
-        answer = top1(subject.classify(cut))
-        return {
-            "correct": answer == batch.labels,
+        logits = subject.classify(cut)
+        answer = top1(logits)
+        return answered(logits, batch.labels) | {
             "agrees": (answer == top1(subject.classify(full))) & (answer >= 0),
             "cosine": F.cosine_similarity(cut.float(), full.float(), dim=1),
         }

@@ -17,7 +17,8 @@ from torch import Tensor
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.answers import answered
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.evaluations.suites.masks import block_mask, random_mask
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
@@ -198,7 +199,7 @@ class Occlusion(BaseSuite):
                 else:
                     keep = ~mask
         logits = subject.classify(encoder.pool(x, keep=keep))
-        return {"correct": top1(logits) == batch.labels}
+        return answered(logits, batch.labels)
 
     def _map(self, stage: str) -> Map:
         if stage not in self._maps:

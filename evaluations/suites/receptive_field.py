@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder, Stage
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.answers import answers
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
@@ -98,7 +99,7 @@ class EffectiveField(BaseSuite):
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
         if not condition.group:
-            return {"correct": correct(subject, batch.images, batch.labels)}
+            return answers(subject, batch.images, batch.labels)
         steps = list(subject.encoder.stages().values())[: round(condition.level)]
         names = (seed, self.name, condition.name)
         return field_columns(gradient_energy(steps, batch.images, batch.index, *names))

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from robustbench_coss import seeds
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.answers import answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.local_probe import fit_ridge, local_channels, one_position
 from robustbench_coss.evaluations.suites.masks import random_mask
@@ -137,7 +138,7 @@ class Redundancy(BaseSuite):
         if count < height * width:
             keep = random_mask(batch.index, (height, width), count, *names).to(local.device)
         logits = subject.classify(subject.encoder.pool(local, keep=keep))
-        return {"correct": top1(logits) == batch.labels}
+        return answered(logits, batch.labels)
 
     def _similarity(
         self, subject: Subject, local: Tensor, index: Sequence[int], *names: seeds.Name

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.answers import answered, probability_codes
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_pairs
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.columns import Column
+from robustbench_coss.records.confidence import OTHERS, TRUE_CLASS
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 from robustbench_coss.test_sets.description import (
     Description,
@@ -97,6 +99,23 @@ class TestSet:
         if self.told.decision == "within":
             logits = logits.masked_fill(owner < 0, -torch.inf)
         return torch.where(finite, owner[logits.argmax(dim=1)], -1)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[B, G + 1]: ln of the shares of the set's classes, but for a constant, and of none of
+        them, which is no answer where the decision is among them.
+
+        A class that takes several of the model's has what all of these have, or their mean.
+        """
+        count = len(self.members.groups)
+        owner = self.members.label_of(logits.shape[1]).to(logits.device)
+        owner = torch.where(owner < 0, count, owner)
+        shares = logits.new_zeros(len(logits), count + 1, dtype=torch.float32)
+        shares.index_add_(1, owner, logits.float().softmax(dim=1))
+        if self.told.decision == "mean":
+            shares /= torch.bincount(owner, minlength=count + 1).clamp(min=1)
+        if self.told.decision in ("mean", "within"):
+            shares[:, count] = 0
+        return shares.log()
 
 
 class Shift(BaseSuite):
@@ -197,7 +216,7 @@ class Shift(BaseSuite):
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
         if not condition.group:
-            return {"correct": top1(subject(batch.images)) == batch.labels}
+            return answered(subject(batch.images), batch.labels)
         label = condition.kind if condition.group == SAME else condition.group
         (each,) = (s for s in self._sets if s.label == label)
         images, disturbed = batch.images, condition.group != SAME
@@ -209,11 +228,18 @@ class Shift(BaseSuite):
             answer = top1(logits)
             rows = each.right[torch.as_tensor(batch.index)].to(answer.device)
             allowed = rows.gather(1, answer.clamp(min=0)[:, None])[:, 0]
-            return {"correct": allowed & (answer >= 0)}
+            # Of several right classes together; there is no Brier score of them.
+            found = answered(logits, batch.labels) | {"correct": allowed & (answer >= 0)}
+            right = [logits.masked_fill(rows != y, -torch.inf).logsumexp(dim=1) for y in (1, 0)]
+            codes = probability_codes(right[0] - right[1]).to(torch.int8)
+            found[TRUE_CLASS] = torch.where(answer < 0, found[TRUE_CLASS], codes)
+            return {name: column for name, column in found.items() if name != OTHERS}
         if each.disturbed is not None:  # of the test images, with their labels
-            return {"correct": top1(logits) == batch.labels}
+            return answered(logits, batch.labels)
         answer = each.decide(logits)
-        found = {"correct": answer == batch.labels}
+        none = (top1(logits) >= 0) & (answer < 0)  # an answer that is none of the set's classes
+        taken = torch.where(none, len(each.members.groups), answer)
+        found = answered(each.scores(logits), batch.labels, taken)
         if each.texture is not None and disturbed:
             of = each.texture[torch.as_tensor(batch.index)].to(answer.device)
             found["texture"] = (answer == of) & (of != batch.labels)

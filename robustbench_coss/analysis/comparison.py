@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustbench_coss.analysis.calibration import with_calibration
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED, PIXELS, standing, without_controls
 from robustbench_coss.analysis.numbers import (
@@ -70,7 +71,12 @@ class Comparison:
 
 
 def compare(
-    results: Path, a: str, b: str, suites: Sequence[str] = (), cells: bool = False
+    results: Path,
+    a: str,
+    b: str,
+    suites: Sequence[str] = (),
+    cells: bool = False,
+    calibration: bool = False,
 ) -> Comparison:
     """Compare two measured models in everything that both were measured in alike.
 
@@ -79,12 +85,14 @@ def compare(
         a, b: names of models, see `selection.find_model`.
         suites: compare in these alone; empty for all.
         cells: also compare every single condition but the reference, in what the suite draws.
+        calibration: also compare statistics of probabilities.
 
     Raises:
         CossError: a name is unknown or ambiguous, both stand for the same runs, a suite was not
             measured, nothing can be compared, or a record is damaged.
     """
     measured = load_measurements(results)
+    measured = with_calibration(measured) if calibration else measured
     one, other = (find_model(measured, name) for name in (a, b))
     return compare_chosen(one, other, measured, suites, cells)
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from robustbench_coss.analysis.calibration import computed, inputs, with_calibration
 from robustbench_coss.analysis.configurations import (
     SeedGroup,
     load_measurements,
@@ -30,15 +31,17 @@ from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.about import in_order
 from robustbench_coss.records.columns import Column
-from robustbench_coss.records.record import Metric, Record
+from robustbench_coss.records.record import Cell, Metric, Record
 from robustbench_coss.records.training import training_of
+from robustbench_coss.statistics.functionals import estimate_of, pseudo_values
 from robustbench_coss.statistics.intervals import Estimate, estimate
 
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
 
 
 def number(records: Sequence[Record], conditions: Sequence[str], column: str) -> Estimate:
-    """The mean of an outcome column over conditions, images and seeds, with its 95 % interval.
+    """The mean of an outcome column over conditions, images and seeds, with its 95 % interval; or
+    a statistic of several columns (`calibration`), averaged over conditions and seeds.
 
     The only way from outcomes to a number that is shown. It depends on the outcomes alone: not on
     the order of the conditions, on labels, or on what else is shown (see `intervals.estimate`).
@@ -49,14 +52,32 @@ def number(records: Sequence[Record], conditions: Sequence[str], column: str) ->
     Raises:
         KeyError: a record lacks the column under a condition.
     """
+    cells = [_in_order(record, conditions) for record in records]
+    if (statistic := computed(cells[0][0].outcomes, column)) is not None:
+        several = [[inputs(cell.outcomes, statistic) for cell in run] for run in cells]
+        return estimate_of(statistic, several)
     runs = [columns_of(record, conditions, column) for record in records]
     return estimate(runs, share=is_share(records[0], column))
 
 
 def columns_of(record: Record, conditions: Sequence[str], column: str) -> list[Column]:
-    """An outcome column under each of some conditions, in the record's order. Raises KeyError."""
-    place = {cell.condition: i for i, cell in enumerate(record.cells)}
-    return [record.column(name, column) for name in sorted(set(conditions), key=place.__getitem__)]
+    """An outcome column under each of some conditions, in the record's order; of a statistic
+    numbers whose mean it is. Raises KeyError."""
+    found = []
+    for cell in _in_order(record, conditions):
+        statistic = computed(cell.outcomes, column)
+        if statistic is None:
+            found.append(cell.outcomes[column])
+        else:
+            found.append(pseudo_values(statistic, inputs(cell.outcomes, statistic)))
+    return found
+
+
+def _in_order(record: Record, conditions: Sequence[str]) -> list[Cell]:
+    """Conditions in the record's order, each once. Raises KeyError."""
+    cells = {cell.condition: cell for cell in record.cells}
+    place = {name: i for i, name in enumerate(cells)}
+    return [cells[name] for name in sorted(set(conditions), key=place.__getitem__)]
 
 
 def values_of(record: Record, metric: Metric) -> Column:
@@ -70,6 +91,8 @@ def values_of(record: Record, metric: Metric) -> Column:
 def is_share(record: Record, column: str) -> bool:
     """Whether an outcome column's mean is a share: as the axis or a metric states, or where they
     do not speak of it, if its values are right or wrong."""
+    if computed(record.cells[0].outcomes, column) is not None:
+        return False  # of images it is what they contribute, which is none
     if record.axis.column == column:
         return record.axis.percent
     stated = [metric.percent for metric in record.metrics if metric.column == column]
@@ -78,7 +101,9 @@ def is_share(record: Record, column: str) -> bool:
     return all(c.outcomes[column].dtype == bool for c in record.cells if column in c.outcomes)
 
 
-def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
+def load_table(
+    results: Path, baseline: str | None = None, calibration: bool = False
+) -> pd.DataFrame:
     """Every metric of every configuration in long form, one line per configuration and metric.
 
     Columns: test_set, model, control ("pixels", "untrained" or ""), method, arch, width,
@@ -93,12 +118,14 @@ def load_table(results: Path, baseline: str | None = None) -> pd.DataFrame:
         baseline: add the metrics mCE and relative mCE, corruption errors divided by those of
             "alexnet" or of a measured model (see `selection.find_model`), and the column
             `baseline`, its name. What cannot be divided by them is warned of.
+        calibration: add statistics of probabilities, see `calibration.with_calibration`.
 
     Raises:
         CossError: there are no complete records, one is damaged, the baseline is unknown or fits
-            none of them.
+            none of them, or calibration is asked for and no record holds probabilities.
     """
-    return table_of(load_measurements(results), baseline)
+    measured = load_measurements(results)
+    return table_of(with_calibration(measured) if calibration else measured, baseline)
 
 
 def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.DataFrame:

@@ -28,6 +28,10 @@ def compare(
     cells: Annotated[
         bool, typer.Option("--cells", help="Also compare every single condition.")
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Also compare NLL, Brier score, ECE and more."),
+    ] = False,
     format: Annotated[
         Format | None, typer.Option(help="Write this instead of a table for the terminal.")
     ] = None,
@@ -55,7 +59,7 @@ def compare(
     from robustbench_coss.tables.comparison import layout
 
     wanted = format or (None if out is None else format_of(out))
-    found = compare_models(results, a, b, names_in(suite), cells)
+    found = compare_models(results, a, b, names_in(suite), cells, calibration)
     sections = layout(found)
     if wanted is None:
         show(tables.to_rich(sections))

@@ -67,6 +67,14 @@ def leaderboard(
             "ImageNet-C, or by those of a measured model (label, run name or checkpoint hash).",
         ),
     ] = None,
+    calibration: Annotated[
+        bool,
+        typer.Option(
+            "--calibration",
+            help="Add NLL, Brier score, ECE and more of the probabilities, and write "
+            "calibration.csv with those of each condition.",
+        ),
+    ] = False,
     models: Annotated[
         list[str] | None,
         typer.Option(help="Rows, in this order (repeat or a,b): labels, their first words, runs."),
@@ -114,13 +122,15 @@ def leaderboard(
 
       coss-bench leaderboard --baseline alexnet
 
+      coss-bench leaderboard --metrics clean_top1,clean_ece,corruption_nll
+
       coss-bench leaderboard --models BYOL,CO-BYOL --spread sd
 
       coss-bench leaderboard --suites clean,crop --relative-to BYOL --out table.tex
     """
     chosen = models or metrics or suites or against or relative_to or format or out
     if not chosen and spread is SpreadShown.interval:
-        _print_whole(results, baseline)
+        _print_whole(results, baseline, calibration)
         return
     from robustbench_coss.tables.paper import paper_table
 
@@ -133,17 +143,20 @@ def leaderboard(
         relative_to=relative_to,
         spread=spread.value,
         baseline=baseline,
+        calibration=calibration,
     )
     _deliver(paper, format or (None if out is None else format_of(out)), out, force)
 
 
-def _print_whole(results: Path, baseline: str | None) -> None:
+def _print_whole(results: Path, baseline: str | None, calibration: bool) -> None:
     """Print the whole leaderboard and write its files."""
     from robustbench_coss.analysis.numbers import load_table
-    from robustbench_coss.tables.leaderboard import to_rich, write_leaderboard
+    from robustbench_coss.tables.leaderboard import to_rich, write_conditions, write_leaderboard
 
-    table = load_table(results, baseline)
+    table = load_table(results, baseline, calibration)
     written = write_leaderboard(results, table)
+    if calibration:
+        written.append(write_conditions(results))
     show(to_rich(table))
     for path in written:
         say(f"wrote {path}")

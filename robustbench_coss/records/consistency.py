@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from robustbench_coss.records.confidence import has
+
 if TYPE_CHECKING:
     from robustbench_coss.records.record import Record
 
@@ -49,7 +51,7 @@ def check_consistency(record: Record) -> None:
         for metric in record.metrics:
             _once(f"condition of metric {metric.name}", metric.conditions)
             for condition in metric.conditions:
-                if metric.column not in columns.get(condition, {}):
+                if not has(columns.get(condition, {}), metric.column):
                     raise ValueError(f"metric {metric.name} is of {condition}, which is not there")
 
 

@@ -53,7 +53,8 @@ LONGEST_VALUE = 60  # characters of a wrong value that an error shows
 
 @dataclass(frozen=True, config=CONFIG)
 class Metric:
-    """A number that a suite reports: the mean of one outcome column over conditions and samples."""
+    """A number that a suite reports: the mean of one outcome column over conditions and samples, or
+    a statistic of several columns, averaged over conditions."""
 
     _all_there = model_validator(mode="before")(all_there)
 
@@ -62,7 +63,8 @@ class Metric:
     label: Name
     """Heading for tables and axes (Corruption top-1)."""
     column: Name
-    """The column of outcomes that is averaged."""
+    """The column of outcomes that is averaged; or, where the conditions have none of that name,
+    nll, brier, ece, auroc or accuracy_at_80, computed from probabilities."""
     conditions: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Names of the conditions averaged over; each weighs the same."""
     better: Better = "higher"
@@ -105,7 +107,10 @@ class Cell:
     share, epsilon in 1/255 (L2: norm of pixels in [0, 1]), crop area as a share."""
     outcomes: Annotated[dict[str, Column], Field(min_length=1)]
     """Columns of outcomes by name, in the order of `index`: `correct` is whether the top-1 class is
-    the label."""
+    the label. Of probabilities p that the model gives, int8 codes, which -128 says there are none
+    of: `confidence` (of the answer) and `true_class`, round(127 asinh(l / 2) / asinh(16)) with
+    l = ln(p / (1 - p)) within ±32; `other_squares`, round(508 s) with s the sum of p² over all
+    classes but the answer."""
     wall_time_s: Annotated[Number, Field(ge=0), PlainSerializer(lambda s: round(s, 3))] = 0.0
     """How long the measurement took, in seconds; 0 for derived cells."""
     problem: Text = ""

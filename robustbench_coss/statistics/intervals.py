@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -165,19 +165,36 @@ def estimate(runs: Sequence[Sequence[NDArray[Any]]], share: bool = False) -> Est
         ValueError: no run, a run without columns, or columns of different lengths in a run.
     """
     means = [float(np.mean([np.mean(column, dtype=np.float64) for column in run])) for run in runs]
+
+    def over_images() -> tuple[float, float, str]:
+        columns = [column for run in runs for column in run]
+        right_or_wrong = all(column.dtype == bool for column in columns)
+        per_image = np.mean(np.stack(columns).astype(np.float64), axis=0)
+        return _over_images(per_image, share or right_or_wrong)
+
+    return estimate_by(means, share, over_images)
+
+
+def estimate_by(
+    values: Sequence[float], share: bool, over_images: Callable[[], tuple[float, float, str]]
+) -> Estimate:
+    """A number with its interval: over seeds where it varies between several, else over images.
+
+    Args:
+        values: one per seed.
+        share: as `estimate`.
+        over_images: gives the ends of an interval of all runs as one, and how it was made.
+    """
     sd = math.nan
-    if len(runs) > 1:
-        value, sd, (low, high) = combine_seeds(means)
-        if not constant(means):
+    if len(values) > 1:
+        value, sd, (low, high) = combine_seeds(values)
+        if not constant(values):
             if share:
                 low, high = max(low, 0.0), min(high, 1.0)
-            return Estimate(value, low, high, sd, len(runs), "t")
+            return Estimate(value, low, high, sd, len(values), "t")
         sd = 0.0
-    columns = [column for run in runs for column in run]
-    right_or_wrong = all(column.dtype == bool for column in columns)
-    per_image = np.mean(np.stack(columns).astype(np.float64), axis=0)
-    low, high, interval = _over_images(per_image, share or right_or_wrong)
-    return Estimate(means[0], low, high, sd, len(runs), interval)
+    low, high, interval = over_images()
+    return Estimate(values[0], low, high, sd, len(values), interval)
 
 
 def _over_images(values: Floats, share: bool) -> tuple[float, float, str]:

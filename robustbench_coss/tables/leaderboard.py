@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 from rich.console import Group
 
+from robustbench_coss.analysis.calibration import conditions_table
+from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.files import LOCK, alone, csv_text, write_atomically
@@ -244,3 +246,16 @@ def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[
         for path, text in paths.items():
             write_atomically(path, text)
     return list(paths)
+
+
+def write_conditions(results: Path) -> Path:
+    """Write `calibration.csv`, statistics of the probabilities under each condition.
+
+    Raises:
+        CossError: as `write_leaderboard`.
+    """
+    path = results / "calibration.csv"
+    text = csv_text(conditions_table(load_measurements(results)))
+    with alone(results / LOCK, f"writing tables to {results}"):
+        write_atomically(path, text)
+    return path

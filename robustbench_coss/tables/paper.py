@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from robustbench_coss.analysis.calibration import with_calibration
 from robustbench_coss.analysis.comparison import TESTS, differences, judge
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED
@@ -124,6 +125,7 @@ def paper_table(
     relative_to: str | None = None,
     spread: Spread = "interval",
     baseline: str | None = None,
+    calibration: bool = False,
 ) -> PaperTable:
     """Choose rows and columns of the leaderboard.
 
@@ -138,6 +140,7 @@ def paper_table(
         relative_to: like `against`, and show differences to that model in place of values.
         spread: 95 % intervals, or standard deviations over seeds.
         baseline: adds mCE, see `leaderboard.load_table`.
+        calibration: adds statistics of probabilities; those that `metrics` names are there anyway.
 
     Raises:
         CossError: a name is unknown or ambiguous, nothing is left to show, the options contradict
@@ -151,6 +154,8 @@ def paper_table(
             "--spread sd"
         )
     measured = load_measurements(results)
+    if calibration or metrics:
+        measured = with_calibration(measured, None if calibration else metrics)
     known = sorted({m.suite for m in measured})
     for suite in suites:
         if suite not in known:

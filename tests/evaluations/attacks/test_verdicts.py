@@ -14,6 +14,7 @@ from robustbench_coss.evaluations.attacks import run
 from robustbench_coss.evaluations.attacks.run import ATTACKS
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import Adversarial
+from robustbench_coss.records.confidence import CONFIDENCES
 from robustbench_coss.testing import CLASSES, pictures, tiny_subject
 
 APGD = Condition("apgd-ce@2/255", "apgd-ce", 2.0)
@@ -48,15 +49,20 @@ def test_images_broken_at_a_smaller_budget_stay_broken_and_are_not_attacked(
     before = torch.arange(12) % 3 == 0
     earlier = {
         "pgd-linf@0.5/255": {"correct": torch.ones(12, dtype=torch.bool)},
-        "pgd-linf@1/255": {"correct": before},
+        "pgd-linf@1/255": {
+            "correct": before,
+            **{name: torch.full((12,), 7, dtype=torch.int8) for name in CONFIDENCES},
+        },
     }
     expected = verdicts(subject, batch, PGD) & before
     passed.clear()
-    found = verdicts(
-        subject, Batch(batch.images, batch.labels, batch.index, earlier), PGD, steps=10
-    )
-    assert torch.equal(found, expected)
-    assert passed == [4] * 11  # ten steps and the verdict, without a look at the clean images
+    linked = Batch(batch.images, batch.labels, batch.index, earlier)
+    found = Adversarial(attacks=["pgd-linf"], steps=10).measure(subject, linked, PGD, 3)
+    assert torch.equal(found["correct"], expected)
+    # Ten steps, the verdict and its probabilities, without a look at the clean images.
+    assert passed == [4] * 12
+    for name in CONFIDENCES:
+        assert torch.all(found[name][~before] == 7)
 
 
 def test_images_broken_on_the_way_leave_the_batch_of_apgd_but_not_of_pgd(
@@ -67,11 +73,12 @@ def test_images_broken_on_the_way_leave_the_batch_of_apgd_but_not_of_pgd(
     broken = ~verdicts(subject, batch, at("apgd-ce", 4.0))
     assert broken.any()
     assert passed[:2] == [12, 12]  # the clean images and the random start
-    assert passed[1:] == sorted(passed[1:], reverse=True)
-    assert len(passed) < 12 or passed[-1] < 12
+    assert passed[-1] == 12  # the probabilities of what all have become
+    assert passed[1:-1] == sorted(passed[1:-1], reverse=True)
+    assert len(passed) < 13 or passed[-2] < 12
     passed.clear()
     verdicts(subject, batch, at("pgd-linf", 4.0))
-    assert passed == [12] * 12
+    assert passed == [12] * 13
 
 
 def test_broken_images_do_not_shift_the_verdicts_of_the_others(subject: Subject) -> None:

@@ -19,6 +19,7 @@ from robustbench_coss.evaluations.corruptions.reference import (
 )
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject
 from robustbench_coss.evaluations.suites.corruption import Corruption
+from robustbench_coss.records.confidence import CONFIDENCES
 
 
 def save_arrays(folder: Path, test: ImageSet, names: tuple[str, ...] = NAMES) -> None:
@@ -52,7 +53,7 @@ def test_arrays_of_cifar_10_c_pair_row_by_row_and_block_by_block(
         got = suite.corrupt(batch.images, batch.index, condition, 0) * 255
         for row, i in enumerate([2, 0]):
             assert torch.all(got[row].round() == (10 * k + severity - 1 + 40 * i) % 256)
-    assert set(suite.measure(subject, batch, conditions[5], 0)) == {"correct"}
+    assert set(suite.measure(subject, batch, conditions[5], 0)) == {"correct", *CONFIDENCES}
     assert suite.config()["backend"] == "ready-made"
     assert {m.name for m in suite.metrics(conditions)} >= {"corruption_top1", "corruption_extra"}
 
