@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.answers import answers
+from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
@@ -54,7 +55,7 @@ class Rotation(BaseSuite):
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
         images = rotate(batch.images, condition.level) if condition.group else batch.images
-        return {"correct": correct(subject, images, batch.labels)}
+        return answers(subject, images, batch.labels)
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         turned = tuple(c.name for c in conditions if c.level)

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Force, Format, Results, format_of, names_in
+from robustbench_coss.cli.leaderboard import (
+    Calibration,
+    Force,
+    Format,
+    Results,
+    format_of,
+    names_in,
+)
 from robustbench_coss.machine.terminal import say, show
 
 Model = Annotated[
@@ -28,10 +35,7 @@ def compare(
     cells: Annotated[
         bool, typer.Option("--cells", help="Also compare every single condition.")
     ] = False,
-    calibration: Annotated[
-        bool,
-        typer.Option("--calibration", help="Also compare NLL, Brier score, ECE and more."),
-    ] = False,
+    calibration: Calibration = False,
     format: Annotated[
         Format | None, typer.Option(help="Write this instead of a table for the terminal.")
     ] = None,

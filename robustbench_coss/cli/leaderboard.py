@@ -25,6 +25,14 @@ Force = Annotated[
 ]
 
 
+Calibration = Annotated[
+    bool,
+    typer.Option(
+        "--calibration", help="Add NLL, Brier score, ECE and more, computed from probabilities."
+    ),
+]
+
+
 class Format(StrEnum):
     """How tables can be written."""
 
@@ -67,14 +75,7 @@ def leaderboard(
             "ImageNet-C, or by those of a measured model (label, run name or checkpoint hash).",
         ),
     ] = None,
-    calibration: Annotated[
-        bool,
-        typer.Option(
-            "--calibration",
-            help="Add NLL, Brier score, ECE and more of the probabilities, and write "
-            "calibration.csv with those of each condition.",
-        ),
-    ] = False,
+    calibration: Calibration = False,
     models: Annotated[
         list[str] | None,
         typer.Option(help="Rows, in this order (repeat or a,b): labels, their first words, runs."),
@@ -121,8 +122,6 @@ def leaderboard(
       coss-bench leaderboard --results /data/study/results
 
       coss-bench leaderboard --baseline alexnet
-
-      coss-bench leaderboard --metrics clean_top1,clean_ece,corruption_nll
 
       coss-bench leaderboard --models BYOL,CO-BYOL --spread sd
 

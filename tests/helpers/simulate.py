@@ -169,11 +169,20 @@ def _model_records(
         )
 
     reference = Cell("clean", "", 0.0, correct(0))
+    right = correct(0)
+    sure = np.clip(40 * np.abs(ability - cut), 0, 127).astype(np.int8)
     whole = Cell(
         "clean",
         "",
         0.0,
-        {**correct(0), "top5": exactly(0.97, n), "knn": correct(0.1)["correct"]},
+        {
+            **right,
+            "top5": exactly(0.97, n),
+            "knn": correct(0.1)["correct"],
+            "confidence": sure,
+            "true_class": np.where(right["correct"], sure, -sure).astype(np.int8),
+            "other_squares": np.zeros(n, np.int8),
+        },
     )
     records = [
         build(
