@@ -16,7 +16,7 @@ GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma, as PIL and torchvision use
 
 def grey(images: Tensor) -> Tensor:
     """[B, 3, H, W] to luma [B, 1, H, W]."""
-    weights = constant(GREY, images.device).view(1, 3, 1, 1)
+    weights = constant(GREY, images).view(1, 3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
 
@@ -52,7 +52,7 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     )
     hue = (hue / 6 + factor.squeeze(1)) % 1
     # HSV to RGB in closed form: f(n) = v - c * max(0, min(k, 4 - k, 1)), k = (n + 6 h) mod 6.
-    n = constant((5.0, 3.0, 1.0), images.device).view(1, 3, 1, 1)
+    n = constant((5.0, 3.0, 1.0), images).view(1, 3, 1, 1)
     k = (n + 6 * hue.unsqueeze(1)) % 6
     return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
 

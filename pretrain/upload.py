@@ -52,8 +52,12 @@ def unpack(arrays: Sequence[NDArray[Any]], sent: Tensor) -> list[Tensor]:
     ]
 
 
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """[len(values)] of the type and on the device of another tensor, sent there once."""
+    return _constant(values, like.dtype, like.device)
+
+
 @cache
-def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """[len(values)] float32 on a device, sent there once."""
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # whoever asks first
-        return torch.tensor(values, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
