@@ -9,10 +9,10 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, ProgressColumn, Task
 from rich.text import Text
 
-from robustbench_coss.machine.terminal import progress_bar
+from robustbench_coss.machine.terminal import Times, progress_bar, times
 
 
 class Progress:
@@ -45,7 +45,7 @@ class ConsoleProgress(Progress):
         self.console, self.every = console, every
         self.total = self.done = 0
         self.started = self.last = time.monotonic()
-        self.bar = progress_bar(console, MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
+        self.bar = progress_bar(console, MofNCompleteColumn(), _Speed(), Times())
         self.task = self.bar.add_task("starting", total=None)
         self.what = "starting"
 
@@ -80,8 +80,10 @@ class ConsoleProgress(Progress):
         if self.console.is_terminal or now - self.last < self.every:
             return
         self.last = now
-        speed = self.done / (now - self.started)
+        elapsed = now - self.started
+        left = (self.total - self.done) * elapsed / self.done if self.done else None
         self.console.print(
-            f"{self.what}: {self.done:,} of {self.total:,} images, {speed:,.0f} images/s",
+            f"{self.what}: {self.done:,} of {self.total:,} images, "
+            f"{self.done / elapsed:,.0f} images/s, {times(elapsed, left)}",
             soft_wrap=True,
         )

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.progress import TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,7 +27,7 @@ from robustbench_coss.encoders.knn import nearest_class
 from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
-from robustbench_coss.machine.terminal import Screen, progress_bar
+from robustbench_coss.machine.terminal import Screen, Times, progress_bar, times
 from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import (
     gather,
@@ -311,7 +311,7 @@ class ProgressLine(pl.Callback):
     def __init__(self, title: str, batch_size: int) -> None:
         self.console = Screen(stderr=True)
         self.title, self.batch_size = title, batch_size
-        columns = TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)
+        columns = Times(), TextColumn("{task.fields[note]}", markup=False)
         self.bar = progress_bar(self.console, *columns, width=10)  # a line of 80 columns at most
         self.note = ""
         self.first_step, self.started = 0, 0.0
@@ -348,7 +348,11 @@ class ProgressLine(pl.Callback):
         line = f"{self._epoch(trainer)} {self.note}"
         self.bar.update(self.task, note=line)
         if not self.console.is_terminal:
-            self.console.print(f"{self.title}: {line}", soft_wrap=True)
+            elapsed = time.monotonic() - self.started
+            done = trainer.global_step - self.first_step
+            left = (int(trainer.estimated_stepping_batches) - trainer.global_step) * elapsed / done
+            said = f"{self.title}: {line}, {times(elapsed, left)}"
+            self.console.print(said, soft_wrap=True)
 
     @staticmethod
     def _epoch(trainer: pl.Trainer) -> str:

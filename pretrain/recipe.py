@@ -15,10 +15,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.datasets.base import LARGEST_IMAGE
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.pretrain.views import ViewOptions
-from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
+from robustbench_coss.reading import MOST_YAML, leading_comment, parse_yaml, read_bytes
 
 
 class OptimizerOptions(BaseModel):
@@ -193,6 +194,14 @@ def shipped_recipes() -> list[str]:
     """Names of the recipes in the package: flat ones, and METHOD/FAMILY-ARCHITECTURE."""
     flat = [i.name.removesuffix(".yaml") for i in RECIPES.iterdir() if i.name.endswith(".yaml")]
     return sorted([*flat, *_composed()])
+
+
+def recipe_about(name: str) -> str:
+    """What a shipped recipe is for: the comment that it begins with, or what it is made of."""
+    if name in _composed():
+        family, arch = _composed()[name]
+        return f"{method_name(name.partition('/')[0])} on {family} with {arch}."
+    return leading_comment(RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from robustbench_coss.pretrain.recipe import (
     nested,
     read_recipe,
 )
-from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
+from robustbench_coss.reading import MOST_YAML, leading_comment, parse_yaml, read_bytes
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Grid = Annotated[dict[str, Values], Field(min_length=1)]
@@ -74,6 +74,11 @@ class Run:
 def shipped_sweeps() -> list[str]:
     """Names of the sweeps in the package."""
     return sorted(item.name.removesuffix(".yaml") for item in SHIPPED.iterdir())
+
+
+def sweep_about(name: str) -> str:
+    """What a shipped sweep asks: the comment that it begins with."""
+    return leading_comment(SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def read_sweep(name: str) -> Sweep:

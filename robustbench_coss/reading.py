@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable, Iterable
 from functools import cache
 from io import FileIO
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +279,9 @@ def _yaml_loader() -> Any:
     number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
     Loader.add_implicit_resolver(_NUMBERS[1], number, list("-+0123456789."))
     return Loader
+
+
+def leading_comment(text: str) -> str:
+    """The lines of comment that a YAML text begins with, as one."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)

@@ -44,9 +44,9 @@ def run_checks(cells: Sequence[Cell]) -> list[Check]:
     found = [
         _fewer_at_larger(of, ladder),
         _unbounded(of),
-        _no_more_than(of, ladder, CONTROL, "random noise breaks no more than PGD-Linf"),
-        _no_more_than(of, ladder, "fgsm", "a single step breaks no more than PGD-Linf"),
-        _no_more_than(of, ladder, TRANSFER, "a transferred attack breaks no more than PGD-Linf"),
+        _no_more_than(of, ladder, CONTROL, "random noise breaks no more than PGD-ℓ∞"),
+        _no_more_than(of, ladder, "fgsm", "a single step breaks no more than PGD-ℓ∞"),
+        _no_more_than(of, ladder, TRANSFER, "a transferred attack breaks no more than PGD-ℓ∞"),
         *_more_steps(of, ladder),
         _flat(of),
     ]
@@ -88,7 +88,7 @@ def _fewer_at_larger(of: Mapping[str, Cell], ladder: Sequence[Cell]) -> Check | 
     beyond = of.get(at(SCRATCH, UNBOUNDED_EPS))
     chain = [*ladder[-2:-1], *(c for c in (scratch, beyond) if c is not None)]
     return _compare(
-        "PGD-Linf finds no less with a larger budget",
+        "PGD-ℓ∞ finds no less with a larger budget",
         [(_correct(b), _correct(a), f"{a.condition} to {b.condition}") for a, b in pairwise(chain)],
     )
 

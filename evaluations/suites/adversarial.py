@@ -57,7 +57,7 @@ L2_EPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # Euclidean norm of pixels in [0, 1],
 L2_SIZE = 32
 STANDARD = ("fgsm", "mi-fgsm", "pgd-linf", "apgd-ce", "pgd-l2")
 WORST = {LINF: "worst-linf", L2: "worst-l2"}
-NORM_LABEL = {LINF: "Linf", L2: "L2"}
+NORM_LABEL = {LINF: "ℓ∞", L2: "ℓ2"}
 PGD = "pgd-linf"
 PANELS = {
     LINF: {
@@ -89,12 +89,12 @@ class Adversarial(BaseSuite):
     """Attacks over ladders of small budgets, and the worst of them.
 
     Column: `correct`: right on the clean image and under the attack at this budget and at every
-    smaller one. The level is epsilon in 1/255 for L∞ and the norm itself for L2. The condition
+    smaller one. The level is epsilon in 1/255 for ℓ∞ and the norm itself for ℓ2. The condition
     "gradient" also has `flat`: the clean image's input gradient is zero.
 
     Args:
         attacks: names of `evaluations.attacks.run.ATTACKS`; "standard" or "all" of them.
-        eps: L∞ budgets in 1/255, below 64.
+        eps: ℓ∞ budgets in 1/255, below 64.
         eps_l2: L2 budgets for images of 32 px, multiplied by size / 32 for others.
         steps: gradient steps of the iterated attacks; AutoAttack has its own number.
         restarts: random starts of the attacks that draw.
@@ -107,7 +107,7 @@ class Adversarial(BaseSuite):
 
     name = "adversarial"
     version = 2
-    axis = Axis("epsilon (/255; L2: norm)", column_label="robust top-1 (%)")
+    axis = Axis("epsilon (/255; ℓ2: norm)", column_label="robust top-1 (%)")
     about = SuiteAbout(
         title="Adversarial attacks",
         does="Attacks on the whole classifier with small budgets: what they leave is an upper "
@@ -180,7 +180,7 @@ class Adversarial(BaseSuite):
         return [Condition("clean", "", 0.0), *ladder, *self._sanity()]
 
     def _sanity(self) -> list[Condition]:
-        """The control and what else only the checks need; most of it is held against PGD-Linf."""
+        """The control and what else only the checks need; most of it is held against PGD-ℓ∞."""
 
         def own(kind: str, eps: float) -> Condition:
             return Condition(at(kind, eps), SANITY, eps, kind=kind)
@@ -291,7 +291,7 @@ class Adversarial(BaseSuite):
             if rungs:
                 label = f"Worst-case {NORM_LABEL[norm]} top-1"
                 worst.append(_metric(group, label, tuple(rungs), headline=norm == LINF))
-        labels = {name: ATTACKS[name].label for name in self.attacks} | {CONTROL: "Linf noise"}
+        labels = {name: ATTACKS[name].label for name in self.attacks} | {CONTROL: "ℓ∞ noise"}
         return worst + [
             _metric(group, f"{label} top-1", names, headline=group == PGD)
             for group, label in labels.items()

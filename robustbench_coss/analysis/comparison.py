@@ -77,8 +77,9 @@ def compare(
     suites: Sequence[str] = (),
     cells: bool = False,
     calibration: bool = False,
+    everything: bool = False,
 ) -> Comparison:
-    """Compare two measured models in everything that both were measured in alike.
+    """Compare two measured models in the headline metrics that both were measured in alike.
 
     Args:
         results: folder of the records.
@@ -86,6 +87,7 @@ def compare(
         suites: compare in these alone; empty for all.
         cells: also compare every single condition but the reference, in what the suite draws.
         calibration: also compare statistics of probabilities.
+        everything: compare in all metrics; more tests, of which each is then held to more.
 
     Raises:
         CossError: a name is unknown or ambiguous, both stand for the same runs, a suite was not
@@ -94,7 +96,7 @@ def compare(
     measured = load_measurements(results)
     measured = with_calibration(measured) if calibration else measured
     one, other = (find_model(measured, name) for name in (a, b))
-    return compare_chosen(one, other, measured, suites, cells)
+    return compare_chosen(one, other, measured, suites, cells, everything or calibration)
 
 
 def compare_chosen(
@@ -103,12 +105,13 @@ def compare_chosen(
     measured: Sequence[SeedGroup],
     suites: Sequence[str] = (),
     cells: bool = False,
+    everything: bool = False,
 ) -> Comparison:
     """`compare` for two models that were found already among all that was measured."""
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
         raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
-    lines, refused, pairs = differences(one, other, measured, suites or known, cells)
+    lines, refused, pairs = differences(one, other, measured, suites or known, cells, everything)
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
     table = judge(pd.DataFrame(lines))
@@ -122,6 +125,7 @@ def differences(
     measured: Sequence[SeedGroup],
     suites: Sequence[str],
     cells: bool = False,
+    everything: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str], list[tuple[SeedGroup, SeedGroup]]]:
     """All differences of two models, not corrected for their number.
 
@@ -139,7 +143,7 @@ def differences(
     pairs, refused = _pairs(one, other, suites)
     lines: list[dict[str, Any]] = []
     for x, y in pairs:
-        metrics, left_out = _shared_metrics(x, y, cells)
+        metrics, left_out = _shared_metrics(x, y, cells, everything)
         refused += left_out
         untrained = _untrained(one, other, x.test_set, measured)
         lines += [difference_line(x, y, metric) | {"untrained": untrained} for metric in metrics]
@@ -233,9 +237,11 @@ def _pairs(
     return pairs, refused
 
 
-def _shared_metrics(x: SeedGroup, y: SeedGroup, cells: bool) -> tuple[list[Metric], list[str]]:
+def _shared_metrics(
+    x: SeedGroup, y: SeedGroup, cells: bool, everything: bool
+) -> tuple[list[Metric], list[str]]:
     """Metrics that are the same average for both models, and which are not."""
-    sides = [{k.name: k for k in m.records[0].metrics} for m in (x, y)]
+    sides = [{k.name: k for k in m.records[0].metrics if everything or k.headline} for m in (x, y)]
     mine, theirs = sides
     differ = [
         k.label

@@ -72,8 +72,8 @@ INTERNAL_NOISE = Measure("occlusion", {"noise": "Internal noise top-1"})
 ATTACKS = Measure(
     "adversarial",
     {
-        "worst-linf": f"Worst-case Linf top-1, up to {SMALL:g}/255",
-        "pgd-linf": f"PGD-Linf top-1, up to {SMALL:g}/255",
+        "worst-linf": f"Worst-case ℓ∞ top-1, up to {SMALL:g}/255",
+        "pgd-linf": f"PGD-ℓ∞ top-1, up to {SMALL:g}/255",
     },
     largest=SMALL,
 )

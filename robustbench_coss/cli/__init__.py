@@ -18,10 +18,11 @@ from robustbench_coss import __version__
 from robustbench_coss.cli.arch import arch
 from robustbench_coss.cli.claims import claims
 from robustbench_coss.cli.compare import compare
-from robustbench_coss.cli.doctor import doctor, list_
+from robustbench_coss.cli.doctor import doctor
 from robustbench_coss.cli.evaluate import evaluate
 from robustbench_coss.cli.export import export
 from robustbench_coss.cli.leaderboard import leaderboard
+from robustbench_coss.cli.list import list_
 from robustbench_coss.cli.plot import plot
 from robustbench_coss.cli.pretrain import pretrain
 from robustbench_coss.cli.quickstart import quickstart

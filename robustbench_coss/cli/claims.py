@@ -37,6 +37,9 @@ def claims(
             "target, shared heads, another MLP.",
         ),
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also name the records that the tables rest on.")
+    ] = False,
     results: Results = Path("results"),
     force: Force = False,
 ) -> None:
@@ -58,18 +61,20 @@ def claims(
     from robustbench_coss.files import write_chosen
     from robustbench_coss.tables import cells
     from robustbench_coss.tables.claims import layout, to_json
+    from robustbench_coss.tables.latex import to_latex
+    from robustbench_coss.tables.terminal import to_rich
 
     wanted = format or (None if out is None else _format_of(out))
     outcomes = examine(results, ablations)
     if wanted is None:
-        show(cells.to_rich(layout(outcomes)))
+        show(to_rich(layout(outcomes, verbose)))
         return
     if wanted is Format.json:
         text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     elif wanted is Format.md:
         text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes), "claims")
     else:
-        text = cells.to_latex("claims", layout(outcomes))
+        text = to_latex("claims", layout(outcomes))
     if out is None:
         say(text, nl=False)
     else:

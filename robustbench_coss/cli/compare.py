@@ -36,6 +36,9 @@ def compare(
         bool, typer.Option("--cells", help="Also compare every single condition.")
     ] = False,
     calibration: Calibration = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compare in all metrics, not the headline ones alone.")
+    ] = False,
     format: Annotated[
         Format | None, typer.Option(help="Write this instead of a table for the terminal.")
     ] = None,
@@ -48,8 +51,8 @@ def compare(
 ) -> None:
     """Compare two measured models, from their records alone.
 
-    Differences of everything that both were measured in alike, image by image, with 95 % intervals,
-    p-values corrected for their number, and a verdict. What cannot be compared is named.
+    A verdict in a sentence, then the differences in the headline metrics, image by image, with 95 %
+    intervals and p-values corrected for their number. What cannot be compared is named.
 
     Examples:
 
@@ -61,19 +64,23 @@ def compare(
     from robustbench_coss.files import csv_text, write_chosen
     from robustbench_coss.tables import cells as tables
     from robustbench_coss.tables.comparison import layout
+    from robustbench_coss.tables.latex import to_latex
+    from robustbench_coss.tables.terminal import to_rich
 
     wanted = format or (None if out is None else format_of(out))
-    found = compare_models(results, a, b, names_in(suite), cells, calibration)
+    found = compare_models(
+        results, a, b, names_in(suite), cells, calibration=calibration, everything=everything
+    )
     sections = layout(found)
     if wanted is None:
-        show(tables.to_rich(sections))
+        show(to_rich(sections))
         return
     if wanted is Format.csv:
         text = csv_text(found.table)
     elif wanted is Format.md:
         text = tables.to_markdown(f"{found.a} against {found.b}", sections, "compare")
     else:
-        text = tables.to_latex("compare", sections)
+        text = to_latex("compare", sections)
     if out is None:
         say(text, nl=False)
     else:

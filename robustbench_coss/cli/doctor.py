@@ -1,4 +1,4 @@
-"""`coss-bench list` and `coss-bench doctor`: what there is, and whether it works here."""
+"""`coss-bench doctor`: whether everything works here."""
 
 from __future__ import annotations
 
@@ -7,28 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.machine.terminal import Screen, say, show
-
-
-def list_() -> None:
-    """List the encoders, data sets, methods and suites that can be used by name.
-
-    Third-party packages add theirs through entry points; the package that a name comes from is
-    shown beside it.
-
-    Examples:
-
-      coss-bench list
-    """
-    from rich.table import Table
-
-    from robustbench_coss import registry
-
-    table = Table("kind", "name", "package", box=None, header_style="bold")
-    for kind in registry.KINDS:
-        for name in registry.names(kind):
-            table.add_row(kind, name, registry.origin(kind, name))
-    show(table)
+from robustbench_coss.machine.terminal import Screen, say
 
 
 def doctor(
@@ -53,7 +32,7 @@ def doctor(
     findings = environment.doctor(data_root, results)
     for finding in findings:
         colour = "green" if finding.ok else "red" if finding.required else "yellow"
-        mark = "✓" if finding.ok else "✗"
+        mark = "✓" if finding.ok else "✗" if finding.required else "–"
         line = Text.assemble((mark, colour), f" {finding.name}: {finding.detail}")
         screen.print(line, soft_wrap=True)
         if finding.remedy:

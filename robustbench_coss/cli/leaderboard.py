@@ -149,13 +149,19 @@ def leaderboard(
 
 def _print_whole(results: Path, baseline: str | None, calibration: bool) -> None:
     """Print the whole leaderboard and write its files."""
-    from robustbench_coss.analysis.numbers import load_table
-    from robustbench_coss.tables.leaderboard import to_rich, write_conditions, write_leaderboard
+    from robustbench_coss.analysis.calibration import with_calibration
+    from robustbench_coss.analysis.configurations import load_measurements
+    from robustbench_coss.analysis.numbers import table_of
+    from robustbench_coss.tables.leaderboard import to_rich
+    from robustbench_coss.tables.written import write_conditions, write_leaderboard
 
-    table = load_table(results, baseline, calibration)
-    written = write_leaderboard(results, table)
+    measured = load_measurements(results)
     if calibration:
-        written.append(write_conditions(results))
+        measured = with_calibration(measured)
+    table = table_of(measured, baseline)
+    written = write_leaderboard(results, measured, table)
+    if calibration:
+        written.append(write_conditions(results, measured))
     show(to_rich(table))
     for path in written:
         say(f"wrote {path}")

@@ -145,13 +145,13 @@ def _one_by_one(train: Train, runs: list[Run]) -> dict[Run, str]:
 def _on_cluster(
     train: Train, runs: list[Run], cluster: str, device: str, gpus: float | None
 ) -> dict[Run, str]:
-    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn
 
     from robustbench_coss.machine.executors import on_ray
-    from robustbench_coss.machine.terminal import progress_bar
+    from robustbench_coss.machine.terminal import Times, progress_bar
 
     console = Screen(stderr=True)
-    bar = progress_bar(console, MofNCompleteColumn(), TimeElapsedColumn(), width=20)
+    bar = progress_bar(console, MofNCompleteColumn(), Times(), width=20)
     share = {"cpu": 0.0, "cuda": 1.0}.get(device) if gpus is None else gpus
     with on_ray(cluster, share) as execute, bar:
         outcomes = bar.track(execute(train, runs), total=len(runs), description="runs")

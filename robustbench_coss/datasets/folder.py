@@ -109,6 +109,7 @@ class FolderSource:
         held_out: share of the training images that become the validation images where these have
             no folder of their own.
         remedy: how to get the data.
+        does: what it shows, for lists.
     """
 
     name: str
@@ -117,6 +118,7 @@ class FolderSource:
     tests: tuple[str, ...]
     held_out: float
     remedy: str
+    does: str = ""
 
     def missing(self, root: Path) -> str | None:
         """None if the data are there, else what to do to get them, in one line."""
@@ -267,6 +269,7 @@ def scan(
 
 IMAGEFOLDER = FolderSource(
     name="imagefolder",
+    does="Your own pictures, a folder per class.",
     default_size=224,
     inside=(".",),
     tests=("test", "val", "validation"),
@@ -279,6 +282,7 @@ IMAGEFOLDER = FolderSource(
 
 IMAGENET = FolderSource(
     name="imagenet",
+    does="ILSVRC 2012, 1,000 classes.",
     default_size=224,
     inside=("imagenet", "."),
     tests=("val",),
@@ -291,6 +295,7 @@ IMAGENET = FolderSource(
 
 IMAGENET100 = FolderSource(
     name="imagenet100",
+    does="100 classes of ImageNet.",
     default_size=224,
     inside=("imagenet100", "imagenet-100", "."),
     tests=("val",),

@@ -54,6 +54,7 @@ class VisionSource:
         gzipped: whether files may be gzipped.
         pad: enlarge by a border of zeros instead of resampling.
         otherwise: another way to get the data, for messages.
+        does: what it shows, for lists.
     """
 
     name: str
@@ -65,6 +66,7 @@ class VisionSource:
     gzipped: bool = False
     pad: bool = False
     otherwise: str = ""
+    does: str = ""
 
     def find(self, root: Path) -> Path | None:
         """The first folder that holds every file, None if there is none."""
@@ -222,6 +224,7 @@ def _read_stl10(folder: Path, train: bool) -> Arrays:
 
 MNIST = VisionSource(
     name="mnist",
+    does="Digits, grey, 10 classes.",
     default_size=32,
     torchvision_name="MNIST",
     folders=("mnist", "MNIST/raw"),
@@ -233,6 +236,7 @@ MNIST = VisionSource(
 
 FASHION_MNIST = VisionSource(
     name="fashion-mnist",
+    does="Clothes, grey, 10 classes.",
     default_size=32,
     torchvision_name="FashionMNIST",
     folders=(
@@ -255,6 +259,7 @@ FASHION_MNIST = VisionSource(
 
 CIFAR10 = VisionSource(
     name="cifar10",
+    does="Photographs, 10 classes.",
     default_size=32,
     torchvision_name="CIFAR10",
     folders=("cifar-10-batches-py",),
@@ -264,6 +269,7 @@ CIFAR10 = VisionSource(
 
 CIFAR100 = VisionSource(
     name="cifar100",
+    does="Photographs, 100 classes.",
     default_size=32,
     torchvision_name="CIFAR100",
     folders=("cifar-100-python",),
@@ -273,6 +279,7 @@ CIFAR100 = VisionSource(
 
 STL10 = VisionSource(
     name="stl10",
+    does="Photographs of 96 px, 10 classes.",
     default_size=96,
     torchvision_name="STL10",
     folders=("stl10_binary",),

@@ -20,8 +20,9 @@ from io import TextIOWrapper
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.segment import Segment
+from rich.text import Text
 
 # C0 and C1 controls but tab and newline, line separators, changes of direction, lone surrogates.
 _CONTROL = re.compile(
@@ -115,6 +116,25 @@ def show(renderable: RenderableType) -> None:
     screen.width = max(screen.width, least)
     # Of columns that rich made narrower than their words it would cut the last off.
     screen.print(renderable, crop=False)
+
+
+def times(elapsed: float, left: float | None) -> str:
+    """Seconds gone and to come as "1:20 elapsed, 0:40 left"; None is not known."""
+    to_come = "" if left is None else f", {_clock(left)} left"
+    return f"{_clock(elapsed)} elapsed{to_come}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Times(ProgressColumn):
+    """How long a task has taken and will take."""
+
+    def render(self, task: Task) -> Text:
+        return Text(times(task.elapsed or 0.0, task.time_remaining).replace(" elapsed", ""))
 
 
 def progress_bar(console: Console, *columns: ProgressColumn, width: int = 40) -> Progress:

@@ -1,10 +1,12 @@
-"""Kinds of fields that the models of a record share: exact types, nothing converted on the way."""
+"""Kinds of fields that the models of a record share: exact types, nothing but words converted."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -19,6 +21,14 @@ CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 Text = Annotated[str, Strict()]
 Name = Annotated[str, StringConstraints(strict=True, min_length=1)]
+
+
+def _with_norms(text: str) -> str:
+    """Words with norms as they are written today; older records have "Linf" and "L2"."""
+    return re.sub(r"\bLinf\b", "ℓ∞", re.sub(r"\bL2\b", "ℓ2", text))
+
+
+Heading = Annotated[Name, AfterValidator(_with_norms)]
 Digest = Annotated[str, StringConstraints(strict=True, pattern="^[0-9a-f]{64}$")]
 LARGEST = 2**53  # up to which every JSON reader holds whole numbers exactly
 Count = Annotated[int, Strict(), Field(ge=0, le=LARGEST)]

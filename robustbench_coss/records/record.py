@@ -31,6 +31,7 @@ from robustbench_coss.records.fields import (
     CONFIG,
     Count,
     Digest,
+    Heading,
     Name,
     Number,
     Positive,
@@ -60,7 +61,7 @@ class Metric:
 
     name: Name
     """Key, unique in the suite (corruption_top1)."""
-    label: Name
+    label: Heading
     """Heading for tables and axes (Corruption top-1)."""
     column: Name
     """The column of outcomes that is averaged; or, where the conditions have none of that name,
@@ -81,7 +82,7 @@ class Axis:
 
     _all_there = model_validator(mode="before")(all_there)
 
-    label: Name
+    label: Heading
     """What x is, with its unit ("severity", "epsilon (/255)")."""
     column: Name = "correct"
     """Column of outcomes along y."""
@@ -131,7 +132,7 @@ class Check:
 
     _all_there = model_validator(mode="before")(all_there)
 
-    name: Name
+    name: Heading
     """What should hold."""
     passed: YesNo
     """Whether it does."""

@@ -15,7 +15,14 @@ from robustbench_coss.claims.questions import Source
 from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
 from robustbench_coss.records.record import path_of
 from robustbench_coss.statistics.contrasts import unmatched
-from robustbench_coss.tables.cells import MARK, Column, Section, TableCell, block
+from robustbench_coss.tables.cells import (
+    MARK,
+    Column,
+    Section,
+    TableCell,
+    block,
+    without_constants,
+)
 from robustbench_coss.tables.comparison import p_text, signed_cell
 
 SCHEMA = 1
@@ -107,12 +114,19 @@ def _paths(source: Source) -> list[Path]:
     return [path_of(record) for record in source.measurement.records]
 
 
-def layout(outcomes: Sequence[Outcome]) -> list[Section]:
-    """A section per test set: the verdicts, the evidence, and what to know about it."""
-    return [_section(name, list(mine)) for name, mine in groupby(outcomes, lambda o: o.test_set)]
+def layout(outcomes: Sequence[Outcome], records: bool = True) -> list[Section]:
+    """A section per test set: the verdicts, the evidence, and what to know about it.
+
+    Args:
+        records: whether to name the files that the numbers come from.
+    """
+    return [
+        _section(name, list(mine), records)
+        for name, mine in groupby(outcomes, lambda o: o.test_set)
+    ]
 
 
-def _section(test_set: str, outcomes: Sequence[Outcome]) -> Section:
+def _section(test_set: str, outcomes: Sequence[Outcome], records: bool) -> Section:
     rows = [(o, row) for o in outcomes for row in o.rows]
     images = " or ".join(f"{n:,}" for n in sorted({_images(row) for _, row in rows}))
     caption = (
@@ -130,8 +144,12 @@ def _section(test_set: str, outcomes: Sequence[Outcome]) -> Section:
             ),
         ]
     )
-    blocks = (verdicts, block(_columns(rows))) if rows else (verdicts,)
-    return Section(test_set, caption, blocks, tuple(_notes(outcomes)))
+    columns, of_all = without_constants(_columns(rows)) if rows else ([], [])
+    of_all += _common_setting(rows)
+    caption += f" All: {', '.join(of_all)}." if of_all else ""
+    blocks = (verdicts, block(columns)) if rows else (verdicts,)
+    notes = _notes(outcomes) + (_records_notes(outcomes) if records else [])
+    return Section(test_set, caption, blocks, tuple(notes))
 
 
 def _decided(verdict: str) -> bool:
@@ -145,12 +163,23 @@ def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:
             "Metric",
             [TableCell(q.measure + (f" ({q.protocol})" * bool(q.protocol))) for q in questions],
         ),
-        ("Model", [TableCell(q.compared) for q in questions]),
+        ("Model", [TableCell(name) for name in _short(rows)]),
         ("Runs", [TableCell(_runs(row)) for _, row in rows]),
         ("Effect", [effect_cell(row) for _, row in rows]),
         ("p (Holm)", [TableCell(p_text(row.p_holm)) for _, row in rows]),
         ("Verdict", [TableCell(row.verdict, best=_decided(row.verdict)) for _, row in rows]),
     ]
+
+
+def _common_setting(rows: Sequence[tuple[Outcome, Row]]) -> list[str]:
+    """What follows the method in the names of all models, if it is the same."""
+    found = {row.question.compared.partition(" · ")[2] for _, row in rows} - {""}
+    return list(found) if len(found) == 1 else []
+
+
+def _short(rows: Sequence[tuple[Outcome, Row]]) -> list[str]:
+    common = "".join(f" · {setting}" for setting in _common_setting(rows))
+    return [row.question.compared.removesuffix(common) for _, row in rows]
 
 
 def _runs(row: Row) -> str:
@@ -201,7 +230,6 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
         for o in outcomes
         for reason in o.lacking
     ]
-    notes += _records_notes(sources)
     return list(dict.fromkeys(notes))
 
 
@@ -213,10 +241,10 @@ def _left_out(row: Row) -> str:
     return f"Left out, since not all have the seed: {', '.join(alone)}." if alone else ""
 
 
-def _records_notes(sources: Iterable[Source]) -> list[str]:
+def _records_notes(outcomes: Iterable[Outcome]) -> list[str]:
     """ "Records of BYOL: records/{byol-s0-…,byol-s1-…}/parts/{clean,crop}.json", for a shell."""
     paths: dict[str, list[Path]] = {}
-    for s in sources:
+    for s in (s for o in outcomes for row in o.rows for s in row.question.sources):
         paths.setdefault(s.measurement.label, []).extend(_paths(s))
     notes = []
     for label in sorted(paths):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,10 +31,47 @@ def layout(found: Comparison) -> list[Section]:
             notes = [*_general_notes(found), *notes]
         sections.append(
             Section(
-                str(title), _caption(found, part), (block(difference_columns(part)),), tuple(notes)
+                str(title),
+                _caption(found, part),
+                (block(difference_columns(part)),),
+                tuple(notes),
+                verdict(found.a, found.b, part),
             )
         )
     return sections
+
+
+NAMED = 3  # measures that a sentence names before it counts the others
+
+
+def verdict(a: str, b: str, part: pd.DataFrame) -> str:
+    """What lines of a comparison's table come to, in a sentence."""
+    if reasons := list(filter(None, part["untrained"].unique())):
+        return f"Nothing can be said of {a} and {b}: {'; '.join(reasons)}."
+    of = {v: list(lines["heading"]) for v, lines in part.groupby("verdict", sort=False)}
+    said = [
+        f"{word} in {_named(of[key])}"
+        for key, word in (
+            ("A better", "better"),
+            ("B better", "worse"),
+            ("A higher", "higher"),
+            ("B higher", "lower"),
+        )
+        if key in of
+    ]
+    tests = f"{len(part)} measure{'s' * (len(part) > 1)}"
+    if not said:
+        return f"{a} and {b} do not differ significantly in any of {tests}."
+    rest = len(of.get("undecided", []))
+    undecided = f"; {rest} of {tests} undecided" if rest else ""
+    return f"{a} against {b}: {', '.join(said)}{undecided}."
+
+
+def _named(headings: Sequence[str]) -> str:
+    more = len(headings) - NAMED
+    if more <= 0:
+        return " and ".join(filter(None, [", ".join(headings[:-1]), headings[-1]]))
+    return f"{', '.join(headings[:NAMED])} and {more} more"
 
 
 def _caption(found: Comparison, part: pd.DataFrame) -> str:

@@ -1,25 +1,22 @@
 """Tables of what was measured: one row per configuration, one table per test set.
 
-`load_table` gives every number in long form; `layout` arranges the headline numbers as tables
-once, and the writers of `tables` spell them out.
+`numbers.load_table` gives every number in long form; `layout` arranges the headline numbers as
+tables once, and the writers of `tables` spell them out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Group
 
-from robustbench_coss.analysis.calibration import conditions_table
-from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.labels import method_name
-from robustbench_coss.analysis.numbers import load_table
-from robustbench_coss.files import LOCK, alone, csv_text, write_atomically
+from robustbench_coss.files import csv_text
 from robustbench_coss.tables import cells as tables
+from robustbench_coss.tables import terminal
 from robustbench_coss.tables.cells import (
     MARK,
     MISSING,
@@ -30,18 +27,18 @@ from robustbench_coss.tables.cells import (
     interval_text,
     number_text,
     percent_text,
+    without_constants,
 )
 
-# Number columns beside the model's name in one table: a browser shows more than a printed page
-# or a terminal.
-WIDE, NARROW = 5, 3
+WIDE = 5  # number columns that a browser shows beside the model's name
+ALL = 10_000
 
 
-def layout(table: pd.DataFrame, width: int) -> list[Section]:
+def layout(table: pd.DataFrame, width: int = ALL) -> list[Section]:
     """The headline metrics of a long table as a section per test set.
 
     A section's tables show up to `width` number columns each, a suite's together where they fit;
-    its last table says what the models are.
+    its last table says what the models are. What is the same for all rows is in the caption.
     """
     parts = table.groupby("test_set", sort=True)
     return [_section(str(name), part, width) for name, part in parts]
@@ -74,12 +71,14 @@ def _section(title: str, part: pd.DataFrame, width: int) -> Section:
             if len(packs[-1]) == width:
                 packs.append([])
             packs[-1].append(column)
-    blocks = []
-    for i, pack in enumerate(packs):
-        described = [name_cells(models, part)] if i else _row_columns(models, part)
-        blocks.append(block(described + pack))
-    blocks.append(block(_model_columns(models, part)))
-    caption = (
+    names = name_cells(models, part)
+    counts, of_all = without_constants(count_columns(models, part))
+    described, also_of_all = without_constants(model_columns(models, part))
+    blocks = [block([names, *(() if i else counts), *pack]) for i, pack in enumerate(packs)]
+    blocks += [block([names, *described])] * bool(described)
+    shared = [*of_all, *also_of_all]
+    caption = f"All: {', '.join(shared)}. " if shared else ""
+    caption += (
         f"Chance level (top-1): {percent_text(float(part['chance'].iloc[0]))} %. "
         "Shares in %, with 95 % intervals; best value of a column in bold."
     )
@@ -126,18 +125,17 @@ def name_cells(models: list[str], part: pd.DataFrame, labels: list[str] | None =
     return "Model", [TableCell(label, apart=model in controls) for model, label in shown]
 
 
-def _row_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+def count_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+    """How many seeds and images the numbers of each model rest on."""
     of = {model: part[part["model"] == model] for model in models}
-    chance = percent_text(float(part["chance"].iloc[0]))
     return [
-        name_cells(models, part),
         ("Seeds", [TableCell(range_text(of[m]["seeds"])) for m in models]),
         ("Images", [TableCell(range_text(of[m]["n"])) for m in models]),
-        ("Chance", [TableCell(chance) for _ in models]),
     ]
 
 
-def _model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+def model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
+    """What each model is: method, architecture, training."""
     first = {line["model"]: line for line in part.drop_duplicates("model").to_dict("records")}
     spell: dict[str, tuple[str, Callable[[Any], str]]] = {
         "method": ("Method", method_name),
@@ -147,7 +145,7 @@ def _model_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
         "pretrained_on": ("Pretrained on", str),
         "epochs": ("Epochs", lambda epochs: f"{epochs:g}"),
     }
-    columns = [name_cells(models, part)]
+    columns: list[Column] = []
     for key, (heading, say) in spell.items():
         values = [first[model][key] for model in models]
         known = [not pd.isna(value) for value in values]
@@ -212,50 +210,11 @@ def to_markdown(table: pd.DataFrame) -> str:
     return tables.to_markdown("Leaderboard", layout(table, WIDE))
 
 
-def to_latex(table: pd.DataFrame) -> str:
-    """The leaderboard as LaTeX tables; they need what `tables.to_latex` says."""
-    return tables.to_latex("leaderboard", layout(table, NARROW))
-
-
 def to_rich(table: pd.DataFrame) -> Group:
     """The leaderboard for a terminal; intervals stand on a line of their own."""
-    return tables.to_rich(layout(table, NARROW))
+    return terminal.to_rich(layout(table))
 
 
 def to_csv(table: pd.DataFrame) -> str:
     """The long table as CSV, numbers at full precision."""
     return csv_text(table)
-
-
-def write_leaderboard(results: Path, table: pd.DataFrame | None = None) -> list[Path]:
-    """Write `leaderboard.md`, `.csv` and `.tex` into a results folder, each whole or not at all.
-
-    Args:
-        table: what `load_table(results)` gave, where the caller has it already.
-
-    Returns:
-        The three paths.
-
-    Raises:
-        CossError: there are no complete records, one is damaged, or the folder is not writable.
-    """
-    table = load_table(results) if table is None else table
-    texts = {"md": to_markdown(table), "csv": to_csv(table), "tex": to_latex(table)}
-    paths = {results / f"leaderboard.{suffix}": text for suffix, text in texts.items()}
-    with alone(results / LOCK, f"writing tables to {results}"):  # all three of one process
-        for path, text in paths.items():
-            write_atomically(path, text)
-    return list(paths)
-
-
-def write_conditions(results: Path) -> Path:
-    """Write `calibration.csv`, statistics of the probabilities under each condition.
-
-    Raises:
-        CossError: as `write_leaderboard`.
-    """
-    path = results / "calibration.csv"
-    text = csv_text(conditions_table(load_measurements(results)))
-    with alone(results / LOCK, f"writing tables to {results}"):
-        write_atomically(path, text)
-    return path

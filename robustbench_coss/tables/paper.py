@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from rich.console import Group
 
 from robustbench_coss.analysis.calibration import with_calibration
 from robustbench_coss.analysis.comparison import TESTS, differences, judge
@@ -24,7 +25,6 @@ from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError, unknown_name
 from robustbench_coss.files import csv_text
 from robustbench_coss.statistics.intervals import CONFIDENCE
-from robustbench_coss.tables import cells as tables
 from robustbench_coss.tables.cells import (
     MISSING,
     STAR,
@@ -33,10 +33,12 @@ from robustbench_coss.tables.cells import (
     TableCell,
     block,
     percent_text,
+    to_markdown,
 )
 from robustbench_coss.tables.comparison import difference_cell
+from robustbench_coss.tables.latex import to_latex
 from robustbench_coss.tables.leaderboard import (
-    NARROW,
+    ALL,
     WIDE,
     headline_columns,
     name_cells,
@@ -44,10 +46,9 @@ from robustbench_coss.tables.leaderboard import (
     range_text,
     table_notes,
 )
+from robustbench_coss.tables.terminal import to_rich
 
 Spread = Literal["interval", "sd"]
-
-PRINTED = 5  # number columns beside the model's name that a text of 5.5 to 7 inches takes
 
 SHORT = {
     "mcnemar": "McNemar's exact test",
@@ -55,6 +56,9 @@ SHORT = {
     "t": "Student's t over seeds and images",
 }
 """The tests of `comparison.TESTS` as a caption names them."""
+
+HEADS = {"adversarial": "Attacks", "rf": "Receptive field", "probe": "Probes"}
+"""What stands above the columns of a suite, where that is not its name."""
 
 _COMPARED = [
     "base",
@@ -82,7 +86,7 @@ class PaperTable:
         metrics: names of the columns' metrics, in order.
         spread: whether values are shown with "interval" or "sd".
         relative: whether rows show their difference to the base.
-        whole: whether all columns go into one printed table.
+        wide: number columns of one table in Markdown.
         refused: what was measured and could not be compared with the base, with the reason.
         configurations: whose rows these are, by label.
     """
@@ -91,28 +95,25 @@ class PaperTable:
     metrics: tuple[str, ...]
     spread: Spread
     relative: bool
-    whole: bool
+    wide: int
     refused: tuple[str, ...]
     configurations: Mapping[str, Configuration]
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        return tables.to_markdown("Results", _layout(self, self._columns(WIDE)), "leaderboard")
+        return to_markdown("Results", _layout(self, self.wide), "leaderboard")
 
     def to_latex(self) -> str:
-        """LaTeX tables; they need the packages `booktabs`, `graphicx` and `siunitx`."""
-        return tables.to_latex("leaderboard", _layout(self, self._columns(PRINTED)))
+        """A LaTeX table per test set; see `latex.to_latex`."""
+        return to_latex("leaderboard", _layout(self))
 
     def to_csv(self) -> str:
         """The frame as CSV, numbers at full precision."""
         return csv_text(self.frame)
 
-    def to_rich(self) -> Any:
-        """For a terminal; see `tables.to_rich`."""
-        return tables.to_rich(_layout(self, NARROW))
-
-    def _columns(self, width: int) -> int:
-        return max(width, len(self.metrics)) if self.whole else width
+    def to_rich(self) -> Group:
+        """For a terminal; see `terminal.to_rich`."""
+        return to_rich(_layout(self))
 
 
 def paper_table(
@@ -190,10 +191,17 @@ def paper_table(
         tuple(shown),
         spread,
         bool(relative_to),
-        bool(metrics),
+        max(WIDE, len(shown)) if metrics else WIDE,
         tuple(refused),
         {m.label: m.configuration for m in [*measured, *apart]},
     )
+
+
+def whole_table(measured: Sequence[SeedGroup], table: pd.DataFrame) -> PaperTable:
+    """All rows and headline columns of a long table, `numbers.table_of` these measurements."""
+    frame, shown = _choose(table, list(dict.fromkeys(table["model"])), (), ())
+    known = {m.label: m.configuration for m in measured}
+    return PaperTable(frame, tuple(shown), "interval", False, WIDE, (), known)
 
 
 def _measurements_of(measured: Sequence[SeedGroup], label: str) -> tuple[SeedGroup, ...]:
@@ -223,15 +231,20 @@ def _choose(
     return ordered.drop(columns=["_row", "_column"]).reset_index(drop=True), wanted
 
 
+def _ascii_norms(heading: str) -> str:
+    """A heading as a keyboard has it: "linf" for "ℓ∞"."""
+    return heading.replace("ℓ∞", "linf").replace("ℓ", "l")
+
+
 def _metric(frame: pd.DataFrame, given: str) -> list[str]:
     """Names of the metrics that a name or heading stands for."""
-    plain = given.strip().casefold()
+    plain = _ascii_norms(given.strip().casefold())
     found = []
     names: list[str] = []
     for line in frame.drop_duplicates(["metric", "heading"]).to_dict("records"):
         heading = str(line["heading"]).removesuffix(f" ({line['protocol']})")
         names += [str(line["metric"]), heading]
-        if plain in (str(line["metric"]).casefold(), heading.casefold()):
+        if plain in (str(line["metric"]).casefold(), _ascii_norms(heading.casefold())):
             found.append(str(line["metric"]))
     if not found:
         raise unknown_name("metric", given, dict.fromkeys(names), more="")
@@ -249,7 +262,7 @@ def _compared(
     for row in rows:
         if row.label == base.label:
             continue
-        found, reasons, _ = differences(row, base, measured, suites)
+        found, reasons, _ = differences(row, base, measured, suites, everything=True)
         lines += [{"model": row.label, **line} for line in found]
         refused += [f"{row.label}: {reason}" for reason in reasons]
     shown = frame[["model", *keys]]
@@ -272,7 +285,7 @@ def _decided(judged: pd.DataFrame) -> pd.Series:
     return (judged["p_holm"] <= 1 - CONFIDENCE) & (judged["untrained"] == "")
 
 
-def _layout(table: PaperTable, width: int) -> list[Section]:
+def _layout(table: PaperTable, width: int = ALL) -> list[Section]:
     """A section per test set, its columns in tables of up to `width`."""
     parts = list(table.frame.groupby("test_set", sort=True))
     return [
@@ -287,7 +300,10 @@ def _section(table: PaperTable, title: str, part: pd.DataFrame, width: int, last
     short = dict(zip(models, labels, strict=True))
     columns = list(_number_columns(table, part, models))
     names = name_cells(models, part, labels)
-    blocks = [block([names, *columns[i : i + width]]) for i in range(0, len(columns), width)]
+    blocks = []
+    for i in range(0, len(columns), width):
+        groups, shown = zip(*columns[i : i + width], strict=True)
+        blocks.append(block([names, *shown], ["", *groups]))
     caption = " ".join(_caption(table, part, short, common))
     notes = table_notes(part, intervals=table.spread == "interval")
     if "base" in part:
@@ -300,20 +316,22 @@ def _section(table: PaperTable, title: str, part: pd.DataFrame, width: int, last
     return Section(title, caption, tuple(blocks), tuple(notes))
 
 
-def _number_columns(table: PaperTable, part: pd.DataFrame, models: list[str]) -> Iterator[Column]:
+def _number_columns(
+    table: PaperTable, part: pd.DataFrame, models: list[str]
+) -> Iterator[tuple[str, Column]]:
+    """The columns, each with the suite that it is of."""
     for _, lines in sorted(
         part.groupby(["metric", "protocol"]),
         key=lambda item: (table.metrics.index(item[1]["metric"].iloc[0]), str(item[0])),
     ):
         by_model = {str(line["model"]): line for line in lines.to_dict("records")}
         cells = number_cells(models, lines)
-        yield (
-            str(lines["heading"].iloc[0]),
-            [
-                _cell(table, cell, by_model.get(model), by_model)
-                for model, cell in zip(models, cells, strict=True)
-            ],
-        )
+        shown = [
+            _cell(table, cell, by_model.get(model), by_model)
+            for model, cell in zip(models, cells, strict=True)
+        ]
+        suite = str(lines["suite"].iloc[0])
+        yield HEADS.get(suite, suite.capitalize()), (str(lines["heading"].iloc[0]), shown)
 
 
 def _cell(table: PaperTable, cell: TableCell, line: Any, lines: dict[str, Any]) -> TableCell:

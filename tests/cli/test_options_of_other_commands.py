@@ -28,9 +28,12 @@ FIGURES = f"{PACKAGE}.figures.write.write_figures"
 SITE = f"{PACKAGE}.pages.site.write_site"
 PAGE, PDF = f"{PACKAGE}.pages.report.page.make_page", f"{PACKAGE}.pages.report.pdf.to_pdf"
 COMPARE = f"{PACKAGE}.analysis.comparison.compare"
+CLAIMS = f"{PACKAGE}.tables.claims.layout"
 EXAMINE = f"{PACKAGE}.claims.verdicts.examine"
 PAPER = f"{PACKAGE}.tables.paper.paper_table"
-TABLE = f"{PACKAGE}.analysis.numbers.load_table"
+LOAD = f"{PACKAGE}.analysis.configurations.load_measurements"
+TABLE = f"{PACKAGE}.analysis.numbers.table_of"
+CALIBRATED = f"{PACKAGE}.analysis.calibration.with_calibration"
 WRITE = f"{PACKAGE}.files.write_chosen"
 PLAN, READ = f"{PACKAGE}.pretrain.sweep.plan", f"{PACKAGE}.pretrain.sweep.read_sweep"
 TRAIN = f"{PACKAGE}.cli.sweep._train"
@@ -77,18 +80,20 @@ OPTIONS: dict[tuple[str, str, str | None], tuple[str, str, Any]] = {
     (PAIR, "--suite", "clean,crop"): (COMPARE, "suites", ["clean", "crop"]),
     (PAIR, "--cells", None): (COMPARE, "cells", True),
     (PAIR, "--calibration", None): (COMPARE, "calibration", True),
+    (PAIR, "--all", None): (COMPARE, "everything", True),
     (PAIR, "--results", "r"): (COMPARE, "results", Path("r")),
     (f"{PAIR} --out t.md", "--format", "csv"): (WRITE, "data", "CSV"),
     (PAIR, "--out", "t.md"): (WRITE, "path", Path("t.md")),
     (f"{PAIR} --out t.md", "--force", None): (WRITE, "force", True),
+    ("claims", "--verbose", None): (CLAIMS, "records", True),
     ("claims", "--ablations", None): (EXAMINE, "ablations", True),
     ("claims", "--results", "r"): (EXAMINE, "results", Path("r")),
     ("claims --out t.md", "--format", "json"): (WRITE, "data", '{\n "schema": 1,\n'),
     ("claims", "--out", "t.md"): (WRITE, "path", Path("t.md")),
     ("claims --out t.md", "--force", None): (WRITE, "force", True),
-    ("leaderboard", "--results", "r"): (TABLE, "results", Path("r")),
+    ("leaderboard", "--results", "r"): (LOAD, "results", Path("r")),
     ("leaderboard", "--baseline", "A"): (TABLE, "baseline", "A"),
-    ("leaderboard", "--calibration", None): (TABLE, "calibration", True),
+    ("leaderboard", "--calibration", None): (CALIBRATED, "measured", []),
     ("leaderboard --spread sd", "--baseline", "A"): (PAPER, "baseline", "A"),
     ("leaderboard", "--models", "A,B"): (PAPER, "models", ["A", "B"]),
     ("leaderboard", "--metrics", "m,n"): (PAPER, "metrics", ["m", "n"]),
@@ -182,7 +187,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"to_markdown": "MD", "to_csv": "CSV", "to_latex": "TEX"}
     paper = SimpleNamespace(**{name: (lambda text=text: text) for name, text in texts.items()})
     put(monkeypatch, PAPER, lambda *_, **__: paper)
-    put(monkeypatch, COMPARE, lambda *_: SimpleNamespace(a="A", b="B", table=0, refused=()))
+    put(monkeypatch, LOAD, lambda *_: [])
+    put(monkeypatch, COMPARE, lambda *_, **__: SimpleNamespace(a="A", b="B", table=0, refused=()))
     put(monkeypatch, f"{PACKAGE}.tables.comparison.layout", lambda _: [])
     put(monkeypatch, f"{PACKAGE}.files.csv_text", lambda _: "CSV")
     put(monkeypatch, EXAMINE, lambda *_: [])

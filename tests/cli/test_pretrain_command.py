@@ -42,9 +42,10 @@ def test_a_run_prints_its_epochs_and_the_next_step_and_nothing_else(
         f"encoder: {out / 'encoder.safetensors'}",
         f"next: coss-bench eval {out} --suite all",
     ]
+    times = r"\d:\d\d elapsed, \d:\d\d left"
     lines = [
-        rf"byol seed 3: epoch 1/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d",
-        rf"byol seed 3: epoch 2/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d",
+        rf"byol seed 3: epoch 1/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d, {times}",
+        rf"byol seed 3: epoch 2/2 loss \d\.\d{{3}} kNN {share} rank \d+\.\d, {times}",
     ]
     assert re.fullmatch("\n".join(lines) + "\n", outcome.err), outcome.err
     # What the next step says, it does.

@@ -170,7 +170,7 @@ def test_narrow_terminals_cut_no_number(
     for width in ("400", columns):
         monkeypatch.setenv("COLUMNS", width)
         shown.append(bench(*words).out)
-    wide, narrow = (sorted(NUMBER.findall(text)) for text in shown)
+    wide, narrow = (set(NUMBER.findall(text)) for text in shown)
     assert narrow == wide
     assert "…" not in shown[1].replace("…", "", shown[0].count("…"))
 
@@ -201,7 +201,7 @@ def test_narrow_terminals_cut_no_number_of_long_names(
             monkeypatch.setenv("COLUMNS", width)
             found = bench(*words)
             assert found.code == 0, found.err
-            shown.append(sorted(NUMBER.findall(found.out)))
+            shown.append(set(NUMBER.findall(found.out)))
         assert shown[1:] == [shown[0]] * 2, words
 
 

@@ -23,8 +23,10 @@ from robustbench_coss.analysis.selection import find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Axis, Cell, Check, Metric, Record
 from robustbench_coss.statistics.contrasts import difference
-from robustbench_coss.tables.cells import to_latex, to_markdown, to_rich
+from robustbench_coss.tables.cells import to_markdown
 from robustbench_coss.tables.comparison import layout
+from robustbench_coss.tables.latex import to_latex
+from robustbench_coss.tables.terminal import to_rich
 
 
 def line_of(found: Comparison, metric: str) -> Any:

@@ -15,13 +15,16 @@ from helpers import ROOT, simulate
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from robustbench_coss.analysis.numbers import load_table
+from robustbench_coss.analysis.comparison import compare
+from robustbench_coss.claims.verdicts import examine
 from robustbench_coss.cli import main
 from robustbench_coss.errors import CossError
 from robustbench_coss.tables.cells import Section, TableCell, block
-from robustbench_coss.tables.cells import to_latex as sections_to_latex
-from robustbench_coss.tables.leaderboard import to_latex, write_leaderboard
+from robustbench_coss.tables.claims import layout as claims_layout
+from robustbench_coss.tables.comparison import layout as comparison_layout
+from robustbench_coss.tables.latex import to_latex as sections_to_latex
 from robustbench_coss.tables.paper import PaperTable, paper_table
+from robustbench_coss.tables.written import write_leaderboard
 
 
 def line_of(table: PaperTable, model: str, metric: str = "clean_top1") -> Any:
@@ -195,21 +198,26 @@ def _has_latex() -> bool:
     if not (shutil.which("pdflatex") and shutil.which("kpsewhich")):
         return False
     found = subprocess.run(
-        ["kpsewhich", "siunitx.sty", "booktabs.sty", "graphicx.sty"], capture_output=True
+        ["kpsewhich", "siunitx.sty", "booktabs.sty", "geometry.sty"], capture_output=True
     )
     return found.returncode == 0
 
 
-@pytest.mark.skipif(not _has_latex(), reason="needs pdflatex with booktabs, graphicx and siunitx")
+@pytest.mark.skipif(not _has_latex(), reason="needs pdflatex with booktabs, geometry and siunitx")
 def test_latex_sets_every_kind_of_table(tmp_path: Path) -> None:
-    simulate.all_suites(tmp_path, methods=("byol", "a|b_50% & $x$ #1 {y} ~z^2"), seeds=2, n=40)
+    simulate.all_suites(
+        tmp_path, methods=("byol", "co-byol", "a|b_50% & $x$ #1 {y} ~z^2"), seeds=2, n=40
+    )
     tables = [
-        to_latex(load_table(tmp_path)),
+        paper_table(tmp_path).to_latex(),
         paper_table(tmp_path, spread="sd", against="byol").to_latex(),
         paper_table(tmp_path, relative_to="byol").to_latex(),
+        sections_to_latex("compare", comparison_layout(compare(tmp_path, "CO-BYOL", "BYOL"))),
+        sections_to_latex("claims", claims_layout(examine(tmp_path))),
     ]
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\n\\usepackage{booktabs,graphicx,siunitx}\n"
+        "\\documentclass{article}\n\\usepackage[textwidth=5.5in,textheight=9in]{geometry}\n"
+        "\\usepackage{booktabs,siunitx}\n"
         "\\begin{document}\n" + "\n\\clearpage\n".join(tables) + "\n\\end{document}\n"
     )
     made = subprocess.run(
@@ -221,4 +229,5 @@ def test_latex_sets_every_kind_of_table(tmp_path: Path) -> None:
     )
     assert made.returncode == 0, made.stdout[-2000:]
     assert "Overfull" not in made.stdout
+    assert "Float too large" not in made.stdout
     assert (tmp_path / "paper.pdf").stat().st_size > 0

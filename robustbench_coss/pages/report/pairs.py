@@ -83,14 +83,8 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
         except CossError as error:
             notes.append(f"{one.label} and {other.label}: {error}.")
             continue
-        headline = {
-            (m.suite, k.name) for m in one.measurements for k in m.records[0].metrics if k.headline
-        }
-        keys = zip(found.table["suite"], found.table["metric"], strict=True)
-        shown = found.table[[key in headline for key in keys]]
         notes += [f"Not compared: {reason}." for reason in found.refused]
-        if not shown.empty:
-            made.append((one.label, other.label, relation, shown, list(found.remarks)))
+        made.append((one.label, other.label, relation, found.table, list(found.remarks)))
     if not made:
         return Pairs((), tuple(dict.fromkeys(notes)))
     judged = judge(pd.concat([table for *_, table, _ in made], ignore_index=True))

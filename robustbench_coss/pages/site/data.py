@@ -15,10 +15,15 @@ from robustbench_coss.files import sha256_of, slug
 from robustbench_coss.pages.dossier.models import ModelPart, model_part
 from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts, suite_title
 from robustbench_coss.pages.site.plots import View, views
-from robustbench_coss.tables.cells import Block, TableCell
-from robustbench_coss.tables.leaderboard import headline_columns, layout
+from robustbench_coss.tables.cells import Block, TableCell, block
+from robustbench_coss.tables.leaderboard import (
+    count_columns,
+    headline_columns,
+    layout,
+    model_columns,
+    name_cells,
+)
 
-ALL = 10**6  # columns side by side: the page scrolls
 FILTERS = ("Method", "Architecture", "Pretrained on")
 OTHERS = 7  # models behind a model's own curve
 LONGEST_SLUG = 80  # of a page's file name, whose hash keeps it unique
@@ -204,9 +209,12 @@ def page_name(test_set: TestSet, model: str) -> str:
 
 
 def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> Board:
-    (section,) = layout(part, ALL)
+    (section,) = layout(part)
     columns = headline_columns(part)
-    shown, about = section.blocks[0], section.blocks[-1]
+    models = list(dict.fromkeys(map(str, part["model"])))
+    about = block([name_cells(models, part), *model_columns(models, part)])
+    seeds, images = (cells for _, cells in count_columns(models, part))
+    shown = section.blocks[0]
     first = len(shown.headings) - len(columns)
     headings = tuple(_heading(lines) for lines in columns)
     numbers = [
@@ -224,8 +232,8 @@ def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> 
                 known[model].setting,
                 page_name(test_set, model),
                 {h: c.text for h, c in zip(about.headings, described, strict=True)},
-                cells[1].text,
-                cells[2].text,
+                seeds[i].text,
+                images[i].text,
                 tuple(column[i] for column in numbers),
                 cells[0].apart,
             )

@@ -21,7 +21,7 @@ from robustbench_coss.analysis.selection import find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.record import Record, find_records
-from robustbench_coss.tables.leaderboard import write_leaderboard
+from robustbench_coss.tables.written import write_leaderboard
 
 
 def foreign(share: float, name: str, weights: str, file: str = "", **more: Any) -> Record:

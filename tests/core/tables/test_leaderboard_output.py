@@ -18,14 +18,15 @@ from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.cli.leaderboard import leaderboard
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Cell, Check, Metric
-from robustbench_coss.tables.cells import escape_latex, escape_markdown
+from robustbench_coss.tables.cells import escape_markdown
+from robustbench_coss.tables.latex import escape_latex
 from robustbench_coss.tables.leaderboard import (
     to_csv,
-    to_latex,
     to_markdown,
     to_rich,
-    write_leaderboard,
 )
+from robustbench_coss.tables.paper import paper_table
+from robustbench_coss.tables.written import write_leaderboard
 
 NASTY = "<script>alert(1)</script> a|b_50% & $x$ #1 {y} ~z^2 \\end"
 
@@ -46,7 +47,11 @@ def test_a_failed_sanity_check_marks_its_suite_and_is_named_below(tmp_path: Path
         suite_record("adversarial", 0.2, method="co-byol"),
     )
     table = load_table(tmp_path)
-    markdown, latex, terminal = to_markdown(table), to_latex(table), rendered(tmp_path)
+    markdown, latex, terminal = (
+        to_markdown(table),
+        paper_table(tmp_path).to_latex(),
+        rendered(tmp_path),
+    )
     assert len(re.findall(r"\d\**†", markdown)) == 1
     assert "failed sanity check more steps do not help (1 of 2 seeds): 20 steps: +3.1 %" in markdown
     assert latex.count(r"$^\dagger$") == 2
@@ -67,7 +72,7 @@ def test_a_hostile_model_name_is_shown_and_not_executed(tmp_path: Path) -> None:
         widths = {len(re.findall(r"(?<!\\)\|", r)) for r in block.splitlines() if r.startswith("|")}
         assert len(widths) <= 1
     assert rows
-    latex = to_latex(table)
+    latex = paper_table(tmp_path).to_latex()
     assert r"a\textbar{}b\_50\% \& \$x\$ \#1 \{y\} \textasciitilde{}z\textasciicircum{}2" in latex
     assert r"\textbackslash{}end" in latex
     csv = pd.read_csv(io.StringIO(to_csv(table)))
@@ -101,15 +106,21 @@ def test_escaped_markdown_has_no_bare_pipe_tag_or_line_break(text: str) -> None:
 
 def test_latex_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
     simulate.all_suites(tmp_path, seeds=2, n=40)
-    latex = to_latex(load_table(tmp_path))
-    plain = re.sub(r"S\[.*?\]", "S", latex)
-    tables = re.findall(r"begin\{tabular\}\{@\{\}([lrS]+)@\{\}\}(.*?)\\end\{tabular\}", plain, re.S)
-    assert len(tables) >= 3
+    latex = paper_table(tmp_path).to_latex()
+    plain = re.sub(r"S\[.*?\]|>\{.*?\}p\{\d+pt\}", "l", latex)
+    tables = re.findall(r"begin\{tabular\}\{@\{\}([lr]+)@\{\}\}(.*?)\\end\{tabular\}", plain, re.S)
+    assert len(tables) >= 2
     for columns, body in tables:
         for line in body.splitlines():
             if line.endswith(r" \\"):
-                assert len(re.findall(r"(?<!\\)&", line)) == len(columns) - 1
+                spans = [int(n) for n in re.findall(r"multicolumn\{(\d+)\}", line)]
+                places = len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) - len(spans)
+                assert places == len(columns)
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == len(tables)
+    assert latex.count(r"\begin{table}") == latex.count(r"\label{tab:") == 1
+    assert r"\cmidrule(lr){2-" in latex
+    assert r"$\ell_\infty$" in latex
+    assert "resizebox" not in latex
 
 
 def test_the_terminal_states_the_chance_level_below_the_table(tmp_path: Path) -> None:
@@ -182,7 +193,7 @@ def test_doubtful_outcomes_mark_their_suite_as_a_failed_check_does(tmp_path: Pat
         "† BYOL · rf29_resnet18 ×0.25, crop: doubtful outcomes under c and 1 more condition "
         "(1 of 2 seeds): 3 of 200 outputs are NaN or infinite." in markdown
     )
-    assert to_latex(table).count(r"$^\dagger$") == 2
+    assert paper_table(tmp_path).to_latex().count(r"$^\dagger$") == 2
     assert rendered(tmp_path).count("†") == 2
     csv = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False)
     assert {line["suite"] for _, line in csv.iterrows() if line["problems"]} == {"crop"}

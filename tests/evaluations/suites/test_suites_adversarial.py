@@ -126,7 +126,7 @@ def test_metrics_are_over_ladders_and_their_worst_case(subject: Subject) -> None
     assert metrics["adv_worst_linf"].conditions == ("worst-linf@1/255", "worst-linf@2/255")
     assert metrics["adv_worst_l2"].conditions == ("worst-l2@0.5",)
     assert metrics["adv_pgd_linf"].conditions == ("pgd-linf@1/255", "pgd-linf@2/255")
-    assert {m.label for m in metrics.values()} >= {"Worst-case Linf top-1", "PGD-Linf top-1"}
+    assert {m.label for m in metrics.values()} >= {"Worst-case ℓ∞ top-1", "PGD-ℓ∞ top-1"}
 
 
 def test_the_page_names_every_attack_and_every_option_with_its_default() -> None:

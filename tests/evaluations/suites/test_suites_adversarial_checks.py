@@ -19,11 +19,11 @@ from robustbench_coss.evaluations.suites.adversarial import Adversarial
 from robustbench_coss.records.record import Cell, Check
 from robustbench_coss.testing import pictures, tiny_subject
 
-SCRATCH = "PGD-Linf finds no less with a larger budget"
+SCRATCH = "PGD-ℓ∞ finds no less with a larger budget"
 UNBOUNDED = "a very large budget breaks the model"
-NOISE = "random noise breaks no more than PGD-Linf"
-SINGLE = "a single step breaks no more than PGD-Linf"
-TRANSFER = "a transferred attack breaks no more than PGD-Linf"
+NOISE = "random noise breaks no more than PGD-ℓ∞"
+SINGLE = "a single step breaks no more than PGD-ℓ∞"
+TRANSFER = "a transferred attack breaks no more than PGD-ℓ∞"
 MORE = "5 times the steps break hardly more"
 HELP = "5 times the steps do not help the model"
 FLAT = "input gradients do not vanish"
