@@ -388,6 +388,8 @@ def describe_model(opened: Opened) -> dict[str, Any]:
     }
     if "file" in metadata:
         described["file"] = metadata["file"]
+    if "reading" in metadata:
+        described["reading"] = metadata["reading"]
     if checkpoint.answers:
         described["answers_sha256"] = checkpoint.answers
     if "control" in metadata:

@@ -37,8 +37,9 @@ def submit(
     """Bundle every record of a model with the probes that they were made with.
 
     Args:
-        run: run folder, encoder or checkpoint file, `torchvision:NAME[:WEIGHTS]` or
-            `timm:NAME[:WEIGHTS]`; else the name of a measured model, as `selection.find_model`.
+        run: run folder, encoder or checkpoint file, a model of a library by its name
+            (`timm:NAME[:WEIGHTS]`, `hf:ORG/NAME`, …); else the name of a measured model, as
+            `selection.find_model`.
         results: folder of records and probes.
         out: file to write; None is `<model>-<hash>.zip` in this folder.
         with_encoder: put the encoder into the bundle, too.

@@ -14,7 +14,8 @@ Models = Annotated[
     list[str],
     typer.Argument(
         help="Run folders, encoder.safetensors files, checkpoints of other tools, "
-        "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], or the controls control:pixels and "
+        "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], hf:ORG/NAME, open_clip:NAME:WEIGHTS, "
+        "folders of transformers, timm or open_clip, or the controls control:pixels and "
         "control:untrained:ARCH[:WIDTH][:SEED][:no-mlp].",
     ),
 ]

@@ -46,12 +46,17 @@ class ClassTokenEncoder(Encoder):
         carried = PREFIX_SCALE * prefix.flatten(1)[:, :, None, None]
         return torch.cat([patches, carried.expand(-1, -1, *patches.shape[2:])], dim=1)
 
-    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
-        carried = local[:, self.dim :].flatten(2)
+    def split(self, local: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch tokens [B, N, D] and prefix [B, P, D] of local representations."""
+        width = self.local_dim // (1 + self.prefixes)
+        carried = local[:, width:].flatten(2)
         carriers = (carried != 0).any(dim=1).sum(dim=1).clamp_min(1)
         prefix = carried.sum(dim=2) / (PREFIX_SCALE * carriers[:, None])
-        prefix = prefix.view(-1, self.prefixes, self.dim)
-        patches = local[:, : self.dim].flatten(2).transpose(1, 2)
+        patches = local[:, :width].flatten(2).transpose(1, 2)
+        return patches, prefix.view(-1, self.prefixes, width)
+
+    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
+        patches, prefix = self.split(local)
         if keep is None:
             return self.read(torch.cat([prefix, patches], dim=1))
         kept = keep.flatten(1)
@@ -59,6 +64,6 @@ class ClassTokenEncoder(Encoder):
         pooled = patches.new_empty(len(patches), self.dim)
         for count in sorted(set(counts.tolist())):  # sequences of one batch have one length
             same = counts == count
-            chosen = patches[same][kept[same]].view(int(same.sum()), count, self.dim)
+            chosen = patches[same][kept[same]].view(int(same.sum()), count, patches.shape[2])
             pooled[same] = self.read(torch.cat([prefix[same], chosen], dim=1)).to(pooled.dtype)
         return pooled

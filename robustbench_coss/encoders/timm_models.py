@@ -243,11 +243,14 @@ def timm_geometry(name: str, size: int) -> Geometry:
     """
     timm = _timm()
     _check_name(timm, name.partition(".")[0])
-    known = timm.get_pretrained_cfg(name)
-    for_tests = known.test_input_size is not None and size == known.test_input_size[-1]
-    config = timm.data.resolve_data_config(
-        pretrained_cfg=known.to_dict(), use_test_size=for_tests and size != known.input_size[-1]
-    )
+    return geometry_from(timm.get_pretrained_cfg(name).to_dict(), size)
+
+
+def geometry_from(known: dict[str, Any], size: int) -> Geometry:
+    """The same by a pretrained configuration of timm's."""
+    test = known.get("test_input_size")
+    for_tests = test is not None and size == test[-1] != known["input_size"][-1]
+    config = _timm().data.resolve_data_config(pretrained_cfg=known, use_test_size=for_tests)
     r, g, b = (round(255 * value) for value in config["mean"])
     resize = math.floor(size / config["crop_pct"])
     return Geometry(resize, config["interpolation"], config["crop_mode"], (r, g, b))

@@ -91,7 +91,7 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
         hint = did_you_mean(name, known, "`torchvision.models.list_models()` gives all names")
         raise CossError(f"unknown torchvision model {name!r}; {hint}")
     try:
-        with _fresh():
+        with fresh():
             made: nn.Module = tv.get_model(name, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         asked = ", ".join(f"{key}={value}" for key, value in options.items())
@@ -125,7 +125,7 @@ def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
             f"torchvision has no weights {weights!r} for {name}; it has: {', '.join(names)}"
         )
     entry = known[weights]
-    with _fetched(f"the weights {weights} of torchvision's {name}"):
+    with fetched(f"the weights {weights} of torchvision's {name}"):
         module = tv.get_model(name, weights=entry)
     transform: Any = entry.transforms()
     (crop,), (resize,) = transform.crop_size, transform.resize_size
@@ -137,7 +137,7 @@ def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
 
 def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
     if not weights:
-        with _fresh():
+        with fresh():
             encoder: Encoder = timm_encoder(name, size=size or made_for(name))
         return Cut(_as_timm_cuts(encoder, name).eval(), None, None), f"timm's {name}"
     full = f"{name}.{weights}"
@@ -146,7 +146,7 @@ def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
         raise CossError(
             f"timm has no weights {weights!r} for {name}; it has: {', '.join(known) or 'none'}"
         )
-    with _fetched(f"the weights {weights} of timm's {name}"):
+    with fetched(f"the weights {weights} of timm's {name}"):
         encoder, head, classes = timm_with_head(full, size)
     return Cut(_as_timm_cuts(encoder, full), head, classes), f"timm's {full}"
 
@@ -157,7 +157,7 @@ def _as_timm_cuts(encoder: Encoder, name: str) -> Encoder:
 
 
 @contextmanager
-def _fresh() -> Iterator[None]:
+def fresh() -> Iterator[None]:
     """Weights that do not depend on what was drawn before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FRESH_SEED)
@@ -165,7 +165,7 @@ def _fresh() -> Iterator[None]:
 
 
 @contextmanager
-def _fetched(what: str) -> Iterator[None]:
+def fetched(what: str) -> Iterator[None]:
     """One line for what goes wrong while a library downloads or reads weights."""
     try:
         yield

@@ -22,6 +22,9 @@ from robustbench_coss.models.checkpoint import (
     load_checkpoint,
 )
 from robustbench_coss.models.controls import FAMILY, control
+from robustbench_coss.models.hub.folders import is_hub_folder, model_in_folder
+from robustbench_coss.models.hub.libraries import HUB, open_clip_model, timm_from_hub
+from robustbench_coss.models.hub.read import transformers_model
 from robustbench_coss.models.libraries import cut_or_opaque, library_model, torchvision_module
 from robustbench_coss.models.other_tools import (
     FORMATS,
@@ -40,7 +43,7 @@ from robustbench_coss.seeds import seed_of
 
 __all__ = ["FORMATS", "load_model", "wrap_module"]
 
-LIBRARIES = ("torchvision", "timm")
+LIBRARIES = ("torchvision", "timm", "hf", "open_clip")
 
 SHOWN_PARTS = 5
 """Of a path at most: `run/lightning_logs/version_0/checkpoints/last.ckpt`."""
@@ -60,8 +63,10 @@ def load_model(
 
     Args:
         where: run folder or `encoder.safetensors` of this tool, `torchvision:NAME[:WEIGHTS]`,
-            `timm:NAME[:WEIGHTS]`, `control:pixels`,
-            `control:untrained:ARCH[:WIDTH][:SEED][:no-mlp]`, or a checkpoint file of another tool.
+            `timm:NAME[:WEIGHTS]`, `timm:hf-hub:ORG/NAME[@REVISION]`, `hf:ORG/NAME[@REVISION]`,
+            `open_clip:NAME:TAG` or `:FILE`, a folder of transformers, timm or open_clip,
+            `control:pixels`, `control:untrained:ARCH[:WIDTH][:SEED][:no-mlp]`, or a checkpoint file
+            of another tool.
         format: which tool wrote a file; "auto" recognises it by its keys.
         arch: architecture of a file that does not settle it: a registered name, `torchvision:NAME`
             or `timm:NAME`.
@@ -101,7 +106,11 @@ def _load(
             raise CossError(f"{where} names its own architecture; leave out --arch and --format")
         if library == FAMILY:
             return control(str(where), size=size, dataset=dataset)
-        return library_model(str(where), size)
+        return _named(str(where), library, size)
+    if is_hub_folder(Path(where)):
+        if arch is not None or format != "auto":
+            raise CossError(f"{where} states its own architecture; leave out --arch and --format")
+        return model_in_folder(Path(where), size)
     path = find_checkpoint(Path(where))
     if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():
         raise CossError(
@@ -126,6 +135,15 @@ def _load(
     unasked = _unasked(path, content) if asked else None
     del content  # more than the weights, often
     return _foreign(path, file, allow_partial, size, unasked)
+
+
+def _named(spec: str, library: str, size: int | None) -> Checkpoint:
+    hub = f"timm:{HUB}:"
+    if spec.startswith(hub):
+        return timm_from_hub(spec.removeprefix(hub), size)
+    if library == "hf":
+        return transformers_model(spec, size)
+    return open_clip_model(spec, size) if library == "open_clip" else library_model(spec, size)
 
 
 def _is_own(path: Path) -> bool:

@@ -95,6 +95,9 @@ class Model(BaseModel):
     """The end of the path of another tool's file, which tells it from others of its name."""
     answers_sha256: Digest = ""
     """SHA-256 of what a module from Python gives for a fixed batch; absent for others."""
+    reading: dict[str, Any] = {}
+    """How a model of another library was read: what its features are (`pooling`), normalisation,
+    size, commit; absent for others."""
     method: Text | None
     """Pretraining method (co-byol); null if not known."""
     arch: Text | None

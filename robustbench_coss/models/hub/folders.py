@@ -1,0 +1,52 @@
+"""Folders with a model and its configuration, told apart by which library's that is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint
+from robustbench_coss.models.hub.fetch import CONFIG
+from robustbench_coss.models.hub.libraries import CLIP_CONFIG, open_clip_folder, timm_folder
+from robustbench_coss.models.hub.read import transformers_model
+from robustbench_coss.reading import parse_json
+
+MOST_CONFIG = 1 << 22  # bytes
+
+
+def is_hub_folder(path: Path) -> bool:
+    """Whether a path is a folder with a configuration of transformers, timm or open_clip."""
+    if not path.is_dir() or (path / FILE_NAME).exists():
+        return False
+    return any((path / name).is_file() for name in (CONFIG, CLIP_CONFIG))
+
+
+def model_in_folder(folder: Path, size: int | None) -> Checkpoint:
+    """The model in a folder of transformers (`save_pretrained`), timm or open_clip.
+
+    Raises:
+        CossError: its configuration is damaged or says of neither library, or as the readers.
+    """
+    if (folder / CLIP_CONFIG).is_file():
+        return open_clip_folder(folder, size)
+    path = folder / CONFIG
+    try:
+        with explain_os_errors("read", path):
+            if path.stat().st_size > MOST_CONFIG:
+                raise ValueError(f"more than {MOST_CONFIG:,} bytes")
+            stated = parse_json(path.read_text())
+        if not isinstance(stated, dict):
+            raise ValueError("it is no object")
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CossError(
+            f"{path} is damaged ({reason}); download or save the model again"
+        ) from error
+    if "model_type" in stated:
+        return transformers_model(str(folder), size)
+    if "architecture" in stated:
+        return timm_folder(folder, size)
+    raise CossError(
+        f"{path} states neither the model_type of transformers nor the architecture of timm; pass "
+        "a folder that save_pretrained left"
+    )
