@@ -261,7 +261,7 @@ def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
         suite = factory(**options)
     except CossError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if registry.origin("suite", name) == OWN:
             raise
         raise registry.broken("suite", name, f"fails: {registry.told(error)}") from error

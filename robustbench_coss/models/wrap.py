@@ -204,7 +204,7 @@ def trial(module: nn.Module, name: str, spec: InputSpec) -> Tensor:
     size = spec.size
     try:
         found: Any = module(Encoder(spec, 1, 1).normalise(_images(size)))
-    except Exception as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything
         reason = " ".join(str(error).split())[:160]
         raise CossError(
             f"{name} does not take images [B, 3, {size}, {size}] "

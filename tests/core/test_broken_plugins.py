@@ -19,6 +19,7 @@ MODULES = {
     "plug_missing": "class Source:\n    default_size = 8\n    def open(self, *a): ...\n"
     "    def missing(self, root): raise KeyError('root')\nsource = Source()\n",
     "plug_suite": "class Lame:\n    name = 'lame'\n",
+    "plug_quits": "class Quits:\n    def __init__(self): raise SystemExit(0)\n",
     "plug_init": "class Angry:\n    def __init__(self): raise OSError('no')\n",
 }
 ENTRIES = """
@@ -28,6 +29,7 @@ raises = plug_raises:suite
 wrong = plug_wrong:thing
 lame = plug_suite:Lame
 angry = plug_init:Angry
+quits = plug_quits:Quits
 gone = plug_wrong:nothing
 odd = not a reference!
 [robustbench_coss.datasets]
@@ -103,6 +105,7 @@ def test_commands_go_on_without_broken_packages(bench: Bench, tmp_path: Path) ->
     for words, why in (
         (["--suite", "lame"], "suite 'lame' of package 'broken-objects' is no suite: it has no"),
         (["--suite", "angry"], "suite 'angry' of package 'broken-objects' fails: OSError: no"),
+        (["--suite", "quits"], "suite 'quits' of package 'broken-objects' fails: SystemExit: 0"),
         (["--suite", "exits"], "suite 'exits' of package 'broken-objects' does not import"),
         (["--suite", "clean", "--dataset", "failing"], "dataset 'failing' of package"),
     ):

@@ -228,6 +228,15 @@ def test_a_module_that_fails_on_the_image_size_is_told_in_one_line() -> None:
         wrap_module(net, name="net", size=8)
 
 
+def test_a_module_that_ends_the_process_is_told_in_one_line() -> None:
+    class Exits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise SystemExit(3)
+
+    with pytest.raises(CossError, match=r"net does not take images .* \(SystemExit: 3\)"):
+        wrap_module(Exits(), name="net", size=8)
+
+
 def test_an_encoder_keeps_its_seam_and_the_users_module_stays_as_it_is() -> None:
     encoder = build_encoder("rf29_resnet18", size=32, width=0.125).train()
     model = wrap_module(encoder, name="mine", size=32)
