@@ -40,8 +40,8 @@ def answered(logits: Tensor, labels: Tensor, answer: Tensor | None = None) -> di
     chosen = answer.clamp(min=0)
     others = logits.softmax(dim=1).scatter(1, chosen[:, None], 0).square().sum(dim=1)
     codes = {
-        CONFIDENCE: probability_codes(_against_the_rest(logits, chosen)),
-        TRUE_CLASS: probability_codes(_against_the_rest(logits, labels.clamp(min=0))),
+        CONFIDENCE: probability_codes(against_the_rest(logits, chosen)),
+        TRUE_CLASS: probability_codes(against_the_rest(logits, labels.clamp(min=0))),
         OTHERS: (others * SQUARES).round(),
     }
     return {"correct": answer == labels} | {
@@ -55,7 +55,7 @@ def probability_codes(logits: Tensor) -> Tensor:
     return (SCALE * (logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT) / 2).asinh()).round()
 
 
-def _against_the_rest(logits: Tensor, classes: Tensor) -> Tensor:
+def against_the_rest(logits: Tensor, classes: Tensor) -> Tensor:
     """[B] ln(p / (1 - p)) of the probability of a class each.
 
     Without forming 1 - p, of which nothing is left in 32 bit where p is near 1.

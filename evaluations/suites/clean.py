@@ -75,14 +75,7 @@ class Clean(BaseSuite):
             )
         self._summary = {"knn_bank": len(labels), "effective_rank": effective_rank(features)}
         device = reference.images.device
-        if features.numel() * 4 <= ON_DEVICE:
-            bank = F.normalize(features.to(device), dim=1)
-        else:
-            bank = torch.empty(features.shape, dtype=torch.float16)
-            for start in range(0, len(features), AT_ONCE):
-                rows = slice(start, start + AT_ONCE)
-                bank[rows] = F.normalize(features[rows], dim=1).half()
-        self._bank = (bank, labels.to(device))
+        self._bank = (unit_bank(features, device), labels.to(device))
 
     def summary(self) -> dict[str, Any]:
         """`knn_bank`, its images, and the `effective_rank` of their representations."""
@@ -110,3 +103,15 @@ class Clean(BaseSuite):
             Metric("clean_top5", "Clean top-5", "top5", ("clean",), headline=False),
             Metric("clean_knn", "kNN top-1", "knn", ("clean",)),
         ]
+
+
+def unit_bank(features: Tensor, device: torch.device) -> Tensor:
+    """[N, D] representations at unit length: on the device, or on the host as float16 where they
+    are many."""
+    if features.numel() * 4 <= ON_DEVICE:
+        return F.normalize(features.to(device), dim=1)
+    bank = torch.empty(features.shape, dtype=torch.float16)
+    for start in range(0, len(features), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        bank[rows] = F.normalize(features[rows], dim=1).half()
+    return bank

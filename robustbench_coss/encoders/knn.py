@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification, the one used while training and in `clean`."""
+"""Nearest neighbours: weighted classification, as while training and in `clean`, and distance."""
 
 from __future__ import annotations
 
@@ -36,3 +36,18 @@ def nearest_class(features: Tensor, bank: Tensor, labels: Tensor, classes: int) 
         near, near_labels = kept.values, near_labels.gather(1, kept.indices)
     votes = features.new_zeros(len(features), classes)
     return votes.scatter_add_(1, near_labels, (near / TEMPERATURE).exp()).argmax(dim=1)
+
+
+def distance_to(features: Tensor, bank: Tensor, k: int) -> Tensor:
+    """[B] distance of each to its k-th nearest bank entry (Sun et al. 2022, arXiv 2204.06507).
+
+    Args:
+        features, bank: as `nearest_class`; the bank has at least k entries.
+    """
+    near = features.new_empty(len(features), 0)
+    for start in range(0, len(bank), AT_ONCE):
+        part = bank[start : start + AT_ONCE].to(features.device, features.dtype)
+        near = torch.cat([near, features @ part.T], dim=1)
+        near = near.topk(min(k, near.shape[1]), dim=1).values
+    # Of unit vectors: |a - b|^2 = 2 - 2 a b.
+    return (2 - 2 * near[:, -1]).clamp_min(0).sqrt()
