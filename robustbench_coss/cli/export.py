@@ -13,15 +13,15 @@ from robustbench_coss.machine.terminal import say
 def export(
     run: Annotated[Path, typer.Argument(help="Run folder, or an encoder.safetensors file.")],
     format: Annotated[
-        str, typer.Option(help="torchvision, timm, lightly or onnx.", metavar="NAME")
+        str, typer.Option(help="torchvision, timm, lightly, hf or onnx.", metavar="NAME")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; default: beside the encoder.", metavar="FILE"),
+        typer.Option(help="File or folder to write; default: beside the encoder.", metavar="FILE"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write a pretrained encoder for torchvision, timm, lightly or ONNX.
+    """Write a pretrained encoder for torchvision, timm, lightly, transformers (hf) or ONNX.
 
     The file gives the features of the original, and the Python lines that load it are printed.
     Normalisation is part of the encoder here and of the ONNX file, but not of the other libraries'

@@ -1,4 +1,4 @@
-"""Encoders written for other libraries: torchvision, timm, lightly, ONNX.
+"""Encoders written for other libraries: torchvision, timm, lightly, transformers, ONNX.
 
 An export gives the features of the encoder it was made from. It is a copy for use elsewhere:
 `coss-bench eval` measures the original only.
@@ -25,6 +25,7 @@ from robustbench_coss.encoders.base import Encoder, parameters
 from robustbench_coss.encoders.resnet import Layout, ResNet
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import canonical_json, write_atomically
+from robustbench_coss.models import export_hf
 from robustbench_coss.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from robustbench_coss.models.export_resnet import (
     NAMES,
@@ -35,9 +36,7 @@ from robustbench_coss.models.export_resnet import (
     planes_of,
     resnet_state,
 )
-
-SOURCE = "robustbench-coss"
-"""Key of what an exported file says about where it comes from."""
+from robustbench_coss.models.export_source import SOURCE, quoted, source, use
 
 ONNX_LIMIT = 2**31
 """Bytes that an ONNX file can hold: it is one protocol buffer."""
@@ -67,13 +66,13 @@ class Format:
     Attributes:
         ending: what replaces `.safetensors` in the checkpoint's name.
         refuses: why the format cannot hold an encoder of a given architecture, or None if it can.
-        content: the file's bytes.
+        content: the file's bytes; of a folder, those of its files by name.
         lines: Python that loads the file at a path.
     """
 
     ending: str
     refuses: Callable[[Encoder, str], str | None]
-    content: Callable[[Checkpoint], bytes]
+    content: Callable[[Checkpoint], bytes | dict[str, bytes]]
     lines: Callable[[Checkpoint, Path], str]
 
 
@@ -83,8 +82,8 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
     Args:
         run: run folder or encoder file.
         name: one of `FORMATS`.
-        out: the file to write; None puts it beside the encoder file.
-        force: replace `out` if it exists.
+        out: the file (of `hf`, the folder) to write; None puts it beside the encoder file.
+        force: replace `out` if it exists; of a folder, the files that are written.
 
     Raises:
         CossError: unknown format, no finished encoder, an encoder that the format cannot hold, an
@@ -93,23 +92,17 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
     if name not in FORMATS:
         hint = did_you_mean(name, FORMATS, f"known: {', '.join(FORMATS)}")
         raise CossError(f"unknown format {name!r}; {hint}")
-    source = find_checkpoint(run)
-    checkpoint = load_checkpoint(source)
+    origin = find_checkpoint(run)
+    checkpoint = load_checkpoint(origin)
     encoder, arch = checkpoint.encoder, str(checkpoint.metadata["arch"])
     form = FORMATS[name]
     reason = form.refuses(encoder, arch)
     if reason is not None:
         others = [n for n, f in FORMATS.items() if f.refuses(encoder, arch) is None]
         remedy = f"; use --format {' or '.join(others)}" if others else ""
-        raise CossError(f"--format {name} cannot hold {source}: {reason}{remedy}")
-    path = out or source.with_name(source.stem + form.ending)
-    if path.is_dir():
-        raise CossError(f"{path} is a folder; pass a file as --out")
-    if path.exists() and path.samefile(source):
-        raise CossError(f"{path} is the encoder to be exported; pass another --out")
-    if path.exists() and not force:
-        raise CossError(f"{path} exists; pass --force to replace it, or another --out")
-    write_atomically(path, form.content(checkpoint))
+        raise CossError(f"--format {name} cannot hold {origin}: {reason}{remedy}")
+    path = out or origin.with_name(origin.stem + form.ending)
+    _write(path, form.content(checkpoint), origin, force)
     note = ""
     if name != "onnx" and isinstance(encoder, ResNet) and one_by_one_keys(encoder):
         note = (
@@ -119,33 +112,26 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
     return Export(path, checkpoint, form.lines(checkpoint, path), note)
 
 
-def source(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where an export comes from, as plain values; what the checkpoint does not say is left out.
-
-    `sha256` is that of the encoder file; `mean` and `std` are the normalisation of pixels in
-    [0, 1] that the encoder was trained with.
-    """
-    keys = ("arch", "width", "mlp", "size", "method", "encoder", "dataset")
-    stated = {key: checkpoint.metadata[key] for key in keys if key in checkpoint.metadata}
-    contract = checkpoint.encoder.input
-    return stated | {
-        "sha256": checkpoint.sha256,
-        "mean": list(contract.mean),
-        "std": list(contract.std),
-    }
-
-
-def _use(checkpoint: Checkpoint) -> list[str]:
-    """Lines that compute the features of `images` with a loaded `model`."""
-    encoder = checkpoint.encoder
-    size, (mean, std) = encoder.input.size, (encoder.input.mean, encoder.input.std)
-    return [
-        "model.eval()",
-        f"normalise = Normalize(mean={list(mean)}, std={list(std)})",
-        f"# images: RGB in [0, 1], [B, 3, {size}, {size}]; features: [B, {encoder.dim}]",
-        "with torch.inference_mode():",
-        "    features = model(normalise(images))",
-    ]
+def _write(path: Path, content: bytes | dict[str, bytes], origin: Path, force: bool) -> None:
+    """Write a file, or the files of a folder, the last of which makes it one that is complete."""
+    if isinstance(content, dict):
+        if path.exists() and not path.is_dir():
+            raise CossError(f"{path} is a file; pass a folder as --out")
+        there = [name for name in content if (path / name).exists()]
+        if there and not force:
+            raise CossError(
+                f"{path} has a {there[0]}; pass --force to replace it, or another --out"
+            )
+        for name, data in content.items():
+            write_atomically(path / name, data)
+        return
+    if path.is_dir():
+        raise CossError(f"{path} is a folder; pass a file as --out")
+    if path.exists() and path.samefile(origin):
+        raise CossError(f"{path} is the encoder to be exported; pass another --out")
+    if path.exists() and not force:
+        raise CossError(f"{path} exists; pass --force to replace it, or another --out")
+    write_atomically(path, content)
 
 
 # ---- torchvision and lightly ----
@@ -171,7 +157,7 @@ def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
         f"model = {name}()",
         *changes_to(encoder),
         load,
-        *_use(checkpoint),
+        *use(checkpoint),
     ]
     return "\n".join(lines)
 
@@ -189,7 +175,7 @@ def _torchvision_content(checkpoint: Checkpoint) -> bytes:
 
 def _plain_lines(checkpoint: Checkpoint, path: Path) -> str:
     load = (
-        f"checkpoint = torch.load({_quoted(path)}, weights_only=True)\n"
+        f"checkpoint = torch.load({quoted(path)}, weights_only=True)\n"
         'model.load_state_dict(checkpoint["model"])'
     )
     return _torchvision_lines(checkpoint, load)
@@ -203,7 +189,7 @@ def _lightly_content(checkpoint: Checkpoint) -> bytes:
 
 def _lightly_lines(checkpoint: Checkpoint, path: Path) -> str:
     load = (
-        f"checkpoint = torch.load({_quoted(path)}, weights_only=True)\n"
+        f"checkpoint = torch.load({quoted(path)}, weights_only=True)\n"
         'nn.ModuleDict({"backbone": model}).load_state_dict(checkpoint["state_dict"])'
     )
     return _torchvision_lines(checkpoint, load)
@@ -251,8 +237,8 @@ def _timm_lines(checkpoint: Checkpoint, path: Path) -> str:
         "",
         f'model = timm.create_model("{name}", num_classes=0{options})',
         *changes,
-        f"model.load_state_dict(load_file({_quoted(path)}))",
-        *_use(checkpoint),
+        f"model.load_state_dict(load_file({quoted(path)}))",
+        *use(checkpoint),
     ]
     return "\n".join(lines)
 
@@ -343,16 +329,11 @@ def _onnx_lines(checkpoint: Checkpoint, path: Path) -> str:
     lines = [
         "import onnxruntime",
         "",
-        f"session = onnxruntime.InferenceSession({_quoted(path)})",
+        f"session = onnxruntime.InferenceSession({quoted(path)})",
         f"# images: RGB in [0, 1], [B, 3, {size}, {size}]; features: [B, {encoder.dim}]",
         'features, local = session.run(None, {"images": images.numpy()})',
     ]
     return "\n".join(lines)
-
-
-def _quoted(path: Path) -> str:
-    """A path as a Python string in double quotes."""
-    return json.dumps(str(path), ensure_ascii=False)
 
 
 FORMATS = {
@@ -361,5 +342,6 @@ FORMATS = {
     ),
     "timm": Format("-timm.safetensors", _timm_refuses, _timm_content, _timm_lines),
     "lightly": Format("-lightly.ckpt", _torchvision_refuses, _lightly_content, _lightly_lines),
+    "hf": Format("-hf", export_hf.refuses, export_hf.content, export_hf.lines),
     "onnx": Format(".onnx", _onnx_refuses, _onnx_content, _onnx_lines),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.containers import load_torch, read_safetensors
-from robustbench_coss.models.export import SOURCE
+from robustbench_coss.models.export_source import SOURCE
 from robustbench_coss.reading import open_regular, parse_json
 
 # What tools keep beside their tensors and what constructs nothing but values: the arguments of a
