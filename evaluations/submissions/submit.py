@@ -23,6 +23,7 @@ from robustbench_coss.evaluations.submissions.bundle import (
 )
 from robustbench_coss.files import canonical_json, sha256_of, slug
 from robustbench_coss.models.checkpoint import FILE_NAME, find_checkpoint, load_checkpoint
+from robustbench_coss.models.hub.folders import is_hub_folder
 from robustbench_coss.models.load import LIBRARIES, load_model
 from robustbench_coss.records.record import Record, find_records, path_of
 
@@ -52,21 +53,7 @@ def submit(
         CossError: nothing was measured of it, several models are meant, a probe is missing, or the
             encoder cannot be bundled.
     """
-    checkpoint, sha256, name = _which(run, results)
-    found = {path: r for path, r in find_records(results) if r.model["checkpoint_sha256"] == sha256}
-    folders = sorted({path.parents[1].name for path in found})
-    if len(folders) > 1:  # one file under several names
-        named = [folder for folder in folders if folder == f"{slug(name)}-{sha256[:8]}"]
-        if not named:
-            raise CossError(f"{run} was measured under several names: {', '.join(folders)}")
-        found = {path: r for path, r in found.items() if path.parents[1].name == named[0]}
-    if not found:
-        alike = {p.parents[1].name for p, record in find_records(results) if lies_at(record, run)}
-        read = f", or name it as it was read: {', '.join(sorted(alike))}" if alike else ""
-        raise CossError(
-            f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
-            f"{read}"
-        )
+    checkpoint, sha256, found = measured(run, results)
     files: dict[str, bytes] = {}
     records: dict[str, Record] = {}
     for path, record in found.items():
@@ -91,6 +78,30 @@ def submit(
     path = out or Path(f"{slug(first.model['name'])}-{sha256[:8]}.zip")
     write_bundle(path, manifest, files, force)
     return path, manifest
+
+
+def measured(run: str, results: Path) -> tuple[Path | None, str, dict[Path, Record]]:
+    """Checkpoint file (None if there is none at hand), its SHA-256, and a model's records.
+
+    Raises:
+        CossError: nothing was measured of it, or several models are meant.
+    """
+    checkpoint, sha256, name = _which(run, results)
+    found = {path: r for path, r in find_records(results) if r.model["checkpoint_sha256"] == sha256}
+    folders = sorted({path.parents[1].name for path in found})
+    if len(folders) > 1:  # one file under several names
+        named = [folder for folder in folders if folder == f"{slug(name)}-{sha256[:8]}"]
+        if not named:
+            raise CossError(f"{run} was measured under several names: {', '.join(folders)}")
+        found = {path: r for path, r in found.items() if path.parents[1].name == named[0]}
+    if not found:
+        alike = {p.parents[1].name for p, record in find_records(results) if lies_at(record, run)}
+        read = f", or name it as it was read: {', '.join(sorted(alike))}" if alike else ""
+        raise CossError(
+            f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
+            f"{read}"
+        )
+    return checkpoint, sha256, found
 
 
 def entry_of(record: Record) -> str:
@@ -133,6 +144,9 @@ def manifest_of(records: Mapping[str, Record], with_encoder: bool) -> dict[str, 
 
 def _which(run: str, results: Path) -> tuple[Path | None, str, str]:
     """Checkpoint file (None if there is none at hand), its SHA-256 and name."""
+    if is_hub_folder(Path(run)):
+        model = load_model(run)
+        return None, model.sha256, model.name
     if Path(run).exists():
         path = find_checkpoint(Path(run))
         named = path.resolve().parent.name if path.name == FILE_NAME else path.stem

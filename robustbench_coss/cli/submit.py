@@ -30,6 +30,21 @@ def submit(
             help="Bundle to write; default: MODEL-HASH.zip in this folder.", metavar="ZIP"
         ),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the numbers into a model repository: a section of its README.md, and "
+            ".eval_results/*.yaml, which the Hugging Face Hub reads.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    robustbench: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write RobustBench's model_info files, where its protocol was followed.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     results: Results = Path("results"),
     force: Force = False,
 ) -> None:
@@ -44,9 +59,20 @@ def submit(
       coss-bench submit runs/co-byol --with-encoder
 
       coss-bench submit co-byol-s0 --out submissions/co-byol-s0.zip
+
+      coss-bench submit runs/co-byol --card runs/co-byol/encoder-hf
     """
+    from robustbench_coss.evaluations.submissions.card import write_card
+    from robustbench_coss.evaluations.submissions.robustbench import write_model_info
+    from robustbench_coss.evaluations.submissions.submit import measured
     from robustbench_coss.evaluations.submissions.submit import submit as write
 
+    if card is not None or robustbench is not None:
+        records = list(measured(run, results)[2].values())
+        written = write_model_info(robustbench, records) if robustbench is not None else []
+        written += write_card(card, records) if card is not None else []
+        for file in written:
+            say(f"wrote {file}")
     path, manifest = write(run, results, out, with_encoder, force)
     sizes = f"{len(manifest['records'])} records, {path.stat().st_size / 1e6:.1f} MB"
     say(f"wrote {path}: {manifest['model']['name']}, {sizes}")
