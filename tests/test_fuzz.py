@@ -41,7 +41,7 @@ from robustbench_coss.evaluations.probes.linear import FORMAT, read_probe
 from robustbench_coss.evaluations.submissions.bundle import open_bundle, write_bundle
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder
 from robustbench_coss.models.load import load_model
-from robustbench_coss.models.other_tools_reading import read_file
+from robustbench_coss.models.other_tools.opening import read_file
 from robustbench_coss.pretrain.bad_images import _read as read_bad_images
 from robustbench_coss.pretrain.data import training_loader
 from robustbench_coss.pretrain.last_checkpoint import AtomicCheckpointIO, restorable

@@ -386,10 +386,7 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "probe": opened.probe_summary
         | ({"in_place_of_head": True} if opened.in_place_of_head else {}),
     }
-    if "file" in metadata:
-        described["file"] = metadata["file"]
-    if "reading" in metadata:
-        described["reading"] = metadata["reading"]
+    described |= {k: metadata[k] for k in ("file", "file_sha256", "reading") if k in metadata}
     if checkpoint.answers:
         described["answers_sha256"] = checkpoint.answers
     if "control" in metadata:

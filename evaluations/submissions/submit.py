@@ -150,7 +150,10 @@ def _which(run: str, results: Path) -> tuple[Path | None, str, str]:
     if Path(run).exists():
         path = find_checkpoint(Path(run))
         named = path.resolve().parent.name if path.name == FILE_NAME else path.stem
-        return path, sha256_of(path), named
+        sha256 = sha256_of(path)
+        known = [record.model for _, record in find_records(results)]
+        read = {m["checkpoint_sha256"] for m in known if m.get("file_sha256") == sha256}
+        return path, read.pop() if len(read) == 1 else sha256, named
     if run.partition(":")[0] in LIBRARIES:
         model = load_model(run)
         return None, model.sha256, model.name

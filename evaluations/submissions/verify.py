@@ -98,8 +98,10 @@ def _encoder(bundle: Bundle, record: Record, encoder: str | None, folder: Path) 
             f"{bundle.path} holds no encoder; pass the one with the SHA-256 "
             f"{bundle.manifest['checkpoint_sha256']} by --encoder"
         )
-    found = load().sha256
-    if found != bundle.manifest["checkpoint_sha256"]:
+    checkpoint = load()
+    found = checkpoint.sha256
+    # Before a reading was recorded, a file of another tool was known by its own digest.
+    if bundle.manifest["checkpoint_sha256"] not in (found, checkpoint.metadata.get("file_sha256")):
         raise CossError(
             f"{encoder or f'the encoder in {bundle.path}'} has the SHA-256 {found[:16]}…, and "
             f"{bundle.manifest['checkpoint_sha256'][:16]}… was measured; pass that one by --encoder"
@@ -108,14 +110,17 @@ def _encoder(bundle: Bundle, record: Record, encoder: str | None, folder: Path) 
 
 
 def _read_as(encoder: str, record: Record) -> Load:
-    """A model read as it was for a record: with --size or --arch, where these give its weights."""
-    stated = {"size": int(record.dataset["size"]), "arch": record.model["arch"]}
+    """A model read as it was for a record."""
     plain = partial(load_model, encoder, dataset=record.dataset["name"])
-    for options in ((), ("size",), ("arch",), ("size", "arch")):
-        load = Once(partial(plain, **{option: stated[option] for option in options}))
-        with suppress(CossError):
-            if load().sha256 == record.model["checkpoint_sha256"]:
-                return load
+    sized = partial(plain, size=int(record.dataset["size"]))
+    if "file_sha256" in record.model:
+        options = dict(record.model["reading"])
+        colours = {key: tuple(options[key]) for key in ("mean", "std")}
+        return Once(partial(sized, **options | colours))
+    load = Once(sized)
+    with suppress(CossError):
+        if load().sha256 == record.model["checkpoint_sha256"]:
+            return load
     return Once(plain)
 
 

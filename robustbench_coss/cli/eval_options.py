@@ -102,11 +102,54 @@ Size = Annotated[
         help="Image size in px; default: what the model was made for.", rich_help_panel=MODEL
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of a checkpoint: ema, raw, or KEY:PREFIX, where they lie in it.",
+        metavar="ema|raw|KEY:PREFIX",
+        rich_help_panel=MODEL,
+    ),
+]
+Stem = Annotated[
+    str | None,
+    typer.Option(
+        help="Stem of a ResNet, or a part of it: stride=1,padding=1,pool=none.",
+        metavar="TEXT",
+        rich_help_panel=MODEL,
+    ),
+]
+Heads = Annotated[int | None, typer.Option(help="Attention heads of a ViT.", rich_help_panel=MODEL)]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        help="Which tokens of a ViT are its feature: class, mean or both.",
+        metavar="class|mean|both",
+        rich_help_panel=MODEL,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean of pixels in [0, 1] that a checkpoint was trained with; with --std.",
+        metavar="R,G,B",
+        rich_help_panel=MODEL,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="Their standard deviation.", metavar="R,G,B", rich_help_panel=MODEL),
+]
+Head = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of a linear classifier on the features of a checkpoint.", rich_help_panel=MODEL
+    ),
+]
 AllowPartial = Annotated[
     bool,
     typer.Option(
         "--allow-partial",
-        help="Load a checkpoint although some of its keys do not match.",
+        help="Leave out tensors of a checkpoint that its architecture has no place for.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_coss.cli import eval_options as o
-from robustbench_coss.cli.settings import at_least_one, not_the_root, possible_size, suite_options
+from robustbench_coss.cli.settings import (
+    at_least_one,
+    colour,
+    not_the_root,
+    possible_size,
+    suite_options,
+)
 from robustbench_coss.errors import CossError
 
 
@@ -35,6 +41,13 @@ def evaluate(
     form: o.Format = "auto",
     arch: o.Arch = None,
     size: o.Size = None,
+    weights: o.Weights = None,
+    stem: o.Stem = None,
+    heads: o.Heads = None,
+    pooling: o.Pooling = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    head: o.Head = None,
     allow_partial: o.AllowPartial = False,
     name: o.Name = None,
     backend: o.Backend = None,
@@ -60,34 +73,34 @@ def evaluate(
     from robustbench_coss.evaluations.running.runner import suite_names
     from robustbench_coss.models.load import load_model
 
-    at_least_one({"--limit": limit, "--batch-size": batch_size, "--workers": workers})
-    at_least_one({"--probe-train": probe_train})
+    counts = {"--limit": limit, "--batch-size": batch_size, "--workers": workers}
+    at_least_one(counts | {"--probe-train": probe_train})
     not_the_root("--results", results)
     possible_size("--size", size)
     suites = suite or ["all"]
     corruption = {"backend": backend, "constants": constants, "root": corruption_root}
+    what: dict[str, Any] = {"dataset": dataset, "transfer": transfer, "results": results}
+    what |= {"limit": limit, "image_list": image_list, "skip_bad_images": skip_bad_images}
+    what |= {"batch_size": batch_size, "device": device, "precision": precision, "seed": seed}
+    what |= {"compile": compiled, "workers": workers, "data_root": data_root}
     request = Evaluation(
         suites,
-        dataset=dataset,
-        transfer=transfer,
-        results=results,
-        limit=limit,
-        image_list=image_list,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        compile=compiled,
-        workers=workers,
-        skip_bad_images=skip_bad_images,
-        seed=seed,
-        data_root=data_root,
         download=download,
         force=force,
         probe=ProbeConfig(kind=probe, max_train=probe_train),
         options=suite_options(settings or [], suite_names(suites), corruption),
+        **what,
     )
-    if name is not None and len(models) > 1:
-        raise CossError(f"--name is for one model, and {len(models)} are to be measured")
-    form_of: dict[str, Any] = {"format": form, "arch": arch, "allow_partial": allow_partial}
-    read = partial(load_model, size=size, dataset=dataset, name=name, **form_of)
+    _for_one(models, {"--name": name, "--head": head})
+    said: dict[str, Any] = {"format": form, "arch": arch, "allow_partial": allow_partial}
+    said |= {"weights": weights, "stem": stem, "heads": heads, "pooling": pooling}
+    said |= {"mean": colour("--mean", mean), "std": colour("--std", std), "head": head}
+    read = partial(load_model, size=size, dataset=dataset, name=name, **said)
     measure_all(models, read, request, cluster, gpus_per_task)
+
+
+def _for_one(models: list[str], options: dict[str, Any]) -> None:
+    """Refuse what is said of one model where several are to be measured."""
+    for option, value in options.items():
+        if value is not None and len(models) > 1:
+            raise CossError(f"{option} is for one model, and {len(models)} are to be measured")

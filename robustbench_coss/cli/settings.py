@@ -44,6 +44,25 @@ def possible_size(option: str, size: int | None) -> None:
         raise CossError(f"{option} must be 1 to {LARGEST_IMAGE} px, got {size}")
 
 
+def colour(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """Three numbers with commas between them, one for each channel; None if there are none.
+
+    Raises:
+        CossError: the text is something else.
+    """
+    if text is None:
+        return None
+    try:
+        r, g, b = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise CossError(
+            f"{option} takes three numbers, such as 0.485,0.456,0.406; got {text[:60]!r}"
+        ) from error
+    if not all(abs(value) < 1e6 for value in (r, g, b)):
+        raise CossError(f"{option} takes numbers of the size of pixels in [0, 1], got {text[:60]}")
+    return r, g, b
+
+
 def not_the_root(option: str, folder: Path | None) -> None:
     """Refuse the root of a file system as a folder to write many files into.
 

@@ -27,10 +27,13 @@ class ClassTokenEncoder(Encoder):
         input: the pixel contract.
         dim: D, channels of a token.
         prefixes: P, tokens that are no patches, the class token first.
+        features: of the global representation, if `read` gives others than D.
     """
 
-    def __init__(self, input: InputSpec, dim: int, prefixes: int) -> None:
-        super().__init__(input, local_dim=dim * (1 + prefixes), dim=dim)
+    def __init__(
+        self, input: InputSpec, dim: int, prefixes: int, features: int | None = None
+    ) -> None:
+        super().__init__(input, local_dim=dim * (1 + prefixes), dim=features or dim)
         self.prefixes = prefixes
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +41,7 @@ class ClassTokenEncoder(Encoder):
         raise TypeError(f"{type(self).__name__} must define enter()")
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Global representation [B, D] that the last block makes of tokens [B, P + N, D]."""
+        """Global representation [B, features] that the last block makes of tokens [B, P + N, D]."""
         raise TypeError(f"{type(self).__name__} must define read()")
 
     def local(self, x: Tensor) -> Tensor:

@@ -10,108 +10,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from robustbench_coss.datasets.geometry import Geometry
-from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
-from robustbench_coss.encoders.class_token import ClassTokenEncoder
+from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.resnet import Strided1x1
+from robustbench_coss.encoders.timm_seams import AveragingModel, ClassTokenViT
 from robustbench_coss.errors import CossError, did_you_mean
 
 
-class AveragingModel(Encoder):
-    """A timm model that averages over positions, a CNN or a transformer, with what its head does.
-
-    `local` is the last feature map, or the last patch tokens laid out as a map. `pool` is the
-    model's own; with `keep`, its head sees the mean of the kept positions as the only position.
+def timm_model(name: str, size: int, **options: Any) -> Any:
+    """The timm model `name`, freshly initialised, for images of `size` px.
 
     Args:
-        model: built with `num_classes=0`.
-        input: the pixel contract.
-        layout: of the model's features: "NCHW", "NHWC" or "NLC" (tokens, prefix tokens first).
+        options: as `timm.create_model` takes them.
+
+    Raises:
+        CossError: timm is not installed, no such model, or it refuses the size.
     """
-
-    def __init__(self, model: Any, input: InputSpec, layout: str) -> None:
-        super().__init__(input, local_dim=model.num_features, dim=model.head_hidden_size)
-        self.model, self.layout = model, layout
-        self.prefixes: int = getattr(model, "num_prefix_tokens", 0)
-        self._names: dict[str, list[str]] = {}  # of stages, with the model's parts in each
-
-    def take_stages(self, image: Tensor) -> None:
-        """Find the model's stages, if parts known from other models give its features."""
-        for names in _stages(self.model):
-            self._names = names
-            if torch.equal(Encoder.local(self, image), self._features(self.normalise(image))):
-                return
-        self._names = {}
-
-    def stages(self) -> dict[str, Stage]:
-        if not self._names:
-            return {"local": self.local}
-        first, *rest = self._names
-        found: dict[str, Stage] = {first: lambda x: self._run(first, self.normalise(x))}
-        return found | {name: partial(self._run, name) for name in rest}
-
-    def _run(self, stage: str, x: Tensor) -> Tensor:
-        for name in self._names[stage]:
-            x = self.model.get_submodule(name)(x)
-        return x
-
-    def local(self, x: Tensor) -> Tensor:
-        return self._features(self.normalise(x))
-
-    def _features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.model.forward_features(x)
-        if self.layout == "NHWC":
-            return features.permute(0, 3, 1, 2)
-        if self.layout == "NLC":
-            patches = features[:, self.prefixes :]
-            height = round((patches.shape[1] * x.shape[2] / x.shape[3]) ** 0.5)
-            return patches.transpose(1, 2).reshape(len(x), self.local_dim, height, -1)
-        return features
-
-    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
-        if keep is not None:
-            local = super().pool(local, keep)[:, :, None, None]
-        if self.layout == "NHWC":
-            local = local.permute(0, 2, 3, 1)
-        elif self.layout == "NLC":  # the average leaves prefix tokens out: their values are free
-            local = nn.functional.pad(local.flatten(2).transpose(1, 2), (0, 0, self.prefixes, 0))
-        pooled: Tensor = self.model.forward_head(local)
-        return pooled
-
-
-class ClassTokenViT(ClassTokenEncoder):
-    """A timm VisionTransformer whose global representation is its class token.
-
-    Args:
-        model: a VisionTransformer built with `num_classes=0` and class-token pooling.
-        input: the pixel contract.
-    """
-
-    def __init__(self, model: Any, input: InputSpec) -> None:
-        super().__init__(input, dim=int(model.num_features), prefixes=int(model.num_prefix_tokens))
-        self.model = model
-
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        ((patches, prefix),) = self.model.forward_intermediates(
-            x,
-            indices=[len(self.model.blocks) - 2],
-            return_prefix_tokens=True,
-            stop_early=True,
-            intermediates_only=True,
-        )
-        return patches, prefix
-
-    def read(self, tokens: Tensor) -> Tensor:
-        tokens = self.model.norm(self.model.blocks[-1](tokens))
-        pooled: Tensor = self.model.forward_head(tokens)
-        return pooled
+    timm = _timm()
+    _check_name(timm, name)
+    with _refusals(name, size):
+        return _create(timm, name, size, **options)
 
 
 def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
@@ -315,37 +239,6 @@ def _create(timm: Any, name: str, size: int, pretrained: bool = False, **more: A
             if not options or "img_size" not in str(error):
                 raise
     return model
-
-
-def _stages(model: nn.Module) -> Iterator[dict[str, list[str]]]:
-    """Ways in which timm's families name their stages, tried in turn: stage -> parts in order."""
-    children = dict(model.named_children())
-
-    def there(*names: str) -> list[str]:
-        return [name for name in names if name in children]
-
-    def numbered(parts: list[list[str]]) -> dict[str, list[str]]:
-        return {f"stage{i}": part for i, part in enumerate(parts, start=1)}
-
-    def counted(name: str) -> list[list[str]]:
-        return [[f"{name}.{key}"] for key, _ in children[name].named_children()]
-
-    if "layer1" in children:  # ResNet and its like
-        layers = [[name] for name in there("layer1", "layer2", "layer3", "layer4")]
-        yield numbered([there("conv1", "bn1", "act1", "maxpool") + layers[0], *layers[1:]])
-    if "stages" in children:  # ConvNeXt, ResNetV2, NFNet
-        stages = counted("stages")
-        stages[0] = there("stem") + stages[0]
-        stages[-1] = stages[-1] + there("norm_pre", "norm", "final_conv", "final_act")
-        yield numbered(stages)
-    if "s1" in children:  # RegNet
-        stages = [[name] for name in there("s1", "s2", "s3", "s4")]
-        yield numbered([there("stem") + stages[0], *stages[1:-1], stages[-1] + there("final_conv")])
-    if "blocks" in children:  # EfficientNet, MobileNet
-        stages = counted("blocks")
-        stages[0] = there("conv_stem", "bn1", "act1") + stages[0]
-        stages[-1] = stages[-1] + there("conv_head", "bn2", "act2")
-        yield numbered(stages)
 
 
 def _subsample_before_strided_1x1(model: nn.Module) -> None:

@@ -51,8 +51,8 @@ class Checkpoint:
         encoder: in eval mode, on the CPU.
         name: the run folder's name, else the file's stem.
         path: the file; None for a model that is none.
-        sha256: which model it is: of that file, and of how it was read where that is not how it is
-            read unasked; else of all that the model computes with.
+        sha256: which model it is: of that file, of another tool's with how it was read; else of all
+            that the model computes with.
         metadata: arch, width, size, method, encoder ("online" or "teacher"), dataset (what it was
             pretrained on), training (epochs, batch size, seed, …), parameters; for models of other
             tools also source, what they were read from.

@@ -7,10 +7,9 @@ before anything is made of them.
 
 from __future__ import annotations
 
-import argparse
+import pickle
 import re
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.models.stubs import READER, parts, plain
 from robustbench_coss.reading import MIB, check_regular, count_nodes, open_regular
 
 MOST_HEADER = 16 * MIB  # bytes of a safetensors header: some 150 for a tensor
@@ -54,10 +54,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from error
 
 
-def load_torch(path: Path) -> Any:
+def load_torch(path: Path, *, stubs: bool = False) -> Any:
     """What `torch.save` wrote: tensors, mapped from a zip archive, and plain values.
 
-    Which further classes may be named is for the caller to say (`safe_globals`).
+    Args:
+        path: the file.
+        stubs: give settings of known kinds as dictionaries, and stubs for objects of other classes;
+            without it, a file that holds any is refused.
 
     Raises:
         CossError: no regular file, or content that would take more memory than the file has bytes.
@@ -70,13 +73,21 @@ def load_torch(path: Path) -> Any:
     else:
         with open_regular(path) as file:
             _check_pickle(path, file.read(MOST_PICKLE))
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     try:
-        count_nodes(content, MOST_VALUES, _parts)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError:  # of a class or a protocol that torch does not open
+        if not stubs:
+            raise
+        # `READER` calls nothing that a file names; torch has found no TorchScript and no archive.
+        content = torch.load(
+            path, map_location="cpu", weights_only=False, pickle_module=READER, mmap=zipped
+        )
+    try:
+        count_nodes(content, MOST_VALUES, parts)
         _check_tensors(content, size)
     except (ValueError, RecursionError) as error:
         raise _hostile(path, str(error)) from error
-    return content
+    return plain(content) if stubs else content
 
 
 def _check_zip(path: Path, size: int) -> None:
@@ -105,14 +116,6 @@ def _check_pickle(path: Path, data: bytes) -> None:
         raise _hostile(path, "it makes a bytearray")
 
 
-def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, argparse.Namespace):
-        return vars(value).values()
-    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
-
-
 def _check_tensors(content: Any, size: int) -> None:
     """Raise ValueError where tensors would take far more memory than the file has bytes."""
     seen: dict[int, Any] = {}
@@ -123,7 +126,7 @@ def _check_tensors(content: Any, size: int) -> None:
         if id(value) in seen:
             continue
         seen[id(value)] = value
-        todo.extend(_parts(value))
+        todo.extend(parts(value))
         if isinstance(value, Tensor) and value.layout == torch.strided:
             taken = value.numel() * value.element_size()
             if taken > max(size, MOST_REPEATED):

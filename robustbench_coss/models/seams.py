@@ -18,6 +18,7 @@ from torchvision import models as tv
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.timm_models import is_timm, take_apart
+from robustbench_coss.models.wide_resnet import WideResNet
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest logit, of a network and its parts put together."""
@@ -107,6 +108,14 @@ def _resnet(m: Any) -> Parts:
     }, [nn.Flatten(), m.fc]
 
 
+def _wide_resnet(m: Any) -> Parts:
+    return {
+        "stage1": nn.Sequential(m.conv1, m.block1),
+        "stage2": m.block2,
+        "stage3": nn.Sequential(m.block3, m.bn1, m.relu),
+    }, [nn.Flatten(), m.fc]
+
+
 def _densenet(m: Any) -> Parts:
     f = dict(m.features.named_children())
     stem = [f[k] for k in ("conv0", "norm0", "relu0", "pool0")]
@@ -179,6 +188,7 @@ def _swin(m: Any) -> Parts:
 
 TORCHVISION: dict[type, Callable[[Any], Parts]] = {
     tv.ResNet: _resnet,
+    WideResNet: _wide_resnet,
     tv.DenseNet: _densenet,
     tv.MobileNetV2: _features,
     tv.MobileNetV3: _features,

@@ -89,15 +89,17 @@ class Model(BaseModel):
     name: Name
     """The run folder's name, or the file's."""
     checkpoint_sha256: Digest
-    """SHA-256 of the checkpoint file, with how it was read where that was asked for; for a model
-    that is no file, of all that it computes with."""
+    """SHA-256 of the checkpoint file, of another tool's with how it was read; for a model that is
+    no file, of all that it computes with."""
     file: Text = ""
     """The end of the path of another tool's file, which tells it from others of its name."""
+    file_sha256: Digest = ""
+    """SHA-256 of that file alone."""
     answers_sha256: Digest = ""
     """SHA-256 of what a module from Python gives for a fixed batch; absent for others."""
     reading: dict[str, Any] = {}
-    """How a model of another library was read: what its features are (`pooling`), normalisation,
-    size, commit; absent for others."""
+    """How a model of another library or tool was read: what its features are (`pooling`),
+    normalisation, size, commit; of a file, the options that read it so again. Absent for others."""
     method: Text | None
     """Pretraining method (co-byol); null if not known."""
     arch: Text | None

@@ -163,7 +163,7 @@ def test_a_model_of_another_library_is_sent_there(cache: Path, tmp_path: Path) -
     put(cache, "org/net", tmp_path / "timm")
     with pytest.raises(CossError, match="timm:hf-hub:ORG/NAME"):
         load_model("hf:org/net")
-    with pytest.raises(CossError, match="leave out --arch and --format"):
+    with pytest.raises(CossError, match="leave out --arch"):
         load_model("hf:org/net", arch="resnet18")
 
 

@@ -34,14 +34,23 @@ def test_a_model_is_read_as_it_was_measured(
     assert bench("eval", model, *SMALL, *options).code == 0
     ((path, _),) = find_records(tmp_path / "results")
     folder = path.parents[1].name
-    if model == "m.pth":
-        refused = bench("submit", model, "--out", "b.zip")
-        assert refused.code == 1
-        assert f"name it as it was read: {folder}" in refused.err
-    assert bench("submit", folder, "--out", "b.zip").code == 0
+    named = model if model == "m.pth" else folder
+    assert bench("submit", named, "--out", "b.zip").code == 0
     found = bench("verify", "b.zip", "--encoder", model, "--cells", 1, "--device", "cpu")
     assert found.code == 0, found.out + found.err
     assert "reproduced: every outcome equal" in found.out
+
+
+def test_a_file_that_was_read_in_two_ways_is_submitted_by_the_name_of_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), "m.pth")
+    for size in (32, 40):
+        assert bench("eval", "m.pth", *SMALL, "--size", size).code == 0
+    refused = bench("submit", "m.pth", "--out", "b.zip")
+    assert refused.code == 1
+    assert "name it as it was read: m-" in refused.err
 
 
 def test_another_file_is_not_the_one_that_was_measured(

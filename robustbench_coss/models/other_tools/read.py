@@ -1,0 +1,372 @@
+"""Encoders out of checkpoint files that other self-supervised tools wrote: what a file holds.
+
+Reading executes nothing. What no weight shows of a network (stem, heads, pooling, normalisation) is
+what the user says, else what the file or the tool that wrote it tells, else an assumption that is
+named with the option that sets it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.models.other_tools import transformers as nets
+from robustbench_coss.models.other_tools.asked import Asked
+from robustbench_coss.models.other_tools.find import Found, find, some
+from robustbench_coss.models.other_tools.format import (
+    CLIP,
+    HALF,
+    IMAGENET,
+    Colour,
+    Colours,
+    sixty_four,
+    twelve,
+)
+from robustbench_coss.models.other_tools.named import Named, has_names_of, named, named_by
+from robustbench_coss.models.other_tools.names import parts_of_encoder, translated
+from robustbench_coss.models.other_tools.opening import Content, read_file
+from robustbench_coss.models.other_tools.resnets import Stem, shape_of, stem_of, usual_stem
+from robustbench_coss.models.other_tools.shapes import features_of, shaped
+from robustbench_coss.models.other_tools.told import mmengine, three, untouched
+from robustbench_coss.models.other_tools.tree import State, Tree, zero_class_position
+from robustbench_coss.models.tensors import ordinary
+
+SIZE, CIFAR_SIZE = 224, 32
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An encoder out of another tool's file.
+
+    Attributes:
+        format: recognised or given.
+        kind: what builds it: resnet, wide, vit, swin, convnext or named.
+        arch: `torchvision:NAME`, `timm:NAME`, a registered name, or what its shapes are called.
+        state: weights in torchvision's or timm's names; with the classifier (`fc` or `head`) if
+            the file has one.
+        classes: of that classifier, else None.
+        encoder: "online", "teacher", "average" or "" if the file has only one network.
+        method: what it was trained with, if the file says so.
+        size: image side in px that it was made for.
+        place: the keys and the prefix that it was found at, as `--weights` takes them.
+        mean, std: of pixels in [0, 1] that it was trained with.
+        stem: of a ResNet.
+        bare_stem: whether no ReLU follows its first batch norm.
+        heads: of attention, of a ViT.
+        pooling: of a ViT: class, mean, both or attention.
+        eps: of its layer norms, which no weight shows either; every code has one.
+        quick: whether the GELU is OpenAI's.
+        embedding: whether the last linear layer is part of the feature.
+        probe: whether its classifier is to be read from the same file with `read_head`.
+        assumed: what nothing told, in words, with the options that set it.
+        notes: what else a reader should know.
+    """
+
+    format: str
+    kind: str
+    arch: str
+    state: dict[str, Tensor]
+    classes: int | None
+    encoder: str
+    method: str | None
+    size: int
+    place: str
+    mean: Colour = IMAGENET[0]
+    std: Colour = IMAGENET[1]
+    stem: Stem | None = None
+    bare_stem: bool = False
+    heads: int | None = None
+    pooling: str | None = None
+    eps: float = 1e-6
+    quick: bool = False
+    embedding: bool = False
+    probe: bool = False
+    assumed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def reading(self) -> dict[str, Any]:
+        """The options that read the file in this way again, JSON-able."""
+        told = {
+            "format": self.format,
+            "weights": self.place,
+            "arch": self.arch if self.kind == "named" else None,
+            "stem": None if self.stem is None else str(self.stem),
+            "heads": self.heads,
+            "pooling": self.pooling if self.pooling != "attention" else None,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+        return {key: value for key, value in told.items() if value is not None}
+
+
+def read_foreign(path: Path, asked: Asked | None = None, *, read: Content | None = None) -> Foreign:
+    """The encoder in a checkpoint file of another tool.
+
+    Args:
+        path: a file of `torch.save` or safetensors.
+        asked: what is known of it.
+        read: the content of the file, if it was read already.
+
+    Raises:
+        CossError: no such file, a truncated one, one that is not of the format or of none, an
+            architecture that cannot be inferred, or an option that it has no use for.
+    """
+    asked = asked or Asked()
+    content, export = read or read_file(path)
+    return _Reader(path, asked, Tree(content, export)).read()
+
+
+@dataclass
+class _Reader:
+    path: Path
+    asked: Asked
+    tree: Tree
+    assumed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def read(self) -> Foreign:
+        found = find(self.path, self.asked, self.tree)
+        own = self.asked.arch is not None and has_names_of(self.asked.arch, found.state)
+        raw = found.state if own else translated(found.state)
+        state = ordinary(parts_of_encoder(raw), self.path)
+        network = self._named(found, state)
+        kind, arch = self._kind(found, state, network)
+        state, classes, embedding = self._classifier(found, state)
+        told: dict[str, Any] = {}
+        vit = kind == "vit" or (network is not None and network.is_vit)
+        if kind == "resnet" or (network is not None and self.asked.stem):
+            told["stem"] = self._stem(found, state)
+        if vit:
+            told["pooling"] = self._pooling(found, state, network)
+            told["heads"] = self._heads(found, state, network)
+        self._refuse_unused(kind == "resnet" or network is not None, vit)
+        mean, std = self._colours(found, state, network)
+        quick = found.form.name == "clip" and self._is_openai()
+        if found.form.name == "clip" and not quick and network is None:
+            self.assumed.append("the exact GELU (--arch timm:…_clip_quickgelu_224 for OpenAI's)")
+        said = self.tree.said("method")
+        return Foreign(
+            found.form.name,
+            kind,
+            arch,
+            state,
+            classes,
+            found.encoder,
+            found.form.method or said or None,
+            self._size(kind, state, raw, told.get("stem")),
+            str(found.place),
+            mean,
+            std,
+            bare_stem=self._bare_stem(found),
+            eps=_eps(found.state, state),
+            quick=quick,
+            embedding=embedding,
+            probe=found.probe,
+            assumed=tuple(self.assumed),
+            notes=tuple(self.notes),
+            **told,
+        )
+
+    # ---- which network ----
+
+    def _named(self, found: Found, state: State) -> Named | None:
+        arch, shape = self.asked.arch, shape_of(state)
+        if shape is not None and arch in (shape[0], f"torchvision:{shape[0]}"):
+            return None  # of whatever stem
+        if arch is not None:
+            return named(arch)
+        if (own := self.tree.export.get("arch")) and str(own).startswith("timm:"):
+            return named(str(own))
+        if shaped(state) is None:
+            return named_by(self.tree, state)
+        return None
+
+    def _kind(self, found: Found, state: State, network: Named | None) -> tuple[str, str]:
+        if network is not None:
+            return "named", network.arch
+        if (known := shaped(state)) is not None and "head.probe" not in state:
+            return known
+        if self.tree.export:
+            remedy = "it is an export of a run of this tool: measure the run itself"
+        elif any(key.startswith("attnpool.") for key in state):
+            remedy = "CLIP's ResNets are timm's: measure timm:resnet50_clip:openai"
+        elif "head.probe" in state:
+            remedy = "measure the folder or the name that transformers knows it by, hf:ORG/NAME"
+        else:
+            remedy = "pass --arch NAME (torchvision:NAME, timm:NAME or a name of `coss-bench list`)"
+            remedy += (
+                ", or measure the module itself from Python: robustbench_coss.evaluate(module, …)"
+            )
+        raise CossError(
+            f"{self.path} ({found.form.name}) does not settle its architecture; {remedy}; "
+            f"it has {some(state)}"
+        )
+
+    def _classifier(self, found: Found, state: State) -> tuple[State, int | None, bool]:
+        """The state with its classifier, number of classes, and whether that is an embedding."""
+        if "head.weight" in state and found.form.name == "clip":
+            return state, len(state["head.weight"]), True
+        names = found.head.split("|") if found.head else []
+        state = dict(state)
+        for name in names:
+            beside = name.removeprefix("/")
+            for part in ("weight", "bias"):
+                value = self.tree.at(*found.place.root).get(f"{beside}.{part}")
+                if name != beside and value is not None:
+                    state[f"{'fc' if 'layer1.0.conv1.weight' in state else 'head'}.{part}"] = value
+        features = features_of(state)
+        for name in ("fc", "head", "head.fc"):
+            weight = state.get(f"{name}.weight")
+            if not names or weight is None or weight.dim() != 2 or features is None:
+                continue
+            if weight.shape[1] != features:
+                return state, None, False
+            if untouched(weight, state.get(f"{name}.bias")):
+                self.notes.append(f"{name} has its initial values and is no classifier")
+                return _without(state, f"{name}."), None, False
+            if (
+                "/classifier" in names
+                and name in ("fc", "head")
+                and f"{name}.weight" not in found.state
+            ):
+                self.notes.append("with the classifier beside it (--transfer for a probe instead)")
+            return state, len(weight), False
+        return state, None, False
+
+    # ---- what no weight shows ----
+
+    def _stem(self, found: Found, state: State) -> Stem:
+        kernel = state["conv1.weight"].shape[-1] if "conv1.weight" in state else 7
+        usual, form = usual_stem(kernel), found.form
+        if kernel == 3 and form.small:
+            usual = stem_of(form.small, usual)
+        children = [m[1] for k in found.state if (m := re.match(r"(\d+)\.0\.conv1\.weight", k))]
+        first = min(map(int, children), default=0)
+        if first == 3:
+            usual = Stem(usual.stride, usual.padding, pool=False)  # no child is left for it
+        if self.asked.stem is not None:
+            return stem_of(self.asked.stem, usual)
+        told = (
+            (kernel == 7 and form.stems)
+            or (kernel == 3 and form.small)
+            or first == 2  # lightly's own
+            or bool(self.tree.export)
+            or (kernel == 7 and str(self.asked.arch).startswith("torchvision:"))
+            or (kernel == 7 and self.tree.said("arch", "model").startswith("resnet"))
+        )
+        if not told:
+            self.assumed.append(f"stem {usual} (--stem)")
+        return usual
+
+    def _pooling(self, found: Found, state: State, network: Named | None) -> str:
+        asked, has_class = self.asked.pooling, "cls_token" in state
+        if "attn_pool.latent" in state:
+            if asked is not None:
+                raise CossError(
+                    f"{self.path} pools its tokens by attention; leave out --pooling {asked}"
+                )
+            return "attention"
+        if "fc_norm.weight" in state or not has_class:
+            if asked not in (None, "mean"):
+                reason = "norms the mean of its patches" if has_class else "has no class token"
+                raise CossError(f"{self.path} {reason}; leave out --pooling {asked}")
+            return "mean"
+        if asked is not None:
+            return asked
+        if network is not None:
+            return "class"
+        if not found.form.pooling:
+            self.assumed.append("its class token (--pooling)")
+        return "class"
+
+    def _heads(self, found: Found, state: State, network: Named | None) -> int | None:
+        if self.asked.heads is not None:
+            return self.asked.heads
+        if network is not None:
+            return network.heads
+        dim, fixed = len(state["patch_embed.proj.weight"]), zero_class_position(state)
+        if found.form.heads is not None:
+            return found.form.heads(dim, fixed)
+        usual = sixty_four(dim)
+        unclear = fixed and twelve(dim) != usual and found.form.name == "torchvision"
+        if unclear and not self.tree.export:
+            raise CossError(
+                f"{self.path} has fixed position embeddings: MoCo v3's ViT of {dim} channels has "
+                f"{twelve(dim)} attention heads, others have {usual}, and no weight shows them; "
+                f"pass --heads {twelve(dim)} or --heads {usual}"
+            )
+        if not self.tree.export:
+            self.assumed.append(f"{usual} attention heads (--heads)")
+        return usual
+
+    def _colours(self, found: Found, state: State, network: Named | None) -> Colours:
+        if self.asked.mean is not None and self.asked.std is not None:
+            return self.asked.mean, self.asked.std
+        told = (
+            three(self.tree.export.get("mean"), self.tree.export.get("std"))
+            or found.form.colours(self.tree)
+            or three(self.tree.settings.get("mean"), self.tree.settings.get("std"))
+            or mmengine(self.tree)
+        )
+        if told is not None:
+            return told
+        if network is not None and network.colours is not None:
+            return network.colours
+        guess, whose = IMAGENET, "ImageNet's"
+        if "attn_pool.latent" in state:
+            guess, whose = HALF, "SigLIP's 0.5 as"
+        elif "norm_pre.weight" in state:
+            guess, whose = CLIP, "CLIP's"
+        self.assumed.append(f"{whose} mean and std (--mean, --std)")
+        return guess
+
+    def _size(self, kind: str, state: State, raw: State, stem: Stem | None) -> int:
+        stated = self.tree.export.get("size")
+        if isinstance(stated, int) and stated > 0:
+            return stated
+        if nets.is_vit(state):
+            return int((nets.side_of(state) or 0) * state["patch_embed.proj.weight"].shape[-1])
+        if kind == "swin":
+            _, _, window, patch, _ = nets.swin_shape(state)
+            masks = [v for k, v in raw.items() if re.match(r"layers\.0\.blocks\.1\.attn_mask$", k)]
+            return nets.swin_size(masks, window, patch) or (SIZE if window == 7 else CIFAR_SIZE)
+        small = kind == "wide" or (stem is not None and stem.stride == 1 and not stem.pool)
+        return CIFAR_SIZE if small else SIZE
+
+    def _bare_stem(self, found: Found) -> bool:
+        """Whether the network is the children of lightly's own ResNet in a Sequential.
+
+        The ReLU after the stem is a function call there (lightly/models/resnet.py), so a network
+        made of the children was trained without it.
+        """
+        return "2.0.conv1.weight" in found.state
+
+    def _is_openai(self) -> bool:
+        """Whether a CLIP is OpenAI's own file; open_clip names a model `…-quickgelu`."""
+        own = all(key in self.tree.at() for key in ("input_resolution", "context_length"))
+        return own or "quickgelu" in self.tree.said("name", "model")
+
+    def _refuse_unused(self, resnet: bool, vit: bool) -> None:
+        if self.asked.stem is not None and not resnet:
+            raise CossError(f"{self.path} is no ResNet; leave out --stem")
+        if not vit:
+            for option in ("heads", "pooling"):
+                if getattr(self.asked, option) is not None:
+                    raise CossError(f"{self.path} is no plain ViT; leave out --{option}")
+
+
+def _eps(raw: State, state: State) -> float:
+    """ε of the layer norms of a ViT: CLIP's 1e-5, transformers' ViT and MAE 1e-12, others' 1e-6."""
+    if "norm_pre.weight" in state:
+        return 1e-5
+    own = any(".layernorm_before." in key for key in raw) and "cls_token" in state
+    return 1e-12 if own else 1e-6
+
+
+def _without(state: State, *beginnings: str) -> State:
+    return {key: v for key, v in state.items() if not key.startswith(beginnings)}

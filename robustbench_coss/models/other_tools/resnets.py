@@ -1,0 +1,196 @@
+"""ResNets of any depth and width by the shapes of their weights, and stems that no weight shows."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torchvision import models as tv
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from robustbench_coss.errors import CossError
+from robustbench_coss.models.other_tools.tree import State
+
+NAMES: dict[tuple[tuple[int, ...], bool], str] = {
+    # blocks per stage, has bottlenecks: He et al. 2016, table 1
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+WIDER: dict[tuple[str, tuple[int, ...]], str] = {
+    # the name without groups and with the shape of layer1.0.conv2's weight: torchvision's name
+    ("resnet50", (128, 128)): "wide_resnet50_2",
+    ("resnet101", (128, 128)): "wide_resnet101_2",
+    ("resnet50", (128, 4)): "resnext50_32x4d",
+    ("resnet101", (256, 8)): "resnext101_32x8d",
+    ("resnet101", (256, 4)): "resnext101_64x4d",
+}
+STRIDES = (1, 2, 2, 2)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """What a ResNet's first convolution does that its weights do not show.
+
+    Attributes:
+        stride, padding: of the convolution, in px.
+        pool: whether max pooling of 3×3 with stride 2 follows.
+    """
+
+    stride: int
+    padding: int
+    pool: bool
+
+    def __str__(self) -> str:
+        return f"stride={self.stride},padding={self.padding},pool={'max' if self.pool else 'none'}"
+
+
+def usual_stem(kernel: int) -> Stem:
+    """torchvision's for 7×7; else that of ResNets for small images."""
+    return Stem(2, 3, pool=True) if kernel == 7 else Stem(1, kernel // 2, pool=False)
+
+
+def stem_of(text: str, usual: Stem) -> Stem:
+    """A stem as `--stem` takes it, in whole or in part: `stride=1,padding=2,pool=none`.
+
+    Raises:
+        CossError: written in another way.
+    """
+    known = {"stride": usual.stride, "padding": usual.padding, "pool": usual.pool}
+    for part in text.split(","):
+        key, _, value = (word.strip() for word in part.partition("="))
+        if key == "pool" and value in ("max", "none"):
+            known["pool"] = value == "max"
+        elif key in ("stride", "padding") and re.fullmatch(r"\d{1,2}", value):
+            known[key] = int(value)
+        else:
+            raise CossError(
+                f"--stem {text} is not understood at {part!r}; write stride=N,padding=N,pool=max "
+                "or pool=none, or some of these"
+            )
+    if known["stride"] < 1:
+        raise CossError(f"--stem {text}: the stride must be at least 1")
+    return Stem(known["stride"], known["padding"], bool(known["pool"]))
+
+
+class ShapedResNet(tv.ResNet):  # type: ignore[misc]
+    """torchvision's ResNet with as many blocks, channels and groups as weights have.
+
+    Args:
+        state: weights in torchvision's names, of which `shape_of` knows the shape.
+        stem: what they do not show.
+        classes: of the classifier; None for none, features [B, D] are given.
+    """
+
+    def __init__(self, state: State, stem: Stem, classes: int | None) -> None:
+        nn.Module.__init__(self)
+        first = state["conv1.weight"]
+        self.conv1 = nn.Conv2d(3, len(first), first.shape[-1], bias="conv1.bias" in state)
+        self.bn1, self.relu = nn.BatchNorm2d(len(first)), nn.ReLU(inplace=True)
+        set_stem(self, stem)
+        channels = len(first)
+        for stage, stride in enumerate(STRIDES, start=1):
+            blocks = []
+            for number in range(_count(state, stage)):
+                name = f"layer{stage}.{number}."
+                block = _block(state, name, channels, stride if number == 0 else 1)
+                channels = _outputs(state, name)
+                blocks.append(block)
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks) if blocks else nn.Identity())
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc: Any = nn.Identity() if classes is None else nn.Linear(channels, classes)
+
+
+def set_stem(module: tv.ResNet, stem: Stem) -> None:
+    """Give a ResNet a stem's stride, padding and pooling."""
+    module.conv1.stride = (stem.stride, stem.stride)
+    module.conv1.padding = (stem.padding, stem.padding)
+    pool: Any = nn.MaxPool2d(3, stride=2, padding=1) if stem.pool else nn.Identity()
+    module.maxpool = pool
+
+
+def shape_of(state: State) -> tuple[str, int] | None:
+    """Name and features of the ResNet that weights show, or None if they are of no plain one."""
+    stem, inner = state.get("conv1.weight"), state.get("layer1.0.conv2.weight")
+    if stem is None or inner is None or stem.dim() != 4 or inner.dim() != 4 or stem.shape[1] != 3:
+        return None
+    bottleneck = "layer1.0.conv3.weight" in state
+    counts = tuple(_count(state, stage) for stage in (1, 2, 3, 4))
+    if 0 in counts[:3] or stem.shape[-1] not in (3, 5, 7) or "bn1.running_var" not in state:
+        return None
+    channels = len(stem)
+    for stage, count in enumerate(counts, start=1):
+        for number in range(count):
+            name = f"layer{stage}.{number}."
+            if not _is_plain(state, name, bottleneck, channels, moves=stage > 1 and number == 0):
+                return None
+            channels = _outputs(state, name)
+    name = NAMES.get((counts, bottleneck), f"resnet[{'-'.join(map(str, counts))}]")
+    wider = WIDER.get((name, tuple(inner.shape[:2])))
+    if wider is not None and len(stem) == 64:
+        return wider, channels
+    times = len(stem) / 64
+    own = tuple(inner.shape[:2]) == (len(stem), len(stem))
+    return (name if times == 1 and own else f"{name}×{times:g}"), channels
+
+
+def usual_name(state: State) -> str | None:
+    """The name of the ResNet whose blocks are there, though tensors may be missing."""
+    counts = tuple(
+        len({key.split(".")[1] for key in state if key.startswith(f"layer{stage}.")})
+        for stage in (1, 2, 3, 4)
+    )
+    return NAMES.get((counts, "layer1.0.conv3.weight" in state))
+
+
+def _count(state: State, stage: int) -> int:
+    """Blocks of a stage, numbered without a gap."""
+    number = 0
+    while f"layer{stage}.{number}.conv1.weight" in state:
+        number += 1
+    return number
+
+
+def _outputs(state: State, name: str) -> int:
+    last = state.get(f"{name}conv3.weight", state.get(f"{name}conv2.weight"))
+    assert last is not None
+    return len(last)
+
+
+def _is_plain(state: State, name: str, bottleneck: bool, channels: int, moves: bool) -> bool:
+    """Whether a block is a ResNet's: kernels, and a projection where sizes change."""
+    sides = (1, 3, 1) if bottleneck else (3, 3)
+    for number, side in enumerate(sides, start=1):
+        weight = state.get(f"{name}conv{number}.weight")
+        if weight is None or weight.dim() != 4 or weight.shape[-1] != side:
+            return False
+        if f"{name}bn{number}.running_var" not in state:
+            return False
+    if (f"{name}conv3.weight" in state) != bottleneck:
+        return False
+    changes = moves or _outputs(state, name) != channels
+    return not changes or f"{name}downsample.0.weight" in state
+
+
+def _block(state: State, name: str, channels: int, stride: int) -> Any:
+    """A block by the shapes of its weights; of a bottleneck, the 3×3 convolution strides."""
+    outputs = _outputs(state, name)
+    down = None
+    if f"{name}downsample.0.weight" in state:
+        down = nn.Sequential(
+            nn.Conv2d(channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
+    inner = state[f"{name}conv2.weight"]
+    width, groups = len(inner), len(inner) // inner.shape[1]
+    if f"{name}conv3.weight" not in state:
+        return BasicBlock(channels, outputs, stride, down)
+    block = Bottleneck(channels, outputs // 4, stride, down)
+    block.conv1, block.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
+    block.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
+    block.bn2 = nn.BatchNorm2d(width)
+    block.conv3, block.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+    return block
