@@ -17,6 +17,7 @@ from robustbench_coss.evaluations.running.units import Measured, units
 from robustbench_coss.evaluations.submissions.agreement import SAME, TRAINED, Pair, try_pairs
 from robustbench_coss.evaluations.submissions.report import CellPairs, Finding, Report
 from robustbench_coss.records.confidence import CONFIDENCES
+from robustbench_coss.records.metadata import FACTS
 from robustbench_coss.records.record import Cell, Check, Record
 from robustbench_coss.seeds import permutation
 
@@ -154,13 +155,16 @@ def _check_rest(
             wrong.append("wording (about)")
         if suite.metrics(conditions) != record.metrics or suite.axis != record.axis:
             wrong.append("metrics or axis")
-        found = [*suite.checks(record.cells), *(d for d in doubts if d is not None)]
-        checks = [(c.name, bool(c.passed)) for c in found]
+        again = [*suite.checks(record.cells), *(d for d in doubts if d is not None)]
+        checks = [(c.name, bool(c.passed)) for c in again]
         if checks != [(c.name, c.passed) for c in record.checks]:
             wrong.append("sanity checks")
     except (KeyError, ValueError, IndexError) as error:  # conditions that it needs are not there
         wrong.append(f"conditions ({type(error).__name__}: {error})")
-    if not _close(record.extra, dict(summary)):
+    found = dict(summary)
+    if FACTS not in record.extra:  # a record from before there were any
+        found.pop(FACTS, None)
+    if not _close(record.extra, found):
         wrong.append("facts about the model (extra)")
     text = f"{name}: derived conditions, metrics, checks and facts follow from the outcomes"
     if wrong:

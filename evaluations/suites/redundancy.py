@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustbench_coss import seeds
+from robustbench_coss.encoders.rank import effective_rank as rank_between
+from robustbench_coss.encoders.rank import rankme
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
@@ -26,10 +28,13 @@ from robustbench_coss.evaluations.suites.similarity import (
     spread_positions,
 )
 from robustbench_coss.records.about import SuiteAbout
+from robustbench_coss.records.metadata import FACTS
 from robustbench_coss.records.record import Axis, Metric
 
 CHUNK = 64
 FEWEST = 4  # reference images without which CKA has no unbiased estimate
+FULL_REFERENCE = 64  # px, up to which the reference images are as many as ranks are taken of
+RANK_IMAGES = 5_000
 CKA_IMAGES = 512  # 16 Gram matrices of so many images are 34 MB
 
 
@@ -116,10 +121,11 @@ class Redundancy(BaseSuite):
                 f"redundancy needs at least {FEWEST} labelled training images, "
                 f"got {len(reference.index)}; use a data set with more"
             )
-        self._reference = _look_at(subject, reference)
+        self._reference = _look_at(subject, reference, image_size > FULL_REFERENCE)
 
     def summary(self) -> dict[str, Any]:
-        """CKA between positions over training images, and how the probes were fitted."""
+        """CKA between positions and ranks of representations over training images, and how the
+        probes were fitted."""
         return self._prepared().summary
 
     @torch.inference_mode()
@@ -209,8 +215,12 @@ def draw_below(count: int, index: Sequence[int], *names: seeds.Name) -> Tensor:
     return torch.from_numpy((draws * count).astype(np.int64))
 
 
-def _look_at(subject: Subject, reference: Batch) -> Reference:
+def _look_at(subject: Subject, reference: Batch, more: bool) -> Reference:
     """One pass over the reference images, in chunks, and all that is derived from it.
+
+    Args:
+        more: whether ranks between images are of more training images than these, where there are
+            any.
 
     Memory: a local and a global representation for each image, and the positions compared by CKA
     for up to 512 of them.
@@ -258,6 +268,13 @@ def _look_at(subject: Subject, reference: Batch) -> Reference:
         "local_probe_held_out_top1": round(local_fit.held_out_top1, 4),
         "global_probe_penalty": global_fit.penalty,
         "global_probe_held_out_top1": round(global_fit.held_out_top1, 4),
+    }
+    if more and subject.training_features is not None:
+        pooled, _ = subject.training_features(RANK_IMAGES)
+    between = {"rankme": ("RankMe", rankme), "rank_between": ("Rank between images", rank_between)}
+    summary[FACTS] = {
+        key: {"label": label, "value": round(rank(pooled), 4), "images": len(pooled)}
+        for key, (label, rank) in between.items()
     }
     return Reference(
         torch.cat(directions),

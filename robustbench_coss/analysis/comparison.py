@@ -17,6 +17,7 @@ import pandas as pd
 from robustbench_coss.analysis.calibration import with_calibration
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED, PIXELS, standing, without_controls
+from robustbench_coss.analysis.error_consistency import consistency_line
 from robustbench_coss.analysis.numbers import (
     failed_checks,
     is_share,
@@ -55,7 +56,8 @@ class Comparison:
         table: one line per metric or condition. Columns: test_set, suite, protocol, metric,
             heading, a, b, difference (a - b), low, high (95 % interval), p, p_holm, verdict, test
             ("mcnemar", "permutation" or "t"), n (test images), seeds_a, seeds_b, better, percent,
-            doubts_a, doubts_b, one_sided (whether
+            kappa, kappa_low, kappa_high, agreement and agreement_expected (error consistency of
+            right and wrong, see `error_consistency`), doubts_a, doubts_b, one_sided (whether
             one run stands beside several, or fewer than two seeds coincide, so that nothing is
             decided), untrained (which of the two does not beat the controls, so that
             nothing is decided). Shares are in [0, 1].
@@ -111,7 +113,9 @@ def compare_chosen(
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
         raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
-    lines, refused, pairs = differences(one, other, measured, suites or known, cells, everything)
+    lines, refused, pairs = differences(
+        one, other, measured, suites or known, cells, everything, consistency=True
+    )
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
     table = judge(pd.DataFrame(lines))
@@ -126,11 +130,13 @@ def differences(
     suites: Sequence[str],
     cells: bool = False,
     everything: bool = False,
+    consistency: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str], list[tuple[SeedGroup, SeedGroup]]]:
     """All differences of two models, not corrected for their number.
 
     Args:
         measured: all that was measured; controls among it say whether the two have learnt.
+        consistency: whether lines have error consistency, too.
 
     Returns:
         lines as in `Comparison.table` but `p_holm` and `verdict`, which `judge` adds; what could
@@ -146,7 +152,12 @@ def differences(
         metrics, left_out = _shared_metrics(x, y, cells, everything)
         refused += left_out
         untrained = _untrained(one, other, x.test_set, measured)
-        lines += [difference_line(x, y, metric) | {"untrained": untrained} for metric in metrics]
+        lines += [
+            difference_line(x, y, metric)
+            | (consistency_line(x, y, metric) if consistency else {})
+            | {"untrained": untrained}
+            for metric in metrics
+        ]
     return lines, refused, pairs
 
 

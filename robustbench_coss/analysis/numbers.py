@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.about import in_order
 from robustbench_coss.records.columns import Column
+from robustbench_coss.records.metadata import FACTS
 from robustbench_coss.records.record import Cell, Metric, Record
 from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.functionals import estimate_of, pseudo_values
-from robustbench_coss.statistics.intervals import Estimate, estimate
+from robustbench_coss.statistics.intervals import Estimate, estimate, estimate_by
 
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
 
@@ -130,7 +131,11 @@ def load_table(
 
 def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.DataFrame:
     """The long table of `load_table` from measurements at hand, such as those of some models."""
-    lines = [_line(m, metric) for m in measurements for metric in m.records[0].metrics]
+    lines = [
+        line
+        for m in measurements
+        for line in [*(_line(m, metric) for metric in m.records[0].metrics), *_fact_lines(m)]
+    ]
     if baseline is not None:
         lines += _corruption_error_lines(measurements, baseline)
     table = pd.DataFrame(lines)
@@ -162,6 +167,24 @@ def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
     first, *_ = columns_of(m.records[0], metric.conditions, metric.column)
     found = number(m.records, metric.conditions, metric.column)
     return _line_of(m, metric, found) | {"n": int(first.size)}
+
+
+def fact(record: Record, name: str) -> float | None:
+    """A number of the model that a record states beside its outcomes; None where it does not."""
+    found = record.extra.get(FACTS, {}).get(name, {}).get("value")
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _fact_lines(m: SeedGroup) -> Iterator[dict[str, Any]]:
+    """Facts that all runs state, with Student's interval over several seeds and none of one."""
+    for name, told in m.records[0].extra.get(FACTS, {}).items():
+        values = [value for record in m.records if (value := fact(record, name)) is not None]
+        if len(values) < len(m.records):
+            continue
+        of = tuple(cell.condition for cell in m.records[0].cells[:1])  # of none; it needs one
+        metric = Metric(f"{m.suite}_{name}", str(told["label"]), name, of, "", False, False)
+        found = estimate_by(values, False, lambda: (math.nan, math.nan, "bootstrap"))
+        yield _line_of(m, metric, found) | {"n": told.get("images", 0)}
 
 
 def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:

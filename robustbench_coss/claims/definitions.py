@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_coss.analysis.numbers import values_of
+from robustbench_coss.analysis.numbers import fact, values_of
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Metric, Record
 from robustbench_coss.statistics.ranks import FEWEST
@@ -64,6 +64,29 @@ class Measure:
             return values
         return np.asarray(values - values_of(record, replace(metric, column=self.less)))
 
+    @property
+    def label(self) -> str:
+        """What it is called where records need not agree on conditions."""
+        return next(iter(self.groups.values()))
+
+    def number(self, record: Record) -> float | None:
+        """Its mean in a record; None if that has none of its conditions."""
+        metric = self.find(record)
+        return None if metric is None else float(self.values(record, metric).mean())
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number of a model that a suite states beside its outcomes."""
+
+    suite: str
+    name: str
+    label: str
+
+    def number(self, record: Record) -> float | None:
+        """What a record states; None if it does not."""
+        return fact(record, self.name)
+
 
 CLEAN = Measure("clean", {"": "Clean top-1"})
 NOISE = Measure("corruption", {"noise": "Noise corruption top-1"})
@@ -86,6 +109,8 @@ REDUNDANCY = Measure(
     less="across",
     percent=False,
 )
+RANKME = Fact("redundancy", "rankme", "RankMe")
+RANK_BETWEEN = Fact("redundancy", "rank_between", "Rank between images")
 SINGLE = Measure("redundancy", {"pooled": "Top-1 from one local"}, first=True)
 
 
@@ -97,7 +122,7 @@ class Kind(StrEnum):
     crops = "crops"
     """The two again, in what they lose from small to large minimum training crops."""
     models = "models"
-    """Redundancy and robustness, over models."""
+    """A number of models and their robustness, over models."""
 
 
 def family_of(model: dict[str, Any], label: str) -> tuple[str, bool]:
@@ -118,6 +143,9 @@ class Claim:
         kind: what is set against each other.
         measures: outcomes that it is tested on; all have to agree.
         produce: how to get the records.
+        by: over models, the numbers that robustness is set against.
+        asks: whether it is no claim but a question: rows are shown where there are any, and no
+            verdict is given.
     """
 
     key: str
@@ -126,6 +154,8 @@ class Claim:
     kind: Kind
     measures: tuple[Measure, ...]
     produce: str
+    by: tuple[Measure | Fact, ...] = (REDUNDANCY,)
+    asks: bool = False
 
 
 def _eval(suite: str) -> str:
@@ -194,3 +224,17 @@ CLAIMS = (
         f"{FEWEST} or more configurations",
     ),
 )
+
+QUESTIONS = (
+    Claim(
+        "rank-robustness",
+        "Rank with robustness",
+        "Does the rank of representations go with what is kept under noise and small attacks?",
+        Kind.models,
+        (NOISE, ATTACKS),
+        "run `coss-bench eval RUN --suite redundancy,corruption,adversarial`",
+        by=(RANKME, RANK_BETWEEN),
+        asks=True,
+    ),
+)
+"""What is asked beside them, without a verdict."""

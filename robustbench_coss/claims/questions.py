@@ -14,6 +14,7 @@ from robustbench_coss.analysis.pairing import mismatch, seeds_of
 from robustbench_coss.claims.definitions import (
     REDUNDANCY,
     Claim,
+    Fact,
     Kind,
     Measure,
     family_of,
@@ -50,6 +51,7 @@ class Question:
         decides: whether the claim's verdict follows from it; else it is one of the pairs of a mean,
             or of a model that has not learnt.
         untrained: which of the models does not beat the controls, in words; "" if all do.
+        asks: whether it is no claim's, so that it has no verdict.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Question:
     answer: Callable[[], Difference]
     decides: bool = True
     untrained: str = ""
+    asks: bool = False
 
     @property
     def seeded(self) -> bool:
@@ -100,21 +103,22 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup], ablations: bool = Fa
         here, found.lacking = as_published(here)
     for measure in claim.measures:
         before = len(found.questions)
-        needed = {measure.suite} | ({REDUNDANCY.suite} if claim.kind is Kind.models else set())
+        needed = {measure.suite}
+        if claim.kind is Kind.models:
+            needed |= {by.suite for by in claim.by}
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
         for protocol, group in _by_protocol(here, measure.suite):
             if claim.kind is Kind.models:
                 if left_out := sorted({m.label for m in group} & unlearnt.keys()):
                     found.lacking.append(f"{NOT_TRAINED}, left out: {', '.join(left_out)}")
-                for other, redundant in _by_protocol(here, REDUNDANCY.suite):
-                    letters = "".join(dict.fromkeys((protocol, other)))
-                    found.questions += _correlation(
-                        found,
-                        measure,
-                        letters,
-                        [m for m in group if m.label not in unlearnt],
-                        redundant,
-                    )
+                learnt_here = [m for m in group if m.label not in unlearnt]
+                for by in claim.by:
+                    for other, redundant in _by_protocol(here, by.suite):
+                        letters = "".join(dict.fromkeys((protocol, other)))
+                        asked = _correlation(found, measure, letters, learnt_here, redundant, by)
+                        found.questions += [
+                            replace(q, asks=claim.asks, decides=not claim.asks) for q in asked
+                        ]
                 continue
             find = _crops if claim.kind is Kind.crops else _pairs
             pairs = list(find(found, measure, group))
@@ -300,9 +304,10 @@ def _correlation(
     protocol: str,
     robust: Sequence[SeedGroup],
     redundant: Sequence[SeedGroup],
+    by: Measure | Fact,
 ) -> Iterator[Question]:
-    """Redundancy and what is kept of clean accuracy, over all models measured in both."""
-    by_label = {m.label: m for m in redundant if REDUNDANCY.find(m.records[0])}
+    """A number and what is kept of clean accuracy, over all models measured in both."""
+    by_label = {m.label: m for m in redundant if all(by.number(r) is not None for r in m.records)}
     both = [
         (by_label[m.label], m)
         for m in robust
@@ -320,12 +325,12 @@ def _correlation(
     else:
         yield Question(
             "models",
-            f"Rank correlation of {REDUNDANCY.groups['similarity']} with {name} / clean",
+            f"Rank correlation of {by.label} with {name} / clean",
             f"{len(both)} configurations",
             protocol,
             "rho",
             tuple(Source("model", m) for pair in both for m in pair),
-            partial(answer_correlation, measure, both),
+            partial(answer_correlation, measure, both, by),
         )
 
 
@@ -342,16 +347,19 @@ def kept_share(measure: Measure, m: SeedGroup) -> float | None:
     return float(np.mean(shares))
 
 
-def answer_correlation(measure: Measure, both: Sequence[tuple[SeedGroup, SeedGroup]]) -> Difference:
+def answer_correlation(
+    measure: Measure,
+    both: Sequence[tuple[SeedGroup, SeedGroup]],
+    by: Measure | Fact = REDUNDANCY,
+) -> Difference:
     """Rank correlation over configurations, each with the mean of its seeds, in families of the
     methods that they are variants of."""
-    redundancy = [
-        np.mean([REDUNDANCY.values(r, k).mean() for r in m.records if (k := REDUNDANCY.find(r))])
-        for m, _ in both
+    numbers = [
+        np.mean([value for r in m.records if (value := by.number(r)) is not None]) for m, _ in both
     ]
     kept = [kept_share(measure, m) for _, m in both]
     return rank_correlation(
-        redundancy,
+        numbers,
         [np.nan if share is None else share for share in kept],
         *zip(*(family_of(m.model, m.label) for m, _ in both), strict=True),
     )

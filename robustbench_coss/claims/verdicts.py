@@ -11,13 +11,14 @@ import numpy as np
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED, without_controls
-from robustbench_coss.claims.definitions import CLAIMS, Claim
+from robustbench_coss.claims.definitions import CLAIMS, QUESTIONS, Claim
 from robustbench_coss.claims.questions import Question, find_questions
 from robustbench_coss.statistics.intervals import CONFIDENCE
 from robustbench_coss.statistics.paired_tests import holm
 
 SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
 NO_RECORDS = "no records"
+ASKED = "no verdict"
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,16 @@ def examine(results: Path, ablations: bool = False) -> list[Outcome]:
     found = [
         (claim, test_set, find_questions(claim, here, ablations))
         for test_set, here in on.items()
-        for claim in CLAIMS
+        for claim in (*CLAIMS, *QUESTIONS)
     ]
     rows = iter(judge([question for _, _, f in found for question in f.questions]))
     outcomes = []
     for claim, test_set, f in found:
         mine = tuple(next(rows) for _ in f.questions)
+        if claim.asks and not mine:
+            continue
         lacking = (*f.lacking, *([] if mine else [claim.produce]))
-        verdict = verdict_of(mine, f.complete)
+        verdict = ASKED if claim.asks else verdict_of(mine, f.complete)
         controls = _lacking_controls(on[test_set]) if mine else ""
         outcomes.append(Outcome(claim, test_set.label, verdict, mine, lacking, controls))
     return outcomes
@@ -97,12 +100,13 @@ def _lacking_controls(here: Sequence[SeedGroup]) -> str:
 
 
 def judge(questions: Sequence[Question]) -> list[Row]:
-    """Answer the questions of one call, with Holm's correction in two families: those that decide
-    about claims, and those that do not (single pairs below a mean, models that have not learnt)."""
+    """Answer the questions of one call, with Holm's correction in three families: those that decide
+    about claims, those that do not (single pairs below a mean, models that have not learnt), and
+    those that are no claim's."""
     answers = [question.answer() for question in questions]
     corrected = np.full(len(questions), math.nan)
-    for decides in (True, False):
-        family = [i for i, q in enumerate(questions) if q.seeded and q.decides is decides]
+    for kind in ((True, False), (False, False), (False, True)):
+        family = [i for i, q in enumerate(questions) if q.seeded and (q.decides, q.asks) == kind]
         corrected[family] = holm([answers[i].p for i in family])
     return [
         Row(q, a.value, a.low, a.high, a.p, p, _verdict(q, a.value, p), a.test)
@@ -111,6 +115,8 @@ def judge(questions: Sequence[Question]) -> list[Row]:
 
 
 def _verdict(question: Question, effect: float, p_holm: float) -> str:
+    if question.asks:
+        return ASKED
     if question.untrained:
         return NOT_TRAINED
     if math.isnan(p_holm) or p_holm > 1 - CONFIDENCE:

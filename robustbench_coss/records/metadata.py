@@ -18,6 +18,9 @@ from robustbench_coss.records.fields import (
     YesNo,
 )
 
+FACTS = "facts"
+"""Key of `Record.extra` with numbers of a model that tables show: by name `label`, `value` and, of
+how many images, `images`."""
 OPEN = ConfigDict(extra="allow", use_attribute_docstrings=True)  # may say more than is named here
 
 

@@ -179,7 +179,8 @@ class Record:
     checks: list[Check] = Field(default_factory=list)
     """Sanity checks."""
     extra: dict[str, Any] = Field(default_factory=dict)
-    """Facts about the model that are no outcome of single images."""
+    """Facts about the model that are no outcome of single images; those under `facts`, each with
+    `label` and `value`, are shown in tables."""
     about: dict[str, Any] = Field(default_factory=dict)
     """The suite's own wording at the time: title, captions, order, labels."""
     options: dict[str, Any] = Field(default_factory=dict)

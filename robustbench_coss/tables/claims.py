@@ -12,7 +12,7 @@ from robustbench_coss.analysis.comparison import doubts_of
 from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.analysis.pairing import seeds_of
 from robustbench_coss.claims.questions import Source
-from robustbench_coss.claims.verdicts import NO_RECORDS, UNDECIDED, Outcome, Row
+from robustbench_coss.claims.verdicts import ASKED, NO_RECORDS, UNDECIDED, Outcome, Row
 from robustbench_coss.records.record import path_of
 from robustbench_coss.statistics.contrasts import unmatched
 from robustbench_coss.tables.cells import (
@@ -153,7 +153,7 @@ def _section(test_set: str, outcomes: Sequence[Outcome], records: bool) -> Secti
 
 
 def _decided(verdict: str) -> bool:
-    return verdict not in (UNDECIDED, NOT_TRAINED, NO_RECORDS)
+    return verdict not in (UNDECIDED, NOT_TRAINED, NO_RECORDS, ASKED)
 
 
 def _columns(rows: Sequence[tuple[Outcome, Row]]) -> list[Column]:

@@ -13,6 +13,7 @@ from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.tables.cells import (
     MARK,
     MISSING,
+    Block,
     Column,
     Section,
     TableCell,
@@ -33,7 +34,7 @@ def layout(found: Comparison) -> list[Section]:
             Section(
                 str(title),
                 _caption(found, part),
-                (block(difference_columns(part)),),
+                (block(difference_columns(part)), *_consistency(part)),
                 tuple(notes),
                 verdict(found.a, found.b, part),
             )
@@ -106,6 +107,24 @@ def difference_columns(part: pd.DataFrame) -> list[Column]:
     ]
 
 
+def _consistency(part: pd.DataFrame) -> tuple[Block, ...]:
+    """A block with the error consistency of the lines that have one."""
+    if "kappa" not in part or part["kappa"].isna().all():
+        return ()
+    lines = part[part["kappa"].notna()].to_dict("records")
+    kappa = [signed_cell(li["kappa"], li["kappa_low"], li["kappa_high"], 1, False) for li in lines]
+    shares = {"Both right or wrong": "agreement", "by chance": "agreement_expected"}
+    columns: list[Column] = [
+        ("Metric", [TableCell(line["heading"]) for line in lines]),
+        ("Error consistency κ", kappa),
+        *(
+            (heading, [TableCell(number_text(line[key], line[key], True)) for line in lines])
+            for heading, key in shares.items()
+        ),
+    ]
+    return (block(columns),)
+
+
 def _decided(line: Mapping[Any, Any]) -> bool:
     return line["verdict"] not in ("undecided", NOT_TRAINED, MISSING)
 
@@ -142,12 +161,20 @@ def p_text(p: float) -> str:
     return MISSING if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
+_KAPPA = (
+    "Error consistency: Cohen's kappa of right and wrong (Geirhos et al. 2020), mean over "
+    "conditions; 0 where both err on the same images no more often than their accuracies alone "
+    "make them, 1 where always. Interval over images of one run each, else over seeds."
+)
+
+
 def _general_notes(found: Comparison) -> list[str]:
     tests = int(found.table["p"].notna().sum())
     return [
         *(words for test, words in TESTS.items() if test in set(found.table["test"])),
         f"Holm's correction is over the {tests} tests shown; the verdict is the corrected one at "
         "5 %. Intervals are not corrected. Undecided does not mean equal.",
+        *([_KAPPA] if "kappa" in found.table and found.table["kappa"].notna().any() else []),
         *found.remarks,
         *(f"Not compared: {reason}." for reason in found.refused),
     ]

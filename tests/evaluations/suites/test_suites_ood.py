@@ -155,7 +155,7 @@ def test_tables_and_comparisons_take_them(results: Path, record: Record) -> None
     assert 0 <= line["low"] <= line["value"] <= line["high"] <= 1
     assert line["better"] == "lower"
     assert line["n"] == IMAGES + OTHERS + 10
-    found = compare(results, "tiny-0", "tiny-1").table.set_index("metric")
+    found = compare(results, "tiny-0", "tiny-1", everything=True).table.set_index("metric")
     line = found.loc["ood_noise_auroc_softmax"]
     assert line["difference"] == pytest.approx(line["a"] - line["b"], abs=1e-6)
 
