@@ -8,10 +8,13 @@ order therefore never change what is drawn.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Name = str | int | float
 
@@ -25,6 +28,8 @@ def seed_of(*names: Name) -> int:
 
 def generator(*names: Name) -> torch.Generator:
     """A CPU torch generator seeded by names."""
+    import torch  # a second, which tables do without
+
     return torch.Generator().manual_seed(seed_of(*names))
 
 
@@ -59,4 +64,6 @@ def uniform(index: NDArray[np.int64], count: int, *names: Name) -> NDArray[np.fl
 
 def permutation(count: int, *names: Name) -> torch.Tensor:
     """A random permutation of 0 … count - 1 as [count] int64."""
+    import torch
+
     return torch.randperm(count, generator=generator(*names))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from robustbench_coss.statistics.intervals import estimate
 from robustbench_coss.statistics.paired_tests import holm, mcnemar
@@ -122,7 +122,8 @@ def try_pairs(about: str, pairs: Sequence[Pair], share: float) -> Trial:
     balance = signs.sum(axis=0, dtype=np.int64)
     higher, lower = int((balance > 0).sum()), int((balance < 0).sum())
     images = signs.shape[1]
-    tail = float(stats.binom.sf(differ - 1, images, min(1.0, share * len(pairs))))
+    chance = min(1.0, share * len(pairs))
+    tail = float(special.bdtrc(differ - 1, images, chance)) if differ else 1.0
     return Trial(about, images, differ, higher, lower, tail, mcnemar(higher, lower))
 
 

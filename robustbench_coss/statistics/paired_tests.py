@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from robustbench_coss.statistics.intervals import (
     UPPER,
@@ -85,7 +85,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     Args:
         only_a, only_b: images that one model alone has right.
     """
-    fewer = float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5))
+    fewer = float(special.bdtr(min(only_a, only_b), only_a + only_b, 0.5))
     return min(1.0, 2 * fewer)
 
 
@@ -108,7 +108,7 @@ def _bounded(total: float, squares: float, n: int) -> tuple[float, float]:
     squares: answers that turn right or wrong are 1 and -1 among zeros."""
     centre = total / (n + 2)
     sd = math.sqrt((squares + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
-    half = float(stats.norm.ppf(UPPER)) * sd
+    half = float(special.ndtri(UPPER)) * sd
     # At the ends of the range an interval may not leave the mean out by rounding.
     low, high = min(centre - half, total / n), max(centre + half, total / n)
     return max(low, -1.0), min(high, 1.0)

@@ -10,7 +10,7 @@ from itertools import chain, permutations, product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from robustbench_coss.statistics.intervals import UPPER, generator_for
 from robustbench_coss.statistics.paired_tests import Difference
@@ -59,7 +59,7 @@ def rank_correlation(
     forms = [""] * n if forms is None else list(forms)
     if one.ndim != 1 or one.shape != other.shape or n < FEWEST or len(families) != n:
         raise ValueError(f"rank_correlation needs {FEWEST} or more pairs, and a family for each")
-    ranks = [stats.rankdata(values) - (n + 1) / 2 for values in (one, other)]
+    ranks = [_ranks(values) - (n + 1) / 2 for values in (one, other)]
     length = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
     if np.isnan(one).any() or np.isnan(other).any() or length == 0:
         return Difference(math.nan, math.nan, math.nan, math.nan, "rank")
@@ -91,12 +91,19 @@ def rank_correlation(
     return Difference(rho, low, high, (as_far + found) / (len(drawn) + found), "rank")
 
 
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 … n by size; equal values share the mean of their ranks."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return np.asarray((last - (counts - 1) / 2)[place])
+
+
 def _interval(rho: float, n: int, families: int) -> tuple[float, float]:
     if families < FEWEST:
         return math.nan, math.nan
     most = 1 - 6 / (n * (n**2 - 1))
     z = math.atanh(min(max(rho, -most), most))
-    half = float(stats.norm.ppf(UPPER)) * math.sqrt((1 + rho**2 / 2) / (families - 3))
+    half = float(special.ndtri(UPPER)) * math.sqrt((1 + rho**2 / 2) / (families - 3))
     return min(math.tanh(z - half), rho), max(math.tanh(z + half), rho)
 
 

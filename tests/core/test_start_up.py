@@ -1,0 +1,21 @@
+"""Commands that read records do without what only models need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "compare", "claims", "site"])
+def test_tables_load_no_torch(command: str) -> None:
+    program = (
+        "import importlib, sys\n"
+        f"importlib.import_module('robustbench_coss.cli.{command}')\n"
+        "import robustbench_coss.analysis.configurations, robustbench_coss.tables.leaderboard\n"
+        "import robustbench_coss.claims.questions\n"
+        "print(*(m for m in ('torch', 'scipy.stats', 'matplotlib') if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "", done.stderr
