@@ -32,6 +32,7 @@ from robustbench_coss.cli.site import site
 from robustbench_coss.cli.submit import submit
 from robustbench_coss.cli.sweep import sweep
 from robustbench_coss.cli.verify import verify
+from robustbench_coss.cli.zoo import zoo
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.terminal import (
@@ -96,6 +97,7 @@ app.command("show")(show)
 app.command("export")(export)
 app.command("submit")(submit)
 app.command("verify")(verify)
+app.command("zoo")(zoo)
 app.command("arch")(arch)
 app.command("list")(list_)
 app.command("doctor")(doctor)

@@ -15,7 +15,7 @@ Models = Annotated[
     typer.Argument(
         help="Run folders, encoder.safetensors files, checkpoints of other tools, "
         "torchvision:NAME[:WEIGHTS], timm:NAME[:WEIGHTS], hf:ORG/NAME, open_clip:NAME:WEIGHTS, "
-        "folders of transformers, timm or open_clip, or the controls control:pixels and "
+        "zoo:NAME, folders of transformers, timm or open_clip, or the controls control:pixels and "
         "control:untrained:ARCH[:WIDTH][:SEED][:no-mlp].",
     ),
 ]

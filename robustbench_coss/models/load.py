@@ -33,10 +33,17 @@ from robustbench_coss.models.other_tools.opening import check_kind
 from robustbench_coss.models.other_tools.read import Foreign, read_foreign
 from robustbench_coss.models.wrap import describe_input, wrap_module
 from robustbench_coss.reading import check_regular
+from robustbench_coss.zoo.download import downloading
+from robustbench_coss.zoo.download import file_of as published_file
+from robustbench_coss.zoo.entries import FAMILY as ZOO
+from robustbench_coss.zoo.entries import entry_of
 
 __all__ = ["FORMATS", "load_model", "wrap_module"]
 
-LIBRARIES = ("torchvision", "timm", "hf", "open_clip")
+LIBRARIES = ("torchvision", "timm", "hf", "open_clip", ZOO)
+
+OF_TRANSFORMERS = ("--pooling", "--mean", "--std")
+"""Options that models of transformers take too."""
 
 SHOWN_PARTS = 5
 """Of a path at most: `run/lightning_logs/version_0/checkpoints/last.ckpt`."""
@@ -57,7 +64,7 @@ def load_model(
             `timm:NAME[:WEIGHTS]`, `timm:hf-hub:ORG/NAME[@REVISION]`, `hf:ORG/NAME[@REVISION]`,
             `open_clip:NAME:TAG` or `:FILE`, a folder of transformers, timm or open_clip,
             `control:pixels`, `control:untrained:ARCH[:WIDTH][:SEED][:no-mlp]`, or a checkpoint file
-            of another tool.
+            of another tool, or `zoo:NAME`.
         size: image side in px; None takes what the model was made for, or the data set's default.
         dataset: what will be measured on, which a control has its size from.
         name: in records and tables; None takes that of the run folder, file or network.
@@ -77,6 +84,14 @@ def _load(where: str | Path, asked: Asked, size: int | None, dataset: str | None
     if size is not None and size < 1:
         raise CossError(f"the image size must be at least 1 px, got {size}")
     library, given = str(where).partition(":")[0], asked.given()
+    if library == ZOO and not Path(where).exists():
+        return _published(str(where), asked, size)
+    if library == "hf" or is_hub_folder(Path(where)):
+        if left := [option for option in given if option not in OF_TRANSFORMERS]:
+            raise CossError(f"{where} states itself what it is; leave out {', '.join(left)}")
+        read = transformers_model if library == "hf" else model_in_folder
+        colours = None if asked.mean is None or asked.std is None else (asked.mean, asked.std)
+        return read(str(where), size, asked.pooling, colours)
     if library in (*LIBRARIES, FAMILY) and not Path(where).exists():
         if given:
             raise CossError(
@@ -85,10 +100,6 @@ def _load(where: str | Path, asked: Asked, size: int | None, dataset: str | None
         if library == FAMILY:
             return control(str(where), size=size, dataset=dataset)
         return _named(str(where), library, size)
-    if is_hub_folder(Path(where)):
-        if given:
-            raise CossError(f"{where} states itself what it is; leave out {', '.join(given)}")
-        return model_in_folder(Path(where), size)
     check_kind(Path(where))
     path = find_checkpoint(Path(where))
     if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():
@@ -114,9 +125,16 @@ def _named(spec: str, library: str, size: int | None) -> Checkpoint:
     hub = f"timm:{HUB}:"
     if spec.startswith(hub):
         return timm_from_hub(spec.removeprefix(hub), size)
-    if library == "hf":
-        return transformers_model(spec, size)
     return open_clip_model(spec, size) if library == "open_clip" else library_model(spec, size)
+
+
+def _published(spec: str, asked: Asked, size: int | None) -> Checkpoint:
+    entry = entry_of(spec)
+    with downloading(entry.name) as report:
+        path = published_file(entry, report)
+    found = _load(path, asked, size, None)
+    method = found.metadata["method"] or entry.method
+    return replace(found, name=entry.name, metadata=found.metadata | {"method": method})
 
 
 def _is_own(path: Path) -> bool:

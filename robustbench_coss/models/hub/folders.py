@@ -8,6 +8,7 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint
 from robustbench_coss.models.hub.fetch import CONFIG
 from robustbench_coss.models.hub.libraries import CLIP_CONFIG, open_clip_folder, timm_folder
+from robustbench_coss.models.hub.pictures import Colours
 from robustbench_coss.models.hub.read import transformers_model
 from robustbench_coss.reading import parse_json
 
@@ -21,13 +22,20 @@ def is_hub_folder(path: Path) -> bool:
     return any((path / name).is_file() for name in (CONFIG, CLIP_CONFIG))
 
 
-def model_in_folder(folder: Path, size: int | None) -> Checkpoint:
+def model_in_folder(
+    where: str, size: int | None, pooling: str | None = None, colours: Colours | None = None
+) -> Checkpoint:
     """The model in a folder of transformers (`save_pretrained`), timm or open_clip.
+
+    Args:
+        pooling, colours: as in `transformers_model`; the other libraries state them.
 
     Raises:
         CossError: its configuration is damaged or says of neither library, or as the readers.
     """
+    folder = Path(where)
     if (folder / CLIP_CONFIG).is_file():
+        _check_stated(where, pooling, colours)
         return open_clip_folder(folder, size)
     path = folder / CONFIG
     try:
@@ -43,10 +51,18 @@ def model_in_folder(folder: Path, size: int | None) -> Checkpoint:
             f"{path} is damaged ({reason}); download or save the model again"
         ) from error
     if "model_type" in stated:
-        return transformers_model(str(folder), size)
+        return transformers_model(where, size, pooling, colours)
     if "architecture" in stated:
+        _check_stated(where, pooling, colours)
         return timm_folder(folder, size)
     raise CossError(
         f"{path} states neither the model_type of transformers nor the architecture of timm; pass "
         "a folder that save_pretrained left"
     )
+
+
+def _check_stated(where: str, pooling: str | None, colours: Colours | None) -> None:
+    if pooling is not None or colours is not None:
+        raise CossError(
+            f"{where} states its pooling and normalisation; leave out --pooling, --mean and --std"
+        )

@@ -32,19 +32,22 @@ MOST_APART = 1e-4
 one grey level is about 0.02."""
 
 
-def input_of(folder: Path, config: Any, size: int | None) -> tuple[InputSpec, str]:
+def input_of(
+    folder: Path, config: Any, size: int | None, colours: Colours | None = None
+) -> tuple[InputSpec, str]:
     """The pixel contract of a model, and where it is from, in words.
 
     Args:
         folder: of the model, as `save_pretrained` leaves it.
         config: the model's configuration.
         size: side in px that is asked for; None takes the processor's.
+        colours: mean and standard deviation that are asked for in place of the processor's.
 
     Raises:
         CossError: the processor cannot be made, or does more than resize, cut and normalise.
     """
     if not any((folder / name).is_file() for name in FILES):
-        return _unstated(config, size)
+        return _unstated(config, size, colours)
     try:
         from transformers import AutoImageProcessor
 
@@ -63,19 +66,23 @@ def input_of(folder: Path, config: Any, size: int | None) -> tuple[InputSpec, st
     scaled = replace(geometry, resize=round(geometry.resize * side / made_for))
     spec = InputSpec(side, *_colours(processor), scaled)
     _try(processor, spec, folder)
+    if colours is not None:
+        return InputSpec(side, *colours, scaled), "the options"
     return spec, f"its {type(processor).__name__.removesuffix('Fast').removesuffix('Pil')}"
 
 
-def _unstated(config: Any, size: int | None) -> tuple[InputSpec, str]:
+def _unstated(config: Any, size: int | None, asked: Colours | None) -> tuple[InputSpec, str]:
     """What the published models of a family are made for."""
     stated = getattr(config, "image_size", None)
     side = size or (stated[0] if isinstance(stated, (list, tuple)) else stated) or 224
     kind = str(config.model_type)
+    if asked is not None:
+        return InputSpec(side, *asked), "the options"
     colours = next((found for found, names in COLOURS.items() if kind in names), None)
     spec = InputSpec(side) if colours is None else InputSpec(side, *colours)
     return spec, (
-        f"the published models of {kind}, since its folder has no {FILES[0]} (copy it there if "
-        "this one was made for others)"
+        f"the published models of {kind}, since its folder has no {FILES[0]} (copy it there, or "
+        "pass --mean and --std, if this one was made for others)"
     )
 
 

@@ -24,7 +24,7 @@ from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.hub.fetch import CONFIG, NEEDS, folder_of
 from robustbench_coss.models.hub.networks import POOLINGS, Whole, cut_model, of_family
-from robustbench_coss.models.hub.pictures import input_of
+from robustbench_coss.models.hub.pictures import Colours, input_of
 from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input
@@ -34,12 +34,15 @@ FIRST_CLASS = "tench"
 """How the labels of ImageNet-1K begin."""
 
 
-def transformers_model(spec: str, size: int | None, pooling: str | None = None) -> Checkpoint:
+def transformers_model(
+    spec: str, size: int | None, pooling: str | None = None, colours: Colours | None = None
+) -> Checkpoint:
     """A model of transformers, from the Hub (`hf:ORG/NAME[@REVISION]`) or a folder.
 
     Args:
         spec: its name, or the path of its folder.
         size: image side in px; None takes what its image processor makes.
+        colours: mean and standard deviation of pixels in [0, 1]; None takes the processor's.
         pooling: what its features are, one of `POOLINGS`; None takes what its family's papers do.
 
     Raises:
@@ -52,7 +55,7 @@ def transformers_model(spec: str, size: int | None, pooling: str | None = None) 
     model, labels = _load(folder, stated)
     config = model.config
     tower = _tower(model)
-    picked, source = input_of(folder, tower.config, size)
+    picked, source = input_of(folder, tower.config, size, colours)
     try:
         parts, chosen = _cut(model, tower, picked, pooling)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:

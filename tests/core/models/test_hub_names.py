@@ -303,3 +303,19 @@ def test_the_package_without_extras_imports_none_of_their_packages() -> None:
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             assert not {name.partition(".")[0] for name in names} & extras, path
+
+
+def test_pooling_and_normalisation_can_be_asked_for(tmp_path: Path) -> None:
+    drawn("dinov2").save_pretrained(tmp_path / "net")
+    colours: dict[str, Any] = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    plain, asked = load_model(tmp_path / "net"), load_model(tmp_path / "net", **colours)
+    assert (asked.encoder.input.mean, asked.encoder.input.std) == (colours["mean"], colours["std"])
+    assert asked.sha256 != plain.sha256
+    assert asked.metadata["reading"]["mean"] == colours["mean"]
+    mean = load_model(tmp_path / "net", pooling="mean")
+    assert mean.metadata["reading"]["pooling"] == "mean"
+    with pytest.raises(CossError, match="leave out --heads"):
+        load_model(tmp_path / "net", heads=4)
+    timm.models.save_for_hf(timm.create_model("resnet10t", num_classes=0), tmp_path / "timm")
+    with pytest.raises(CossError, match="leave out --pooling"):
+        load_model(tmp_path / "timm", pooling="mean")
