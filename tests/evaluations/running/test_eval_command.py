@@ -11,8 +11,9 @@ import typer
 from helpers.toy_suite import ToySuite
 from typer.testing import CliRunner
 
-from robustbench_coss.cli.doctor import doctor, list_
+from robustbench_coss.cli.doctor import doctor
 from robustbench_coss.cli.evaluate import evaluate
+from robustbench_coss.cli.list import list_
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import find_records
 
@@ -73,17 +74,17 @@ def test_an_interrupted_eval_says_how_to_continue_and_exits_130(
 
 
 def test_list_shows_names_with_the_package_they_come_from() -> None:
-    lines = [line.split() for line in command("list").output.splitlines()]
-    assert ["suite", "toy", "coss-toys"] in lines
-    assert ["suite", "clean", "robustbench-coss"] in lines
-    assert ["encoder", "toy-encoder", "coss-toys"] in lines
+    lines = [line.split() for line in command("list", "suites", "encoders").output.splitlines()]
+    packages = {words[0]: words[-1] for words in lines if len(words) > 1}
+    assert (packages["toy"], packages["toy-encoder"]) == ("coss-toys", "coss-toys")
+    assert packages["clean"] == "robustbench-coss"
 
 
 def test_doctor_exits_1_only_for_what_is_required(tmp_path: Path) -> None:
     where = ("--data-root", tmp_path / "none", "--results", tmp_path / "results")
     healthy = command("doctor", *where)
     assert healthy.exit_code == 0, healthy.output
-    assert "✗ data set cifar10" in healthy.output
+    assert "– data set cifar10" in healthy.output
     (tmp_path / "results").write_text("")
     broken = command("doctor", *where)
     assert broken.exit_code == 1

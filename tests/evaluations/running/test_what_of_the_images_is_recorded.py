@@ -16,8 +16,12 @@ from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.evaluations.submissions.submit import submit
 from robustbench_coss.evaluations.submissions.verify import Plan, verify
-from robustbench_coss.models.checkpoint import Checkpoint, load_checkpoint, save_encoder
-from robustbench_coss.models.load import build_encoder
+from robustbench_coss.models.checkpoint import (
+    Checkpoint,
+    build_encoder,
+    load_checkpoint,
+    save_encoder,
+)
 from robustbench_coss.records.commands import commands_of
 from robustbench_coss.records.record import Record
 
