@@ -7,7 +7,7 @@ with the reason. `compare` makes the long table, `layout` arranges it for the wr
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from robustbench_coss.analysis.numbers import (
 from robustbench_coss.analysis.pairing import mismatch, seeds_of
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
+from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Better, Metric, Record
 from robustbench_coss.statistics.contrasts import difference, over_seeds, unmatched
 from robustbench_coss.statistics.intervals import CONFIDENCE
@@ -45,6 +46,9 @@ TESTS = {
     "t": "Several seeds: Student's t of the differences seed by seed where seeds coincide, from "
     "their variance between seeds and between images; it covers both.",
 }
+
+
+Beside = Callable[[SeedGroup, SeedGroup], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def compare(
     cells: bool = False,
     calibration: bool = False,
     everything: bool = False,
+    beside: Beside | None = None,
 ) -> Comparison:
     """Compare two measured models in the headline metrics that both were measured in alike.
 
@@ -90,6 +95,7 @@ def compare(
         cells: also compare every single condition but the reference, in what the suite draws.
         calibration: also compare statistics of probabilities.
         everything: compare in all metrics; more tests, of which each is then held to more.
+        beside: gives further lines of two measurements.
 
     Raises:
         CossError: a name is unknown or ambiguous, both stand for the same runs, a suite was not
@@ -98,7 +104,7 @@ def compare(
     measured = load_measurements(results)
     measured = with_calibration(measured) if calibration else measured
     one, other = (find_model(measured, name) for name in (a, b))
-    return compare_chosen(one, other, measured, suites, cells, everything or calibration)
+    return compare_chosen(one, other, measured, suites, cells, everything or calibration, beside)
 
 
 def compare_chosen(
@@ -108,6 +114,7 @@ def compare_chosen(
     suites: Sequence[str] = (),
     cells: bool = False,
     everything: bool = False,
+    beside: Beside | None = None,
 ) -> Comparison:
     """`compare` for two models that were found already among all that was measured."""
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
@@ -116,6 +123,7 @@ def compare_chosen(
     lines, refused, pairs = differences(
         one, other, measured, suites or known, cells, everything, consistency=True
     )
+    lines += [line | {"untrained": ""} for pair in pairs if beside for line in beside(*pair)]
     if not lines:
         raise CossError(f"nothing to compare: {'; '.join(refused)}")
     table = judge(pd.DataFrame(lines))
@@ -286,14 +294,33 @@ def _single_conditions(x: SeedGroup, y: SeedGroup, shown: Sequence[Metric]) -> I
 
 def difference_line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any]:
     """x - y in one metric, not corrected: a line of `Comparison.table` without its last columns."""
-    mine, theirs = ([values_of(record, metric) for record in m.records] for m in (x, y))
-    seeds = _seeds(x, y)
+    sides = [[values_of(record, metric) for record in m.records] for m in (x, y)]
+    share = is_share(x.records[0], metric.column)
+    values = [number(m.records, metric.conditions, metric.column).value for m in (x, y)]
+    return line_of(x, y, metric, sides, share, values)
+
+
+def line_of(
+    x: SeedGroup,
+    y: SeedGroup,
+    metric: Metric,
+    sides: Sequence[Sequence[Column]],
+    share: bool,
+    values: Sequence[float],
+) -> dict[str, Any]:
+    """A line as `difference_line` gives it, from values at hand.
+
+    Args:
+        sides: for either, for each run the value of every image.
+        share: they lie in [0, 1] by nature.
+        values: of either, as shown.
+    """
+    seeds, (mine, theirs) = _seeds(x, y), sides
     # Pixels were not drawn: they are the same beside every seed of the other.
     mine, theirs = (
-        runs * len(kept) if m.control == PIXELS else runs
+        list(runs) * len(kept) if m.control == PIXELS else runs
         for runs, kept, m in zip((mine, theirs), seeds, (x, y), strict=True)
     )
-    share = is_share(x.records[0], metric.column)
     found = difference(mine, theirs, share, seeds)
     return {
         "test_set": x.test_set.label,
@@ -301,14 +328,14 @@ def difference_line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any
         "protocol": x.protocol,
         "metric": metric.name,
         "heading": metric.label + (f" ({x.protocol})" if x.protocol else ""),
-        "a": number(x.records, metric.conditions, metric.column).value,
-        "b": number(y.records, metric.conditions, metric.column).value,
+        "a": values[0],
+        "b": values[1],
         "difference": found.value,
         "low": found.low,
         "high": found.high,
         "p": found.p,
         "test": found.test,
-        "n": int(values_of(x.records[0], metric).size),
+        "n": int(mine[0].size),
         "seeds_a": len(x.records),
         "seeds_b": len(y.records),
         "better": metric.better,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustbench_coss.cli.eval_options import DataRoot
 from robustbench_coss.cli.leaderboard import (
     Calibration,
     Force,
@@ -17,11 +18,23 @@ from robustbench_coss.cli.leaderboard import (
 )
 from robustbench_coss.machine.terminal import say, show
 
+if TYPE_CHECKING:
+    from robustbench_coss.analysis.comparison import Comparison
+
 Model = Annotated[
     str,
     typer.Argument(
         help="A configuration's label or its first words, a run's name or folder of records, or "
         "the first characters of a checkpoint's SHA-256."
+    ),
+]
+
+
+Trials = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV|FOLDER",
+        help="Also compare error consistency with the observers of model-vs-human's trials.",
     ),
 ]
 
@@ -39,6 +52,8 @@ def compare(
     everything: Annotated[
         bool, typer.Option("--all", help="Compare in all metrics, not the headline ones alone.")
     ] = False,
+    trials: Trials = None,
+    data_root: DataRoot = Path("data"),
     format: Annotated[
         Format | None, typer.Option(help="Write this instead of a table for the terminal.")
     ] = None,
@@ -61,16 +76,37 @@ def compare(
       coss-bench compare CO-BYOL BYOL --suite clean --out comparison.md
     """
     from robustbench_coss.analysis.comparison import compare as compare_models
+
+    wanted = format or (None if out is None else format_of(out))
+    beside = None
+    if trials is not None:
+        from robustbench_coss.analysis.trials import read_trials
+        from robustbench_coss.evaluations.trials import Beside
+
+        beside = Beside(read_trials(trials), data_root)
+    found = compare_models(
+        results,
+        a,
+        b,
+        names_in(suite),
+        cells,
+        calibration=calibration,
+        everything=everything,
+        beside=beside,
+    )
+    if beside is not None:
+        beside.check_met()
+    _deliver(found, wanted, out, force)
+
+
+def _deliver(found: Comparison, wanted: Format | None, out: Path | None, force: bool) -> None:
+    """Print a comparison, or write it."""
     from robustbench_coss.files import csv_text, write_chosen
     from robustbench_coss.tables import cells as tables
     from robustbench_coss.tables.comparison import layout
     from robustbench_coss.tables.latex import to_latex
     from robustbench_coss.tables.terminal import to_rich
 
-    wanted = format or (None if out is None else format_of(out))
-    found = compare_models(
-        results, a, b, names_in(suite), cells, calibration=calibration, everything=everything
-    )
     sections = layout(found)
     if wanted is None:
         show(to_rich(sections))

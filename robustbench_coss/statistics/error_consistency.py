@@ -78,3 +78,22 @@ def agreement(runs: Sequence[Sequence[Pair]]) -> tuple[float, float]:
 
 def _columns(pair: Pair) -> Columns:
     return {"a": pair[0], "b": pair[1]}
+
+
+def kappa_of_images(parts: Sequence[tuple[Sequence[int], Pair, float]]) -> Floats:
+    """[m] numbers whose mean is a weighted mean of kappas of overlapping sets of images, and whose
+    spread is that of its estimate; m images are in any of them.
+
+    Args:
+        parts: for each set the numbers of its images, the answers to them, and its weight; weights
+            sum to 1.
+    """
+    images = np.unique(np.concatenate([np.asarray(rows) for rows, _, _ in parts]))
+    change, value = np.zeros(len(images)), 0.0
+    for rows, pair, weight in parts:
+        numbers = pseudo_values(_KAPPA, _columns(pair))
+        kappa = float(numbers.mean())
+        value += weight * kappa
+        place = np.searchsorted(images, rows)
+        np.add.at(change, place, weight * len(images) / len(place) * (numbers - kappa))
+    return value + change

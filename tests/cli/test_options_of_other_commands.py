@@ -29,6 +29,7 @@ SITE = f"{PACKAGE}.pages.site.write_site"
 PAGE, PDF = f"{PACKAGE}.pages.report.page.make_page", f"{PACKAGE}.pages.report.pdf.to_pdf"
 COMPARE = f"{PACKAGE}.analysis.comparison.compare"
 CLAIMS = f"{PACKAGE}.tables.claims.layout"
+TRIALS = f"{PACKAGE}.analysis.trials.read_trials"
 EXAMINE = f"{PACKAGE}.claims.verdicts.examine"
 PAPER = f"{PACKAGE}.tables.paper.paper_table"
 LOAD = f"{PACKAGE}.analysis.configurations.load_measurements"
@@ -79,6 +80,7 @@ OPTIONS: dict[tuple[str, str, str | None], tuple[str, str, Any]] = {
     ("report", "--force", None): (WRITE, "force", True),
     (PAIR, "--suite", "clean,crop"): (COMPARE, "suites", ["clean", "crop"]),
     (PAIR, "--cells", None): (COMPARE, "cells", True),
+    (PAIR, "--trials", "t.csv"): (TRIALS, "place", Path("t.csv")),
     (PAIR, "--calibration", None): (COMPARE, "calibration", True),
     (PAIR, "--all", None): (COMPARE, "everything", True),
     (PAIR, "--results", "r"): (COMPARE, "results", Path("r")),
@@ -133,6 +135,7 @@ OPTIONS: dict[tuple[str, str, str | None], tuple[str, str, Any]] = {
 ELSEWHERE = {
     ("sweep", "--dry-run"),
     ("arch", "--picture"),
+    ("compare", "--data-root"),  # test_trials
     ("arch", "--force"),  # test_out_of_reason
 }
 

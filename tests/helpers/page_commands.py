@@ -92,6 +92,10 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"performance.md: python -m benchmarks.corruptions", "is run where corruptions.md says so"),
     (r": export OMP_NUM_THREADS=1$", "holds for all that is run here"),
     (r"--cluster node07:6379", "needs a Ray cluster; tests/evaluations/test_cluster.py starts one"),
+    (
+        r"compare .*--trials",
+        "needs model-vs-human's trials; tests/evaluations/test_trials.py has some",
+    ),
     (r"eval .*--cluster auto", "starts Ray, which tests/evaluations/test_cluster.py does"),
     (
         r"torchvision:resnet50:IMAGENET1K_V2",
