@@ -9,6 +9,7 @@ no use for are refused by name all the same.
 from __future__ import annotations
 
 import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # Python 2's names, which torch writes
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -37,14 +38,17 @@ REFUSED = frozenset(
     word
     for line in (
         "asyncio atexit bdb cffi code codeop commands concurrent ctypes distutils fcntl ftplib gc",
-        "http imp importlib inspect linecache marshal mmap multiprocessing nt os pdb pickle pip",
-        "pkgutil platform popen2 posix posixpath pty pydoc requests runpy sched shelve shutil",
-        "signal smtplib socket ssl subprocess sys telnetlib tempfile threading timeit trace types",
-        "urllib venv webbrowser xmlrpc zipimport",
+        "http imp importlib inspect io _io linecache marshal mmap multiprocessing nt os pdb pickle",
+        "pip pkgutil platform popen2 posix posixpath pty pydoc requests runpy sched shelve",
+        "shutil signal smtplib socket ssl subprocess sys telnetlib tempfile threading timeit trace",
+        "types urllib venv webbrowser xmlrpc zipimport",
     )
     for word in line.split()
 )
 """Packages whose names occur in attacks and not in settings."""
+
+REFUSED_PARTS = ("torch.hub", "torch.jit", "torch.package", "torch.serialization")
+HARMLESS = ("types.SimpleNamespace",)
 
 _Unpickler: Any = pickle._Unpickler  # the one in Python, whose operations can be replaced
 
@@ -121,12 +125,13 @@ class Restricted(_Unpickler):  # type: ignore[misc]
         self.kinds: dict[str, type[Stub]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
         full = f"{module}.{name}"
         if full in _allowed():
             return _allowed()[full]
-        builtin = module in ("builtins", "__builtin__")
-        if module.partition(".")[0] in REFUSED or (builtin and name not in PLAIN):
-            raise Forbidden(full.replace("__builtin__", "builtins"))
+        strange = module.partition(".")[0] in REFUSED or module.startswith(REFUSED_PARTS)
+        if full not in HARMLESS and (strange or (module == "builtins" and name not in PLAIN)):
+            raise Forbidden(full)
         if len(self.kinds) >= MOST_KINDS:
             raise pickle.UnpicklingError("it names thousands of classes")
         return self.kinds.setdefault(full, type("Stub", (Stub,), {"kind": full}))

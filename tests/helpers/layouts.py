@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision import models as tv
 
 from helpers.foreign_files import State, put
+from robustbench_coss.models.checkpoint import Checkpoint
 
 Layout = tuple[Any, Callable[[Tensor], Tensor]]
 
@@ -36,9 +37,19 @@ def drawn(network: nn.Module) -> Any:
     return network.eval()
 
 
+def assert_computes(loaded: Checkpoint, network: Callable[[Tensor], Tensor], side: int) -> None:
+    """The encoder, with its classifier if it has one, gives what a network gives."""
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = network(loaded.encoder.normalise(images))
+        found = loaded.encoder(images)
+        found = found if loaded.head is None else loaded.head(found)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def changed(state: State) -> State:
     """Another network of the same names."""
-    return {key: value + 1 for key, value in state.items()}
+    return {key: value * 0.9 for key, value in state.items()}
 
 
 @cache
@@ -47,23 +58,50 @@ def vit(**options: Any) -> Any:
     return drawn(timm.models.VisionTransformer(**known | {"num_classes": 0} | options))
 
 
-@cache
-def resnet() -> Any:
-    network = tv.resnet18()
-    network.fc = nn.Identity()
-    return drawn(network)
+class TinyResNet(tv.ResNet):  # type: ignore[misc]
+    """torchvision's ResNet with an eighth of the channels.
+
+    Args:
+        counts: blocks of the stages.
+        classes: of the classifier; 0 for none.
+        kernel, stride, padding, pool: of the stem.
+    """
+
+    def __init__(
+        self,
+        counts: tuple[int, ...] = (2, 2, 2, 2),
+        classes: int = 0,
+        kernel: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        pool: bool = False,
+    ) -> None:
+        super().__init__(tv.resnet.BasicBlock, [1, 1, 1, 1])
+        self.inplanes = 8
+        self.conv1 = nn.Conv2d(3, 8, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        for stage, count in enumerate(counts, 1):
+            step = 1 if stage == 1 else 2
+            layer = self._make_layer(tv.resnet.BasicBlock, 8 * 2 ** (stage - 1), count, step)
+            setattr(self, f"layer{stage}", layer)
+        if not pool:
+            self.maxpool = nn.Identity()
+        self.fc: Any = nn.Linear(64, classes) if classes else nn.Identity()
+
+
+COUNTS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 
 
 def small_resnet(name: str = "resnet18", classes: int = 10, **stem: Any) -> Any:
-    """A ResNet with a stem of its own: kernel, stride, padding and pool."""
-    network = getattr(tv, name)(num_classes=classes)
-    kernel, stride, padding = (
-        stem.get(k, d) for k, d in (("kernel", 3), ("stride", 1), ("padding", 1))
-    )
-    network.conv1 = nn.Conv2d(3, 64, kernel, stride, padding, bias=False)
-    if not stem.get("pool"):
-        network.maxpool = nn.Identity()
-    return drawn(network)
+    """A ResNet with a stem of its own, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return drawn(TinyResNet(COUNTS[name], classes, **stem))
+
+
+@cache
+def resnet() -> Any:
+    return small_resnet(classes=0, kernel=7, stride=2, padding=3, pool=True)
 
 
 def without_head(network: Any) -> State:
@@ -102,14 +140,14 @@ def barlow_twins() -> Layout:
 
 
 class DoubledResNet(tv.ResNet):  # type: ignore[misc]
-    """swav/src/resnet50.py with `widen=2`: every width is twice torchvision's."""
+    """swav/src/resnet50.py with `widen=2`, of an eighth of the channels: every width is doubled."""
 
     def __init__(self) -> None:
-        super().__init__(tv.resnet.Bottleneck, [1, 1, 1, 1])
-        self.inplanes = 128
-        self.conv1, self.bn1 = nn.Conv2d(3, 128, 7, 2, 3, bias=False), nn.BatchNorm2d(128)
-        for stage, (planes, stride) in enumerate(((128, 1), (256, 2), (512, 2), (1024, 2)), 1):
-            layer = self._make_layer(tv.resnet.Bottleneck, planes, 1, stride)
+        super().__init__(tv.resnet.BasicBlock, [1, 1, 1, 1])
+        self.inplanes = 16
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
+        for stage, (planes, stride) in enumerate(((16, 1), (32, 2), (64, 2), (128, 2)), 1):
+            layer = self._make_layer(tv.resnet.Bottleneck, planes, 2, stride)
             setattr(self, f"layer{stage}", layer)
         self.fc = nn.Identity()
 
@@ -130,8 +168,7 @@ def doubled_swav() -> Layout:
 
 def supcon() -> Layout:
     """SupContrast/networks/resnet_big.py: `shortcut`, and DataParallel on the encoder alone."""
-    network = small_resnet()
-    network.fc = nn.Identity()
+    network = small_resnet(classes=0)
     state = {k.replace("downsample", "shortcut"): v for k, v in network.state_dict().items()}
     state = put("encoder.module.", state) | put("head.", PROJECTOR)
     options = {"dataset": "cifar100", "model": "resnet18"}
@@ -140,7 +177,7 @@ def supcon() -> Layout:
 
 def byol_pytorch() -> Layout:
     """byol-pytorch's learner.state_dict(); `net.fc` is what torchvision drew."""
-    state = resnet().state_dict() | {"fc.weight": torch.zeros(1000, 512)}
+    state = resnet().state_dict() | {"fc.weight": torch.zeros(1000, 64)}
     heads = put("online_predictor.net.", PROJECTOR)
     online, target = put("online_encoder.net.", state), put("target_encoder.net.", changed(state))
     return put("net.", state) | online | target | heads, resnet()

@@ -131,8 +131,10 @@ class _Reader:
 
     def read(self) -> Foreign:
         found = find(self.path, self.asked, self.tree)
-        own = self.asked.arch is not None and has_names_of(self.asked.arch, found.state)
-        raw = found.state if own else translated(found.state)
+        raw = translated(found.state)
+        arch, known = self.asked.arch, shaped(raw)
+        if arch is not None and not (known and arch.endswith(known[1])):
+            raw = found.state if has_names_of(arch, found.state) else raw
         state = ordinary(parts_of_encoder(raw), self.path)
         network = self._named(found, state)
         kind, arch = self._kind(found, state, network)

@@ -7,27 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers import ROOT, layouts
 from helpers.foreign_files import write
-from torch import Tensor, nn
+from helpers.layouts import assert_computes
+from torch import nn
 
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.load import load_model
 from robustbench_coss.models.other_tools.formats import FORMATS, markdown
-
-IMAGENET = (0.485, 0.456, 0.406)
-
-
-def assert_computes(loaded: Checkpoint, network: Callable[[Tensor], Tensor], side: int) -> None:
-    """The encoder, with its classifier if it has one, gives what a network gives."""
-    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = network(loaded.encoder.normalise(images))
-        found = loaded.encoder(images)
-        found = found if loaded.head is None else loaded.head(found)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
 
 # Layout -> format, role of the network, method, what is said of the feature.
 FILES: dict[Callable[[], layouts.Layout], tuple[str, str | None, str | None, str]] = {
@@ -59,13 +46,7 @@ FILES: dict[Callable[[], layouts.Layout], tuple[str, str | None, str | None, str
 }
 
 
-SLOW = [layouts.doubled_swav]
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [pytest.param(f, marks=[pytest.mark.slow] * (f in SLOW), id=f.__name__) for f in FILES],
-)
+@pytest.mark.parametrize("layout", FILES, ids=lambda layout: layout.__name__)
 def test_a_file_of_another_tool_gives_the_features_of_its_own_code(
     layout: Callable[[], layouts.Layout], tmp_path: Path
 ) -> None:
