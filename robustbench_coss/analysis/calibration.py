@@ -6,9 +6,10 @@ name: `numbers.number` gives it an interval, `numbers.values_of` numbers for eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -30,6 +31,7 @@ from robustbench_coss.statistics.functionals import Statistic
 
 SHOWN = ("clean_top1", "corruption_top1")
 """Metrics beside which the leaderboard shows the ECE."""
+ON_PAGES = ("nll", "ece")
 _DECODE = {CONFIDENCE: logits_of, TRUE_CLASS: logits_of, OTHERS: squares_of}
 
 
@@ -83,19 +85,34 @@ def with_calibration(
         CossError: all were asked for and no record holds probabilities.
     """
     wanted = None if asked is None else {name.strip().casefold() for name in asked}
-    found = []
-    for m in measured:
-        metrics = [
-            k
-            for k in calibration_metrics(m.records)
-            if wanted is None or {k.name.casefold(), k.label.casefold()} & wanted
-        ]
-        found.append(replace(m, records=tuple(_adding(r, metrics) for r in m.records)))
-    if asked is None and all(m.records == f.records for m, f in zip(measured, found, strict=True)):
+    found = _with(
+        measured, lambda k: wanted is None or {k.name.casefold(), k.label.casefold()} & wanted
+    )
+    if asked is None and sum(len(m.records[0].metrics) for m in found) == sum(
+        len(m.records[0].metrics) for m in measured
+    ):
         raise CossError(
             "no record holds probabilities, which were not kept at first; measure again with "
             "`coss-bench eval … --force`"
         )
+    return found
+
+
+def for_pages(measured: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """As `with_calibration`, of what fits a page and nothing of it in the leaderboard."""
+    found = _with(measured, lambda k: k.column in ON_PAGES)
+    for record in (r for m in found for r in m.records):
+        record.metrics = [
+            replace(k, headline=False) if k.column in ON_PAGES else k for k in record.metrics
+        ]
+    return found
+
+
+def _with(measured: Sequence[SeedGroup], keep: Callable[[Metric], Any]) -> list[SeedGroup]:
+    found = []
+    for m in measured:
+        metrics = [k for k in calibration_metrics(m.records) if keep(k)]
+        found.append(replace(m, records=tuple(_adding(r, metrics) for r in m.records)))
     return found
 
 
@@ -129,8 +146,6 @@ def _label(base: str, label: str) -> str:
 
 
 def _adding(record: Record, metrics: Sequence[Metric]) -> Record:
-    if not metrics:
-        return record
     new = copy(record)
     new.metrics = [*record.metrics, *metrics]
     return new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from robustbench_coss.statistics.intervals import (
     Estimate,
     Floats,
     estimate,
-    estimate_by,
     generator_for,
 )
 
@@ -109,67 +108,42 @@ def pseudo_values(statistic: Statistic, columns: Columns) -> Floats:
 def estimate_of(statistic: Statistic, runs: Sequence[Sequence[Columns]]) -> Estimate:
     """A statistic, averaged over conditions and seeds, with its 95 % interval.
 
-    A single run: a percentile bootstrap over images (Efron and Tibshirani 1993, section 13.3), the
-    same images under every condition. A function that is no mean is biased, and in samples of a
-    sample by as much again: the interval is moved so that the mean of the draws is at the value.
-    Several seeds, and statistics that are means: as `intervals.estimate`.
+    A single run under one condition: a percentile bootstrap over images (Efron and Tibshirani 1993,
+    section 13.3). A function that is no mean is biased, and in samples of a sample by as much
+    again: the interval is moved so that the mean of the draws is at the value. Several conditions,
+    several seeds, and statistics that are means: as `intervals.estimate` of pseudo-values, which is
+    a bootstrap of what each image contributes under all conditions.
 
     Args:
         runs: for each seed, for each condition its columns.
     """
-    if statistic.each is not None:
-        return estimate([[pseudo_values(statistic, each) for each in run] for run in runs])
-    values = [float(np.mean([value_of(statistic, each) for each in run])) for run in runs]
-    conditions = [each for run in runs for each in run]  # alike runs have the images in common
-    return estimate_by(values, statistic.share, lambda: _bootstrap(statistic, conditions))
+    if len(runs) == 1 and len(runs[0]) == 1 and statistic.each is None:
+        value = value_of(statistic, runs[0][0])
+        low, high = _bootstrap(_table(statistic, runs[0][0]), statistic, value)
+        found = Estimate(value, low, high, math.nan, 1, "bootstrap")
+    else:
+        found = estimate([[pseudo_values(statistic, each) for each in run] for run in runs])
+    if statistic.share:
+        found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return found
 
 
-def _bootstrap(statistic: Statistic, conditions: Sequence[Columns]) -> tuple[float, float, str]:
-    tables = [_table(statistic, columns) for columns in conditions]
-    n = len(tables[0].inverse)
-    value = float(np.mean([statistic.of(t.rows, t.counts[None])[0] for t in tables]))
+def _bootstrap(table: _Table, statistic: Statistic, value: float) -> tuple[float, float]:
+    n = len(table.inverse)
     if n < 2 or math.isnan(value):
-        return math.nan, math.nan, "bootstrap"
-    stacked = [np.asarray(c[k], np.float64) for c in conditions for k in statistic.columns]
-    generator = generator_for("bootstrap", np.stack(stacked))
-    if len(tables) == 1:
-        (table,) = tables
-        step = max(1, _CHUNK // len(table.counts))
-        parts = [
+        return math.nan, math.nan
+    columns = np.stack([column[table.inverse] for column in table.rows.values()])
+    generator = generator_for("bootstrap", columns)
+    step = max(1, _CHUNK // len(table.counts))
+    drawn = np.concatenate(
+        [
             statistic.of(table.rows, generator.multinomial(n, table.counts / n, size).astype(float))
             for start in range(0, RESAMPLES, step)
             for size in [min(step, RESAMPLES - start)]
         ]
-        drawn = np.concatenate(parts)
-    else:
-        drawn = np.concatenate([*_jointly(statistic, tables, n, generator)])
+    )
     drawn = drawn[~np.isnan(drawn)]  # draws without a single right or a single wrong answer
     if not drawn.size:
-        return math.nan, math.nan, "bootstrap"
+        return math.nan, math.nan
     low, high = np.quantile(drawn, [1 - UPPER, UPPER]) - (drawn.mean() - value)
-    if statistic.share:
-        low, high = max(low, 0.0), min(high, 1.0)
-    return min(float(low), value), max(float(high), value), "bootstrap"
-
-
-def _jointly(
-    statistic: Statistic, tables: Sequence[_Table], n: int, generator: np.random.Generator
-) -> list[Floats]:
-    """Draws of the mean over conditions, of which each sees the same images."""
-    from scipy import sparse  # a sixth of a second, which most tables do without
-
-    which = [
-        sparse.csr_matrix((np.ones(n), (t.inverse, np.arange(n))), (len(t.counts), n))
-        for t in tables
-    ]
-    found, step = [], max(1, _CHUNK // n)
-    for start in range(0, RESAMPLES, step):
-        size = min(step, RESAMPLES - start)
-        chosen = generator.integers(0, n, (size, n))
-        images = np.stack([np.bincount(row, minlength=n) for row in chosen], axis=1).astype(float)
-        several = [
-            statistic.of(t.rows, np.ascontiguousarray((w @ images).T))
-            for t, w in zip(tables, which, strict=True)
-        ]
-        found.append(np.mean(several, axis=0))
-    return found
+    return min(float(low), value), max(float(high), value)

@@ -16,6 +16,7 @@ from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.numbers import load_table, number, values_of
 from robustbench_coss.errors import CossError
+from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.confidence import CONFIDENCES
 from robustbench_coss.records.record import (
@@ -159,3 +160,18 @@ def test_a_suite_may_report_a_statistic_in_place_of_a_column(tmp_path: Path) -> 
     write_record(tmp_path / path_of(made), made)
     with pytest.raises(CossError, match="which is not there"):
         read_record(tmp_path / path_of(made))
+
+
+def test_reports_and_pages_show_nll_and_ece_and_no_means_of_codes(
+    results: Path, tmp_path: Path, bench: Bench
+) -> None:
+    page = make_page(results, ["byol-s0"])
+    assert "Corruption ECE" in page
+    assert "Corruption NLL (nats)" in page
+    assert bench("site", "--results", results, "--out", tmp_path / "site").code == 0
+    pages = [p.read_text(encoding="utf-8") for p in (tmp_path / "site").rglob("*.html")]
+    assert any("Corruption ECE" in text for text in pages)
+    for text in (page, *pages):
+        assert "true class" not in text
+        assert "other squares" not in text
+    assert "corruption_ece" not in set(load_table(results)["metric"])  # no record was changed

@@ -16,6 +16,7 @@ from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.numbers import is_share, number
 from robustbench_coss.figures.looks import panel_title
 from robustbench_coss.pages.dossier.words import counted, duration, flat, pretty, several
+from robustbench_coss.records.confidence import CONFIDENCES
 from robustbench_coss.records.record import Cell, Record
 from robustbench_coss.statistics.intervals import KINDS
 from robustbench_coss.tables.cells import MISSING, TableCell, interval_text, number_text
@@ -285,8 +286,13 @@ def _cell(line: Any, percent: bool, marked: bool = False) -> TableCell:
 
 def _outcomes(here: Sequence[SeedGroup]) -> list[Outcome]:
     record = here[0].records[0]
-    names = dict.fromkeys(name for cell in record.cells for name in cell.outcomes)
+    names = dict.fromkeys(name for cell in record.cells for name in _shown(cell))
     return [Outcome(name, _said(record, name), is_share(record, name)) for name in names]
+
+
+def _shown(cell: Cell) -> list[str]:
+    """Columns whose mean says something; of codes of probabilities it does not."""
+    return [name for name in cell.outcomes if name not in CONFIDENCES]
 
 
 def _said(record: Record, column: str) -> str:
@@ -320,7 +326,7 @@ def _conditions(here: Sequence[SeedGroup]) -> list[ConditionLine]:
                         _number(m, seeds, cell.condition, column)
                         for m, seeds in zip(here, cells, strict=True)
                     )
-                    for column in cell.outcomes
+                    for column in _shown(cell)
                 },
                 alone=frozenset(
                     k.column for k in record.metrics if k.conditions == (cell.condition,)

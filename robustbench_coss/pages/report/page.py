@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from robustbench_coss import __version__
+from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import TestSet, load_measurements
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.claims.verdicts import examine
@@ -85,7 +86,7 @@ def make_page(results: Path, names: Sequence[str]) -> str:
         CossError: there are no complete records, one is damaged, or a name is unknown or ambiguous.
     """
     subject = choose(load_measurements(results), names)
-    table = table_of(list(subject.measurements))
+    table = table_of(for_pages(subject.measurements))
     sets = [_set_part(subject, test_set, table) for test_set in subject.test_sets]
     labels = {test_set.label for test_set in subject.test_sets}
     outcomes = [outcome for outcome in examine(results) if outcome.test_set in labels]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.files import sha256_of, slug
@@ -172,7 +173,7 @@ def load_site(results: Path) -> Site:
         CossError: there are no complete records, or one is damaged.
     """
     measurements = load_measurements(results)
-    table = table_of(measurements)
+    table = table_of(for_pages(measurements))
     boards, models = [], []
     pages_of: dict[str, list[tuple[str, str]]] = {}
     sets = list(dict.fromkeys(m.test_set for m in measurements))
