@@ -15,7 +15,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
@@ -94,6 +94,7 @@ def fit(
     device: torch.device,
     resumed: dict[str, Any] | None,
     monitors: Sequence[pl.Callback],
+    logger: Logger | bool,
 ) -> int:
     """Train a method to the end of its recipe, together with the other processes of the run.
 
@@ -101,6 +102,7 @@ def fit(
         out: run folder.
         resumed: what of its last checkpoint is restored, if it goes on.
         monitors: called before the run folder's files are written.
+        logger: where metrics go beside `metrics.csv`; False for nowhere.
 
     Returns:
         Steps of the optimiser, those before it was resumed included.
@@ -112,7 +114,8 @@ def fit(
     recipe, stop = method.recipe, StopOnSignal()
     quieten_lightning()
     with explain_os_errors("write to", out):
-        trainer = _trainer(recipe, out, device, [stop, *monitors], AtomicCheckpointIO(resumed))
+        callbacks, files = [stop, *monitors], AtomicCheckpointIO(resumed)
+        trainer = _trainer(recipe, out, device, callbacks, files, logger)
         with _failures(stop, recipe, out), explain_dead_workers(decoding_processes(recipe)):
             last = None if resumed is None else out / CHECKPOINT_NAME
             trainer.fit(method, loader, ckpt_path=last)
@@ -125,6 +128,7 @@ def _trainer(
     device: torch.device,
     callbacks: list[pl.Callback],
     checkpoints: AtomicCheckpointIO,
+    logger: Logger | bool,
 ) -> pl.Trainer:
     callbacks.append(SaveEveryEpoch(out / CHECKPOINT_NAME))
     if recipe.optimizer.clip is not None:
@@ -149,7 +153,7 @@ def _trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         plugins=[checkpoints, started.environment],
-        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        logger=logger,
         callbacks=callbacks,
     )
 

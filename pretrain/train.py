@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed as dist
@@ -36,6 +37,7 @@ from robustbench_coss.pretrain.distributed import (
     world_size,
 )
 from robustbench_coss.pretrain.last_checkpoint import restorable
+from robustbench_coss.pretrain.loggers import check_logger, logging_to
 from robustbench_coss.pretrain.loop import compile_stages, fit
 from robustbench_coss.pretrain.methods.base import Method, parse_options
 from robustbench_coss.pretrain.monitors import OnlineProbe, Watch, last_metrics
@@ -62,6 +64,7 @@ def pretrain(
     download: bool = False,
     compiled: bool = False,
     skip_bad_images: bool = False,
+    logger: str = "tensorboard",
 ) -> Path:
     """Pretrain an encoder and export it, together with the other processes of the run, if any.
 
@@ -75,6 +78,7 @@ def pretrain(
         compiled: compile the encoder's stages; results may be rounded otherwise.
         skip_bad_images: leave out images that cannot be read instead of stopping at the first. A
             run that began so goes on so.
+        logger: where metrics go beside `metrics.csv`, one of `loggers.LOGGERS`.
 
     Returns:
         The exported `encoder.safetensors`.
@@ -88,6 +92,7 @@ def pretrain(
     exported = out / FILE_NAME
     with ExitStack() as stack:
         with same_outcome():
+            check_logger(logger)
             check_folder(recipe, out, resume)
             finished = resume and exported.is_file()
             if not finished and rank() == 0:
@@ -97,7 +102,8 @@ def pretrain(
             remove_leftovers(out)
         else:
             images = partial(_images, recipe, out, data_root, download, skip_bad_images)
-            _train(recipe, exported, target, images, resume=resume, compiled=compiled)
+            how: dict[str, Any] = {"resume": resume, "compiled": compiled, "logger": logger}
+            _train(recipe, exported, target, images, **how)
     return exported
 
 
@@ -109,6 +115,7 @@ def _train(
     *,
     resume: bool,
     compiled: bool,
+    logger: str,
 ) -> None:
     """Train in a run folder that is this run's alone, and export."""
     out = exported.parent
@@ -154,7 +161,8 @@ def _train(
         OnlineProbe(encoder.dim, len(train.classes), recipe.seed),
         Watch(train, validation, every),
     ]
-    steps = fit(method, loader, out, target, resumed, monitors)
+    with logging_to(logger, out, method.recipe) as log:
+        steps = fit(method, loader, out, target, resumed, monitors, log)
     if rank() == 0:
         _export(exported, method, train, steps, target)
 

@@ -73,6 +73,7 @@ def pretrain(
     device: options.Device = "auto",
     compiled: options.Compiled = False,
     skip_bad_images: options.SkipBadImages = False,
+    logger: options.LoggerName = "tensorboard",
     settings: options.Settings = None,
     data_root: options.DataRoot = Path("data"),
     download: options.Download = False,
@@ -117,7 +118,8 @@ def pretrain(
         if dry_run:
             _show_plan(resolved, device, data_root)
         else:
-            how = {"compiled": compiled, "skip_bad_images": skip_bad_images, "download": download}
+            how: dict[str, Any] = {"compiled": compiled, "download": download, "logger": logger}
+            how["skip_bad_images"] = skip_bad_images
             _train(resolved, run, device=device, resume=resume, data_root=data_root, **how)
     except ReportedElsewhere:
         raise typer.Exit(1) from None

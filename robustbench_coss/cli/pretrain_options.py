@@ -54,6 +54,14 @@ SkipBadImages = Annotated[
         help="Read every picture first and leave out those that cannot be read.",
     ),
 ]
+LoggerName = Annotated[
+    str,
+    typer.Option(
+        "--logger",
+        help="Where metrics go beside metrics.csv: tensorboard, csv, wandb, mlflow or none.",
+        metavar="NAME",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other recipe key, e.g. options.w_s=0.5.", metavar="KEY=VALUE"),

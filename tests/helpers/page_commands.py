@@ -83,6 +83,7 @@ NOT_RUN: list[tuple[str, str]] = [
     (r": source ", "changes the shell that it is typed in"),
     (r": pre-commit install$", "writes into the repository's .git"),
     (r": pip install --upgrade requests$", "changes the environment of the tests"),
+    (r": pip install mlflow-skinny$", "changes the environment of the tests"),
     (r": pip (un)?install imagecorruptions", "changes the environment of the tests"),
     (r": pip install 'robustbench-coss", "needs a package registry"),
     (r": torchrun --nnodes", "needs several machines; with one machine torchrun is run"),

@@ -38,7 +38,7 @@ def test_a_recipe_reaches_the_trainer(
 ) -> None:  # fmt: skip
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(loop.pl, "Trainer", lambda **given: seen.append(given))
-    loop._trainer(recipe(**values), tmp_path, CPU, [], AtomicCheckpointIO(None))
+    loop._trainer(recipe(**values), tmp_path, CPU, [], AtomicCheckpointIO(None), False)
     assert seen[0][argument] == wanted
 
 
@@ -55,7 +55,7 @@ def test_gradients_are_scaled_down_to_the_norm_asked_for(
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(loop.pl, "Trainer", lambda **given: seen.append(given))
     asked = recipe(optimizer={"clip": norm})
-    loop._trainer(asked, tmp_path, CPU, [], AtomicCheckpointIO(None))
+    loop._trainer(asked, tmp_path, CPU, [], AtomicCheckpointIO(None), False)
     module = Line()
     module.weight.grad = torch.tensor([6.0, 8.0])  # of norm 10
     for callback in seen[0]["callbacks"]:
@@ -73,7 +73,7 @@ def trained(
     class Stopped(Exception):
         pass
 
-    def stop(method: Any, loader: Any, out: Any, device: Any, resumed: Any, monitors: Any) -> None:
+    def stop(method: Any, _: Any, __: Any, ___: Any, resumed: Any, monitors: Any, log: Any) -> None:
         seen.append((method, monitors))
         raise Stopped
 
