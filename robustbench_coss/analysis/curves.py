@@ -16,7 +16,7 @@ from robustbench_coss.analysis.configurations import (
     setting,
     without_local_term,
 )
-from robustbench_coss.analysis.numbers import number
+from robustbench_coss.analysis.numbers import columns_of, number
 from robustbench_coss.records.record import Axis, Metric, Record
 from robustbench_coss.statistics.intervals import Estimate
 from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
@@ -37,8 +37,8 @@ def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> p
     """What a suite's curves show: one line per model, group and level.
 
     Conditions that share group and level are averaged. The reference (empty group) starts every
-    group's curve. Columns: suite, model, group, level, conditions, value, low, high, sd, seeds,
-    n, interval. Empty if no group but the reference has the y column.
+    group's curve. Columns: suite, model, group, level, conditions, by_seed (see `_by_seed`), value,
+    low, high, sd, seeds, n, interval. Empty if no group but the reference has the y column.
 
     Args:
         axis: what is drawn along y; None takes the suite's own.
@@ -51,8 +51,20 @@ def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> p
             continue
         for (group, level), conditions in points.items():
             about = {"group": group, "level": level, "conditions": len(conditions)}
+            about["by_seed"] = _by_seed(m, conditions, y.column)
             lines.append(_data_line(m, about, number(m.records, conditions, y.column)))
     return pd.DataFrame(lines)
+
+
+MOST_DOTS = 4  # seeds that are shown one by one beside their mean
+
+
+def _by_seed(m: SeedGroup, conditions: Sequence[str], column: str) -> str:
+    """The value of each seed, of few of them, as "0.61 0.64"; "" of one seed and of many."""
+    if not 1 < len(m.records) <= MOST_DOTS:
+        return ""
+    means = (np.mean(columns_of(record, conditions, column)) for record in m.records)
+    return " ".join(f"{mean:.6g}" for mean in means)
 
 
 def _points(record: Record, column: str) -> dict[tuple[str, float], list[str]]:
@@ -89,13 +101,15 @@ def share_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
 def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) -> pd.DataFrame:
     """Metrics with intervals: one line per model and metric.
 
-    Columns: suite, model, metric, heading, percent, value, low, high, sd, seeds, n, interval.
+    Columns: suite, model, metric, heading, percent, by_seed (see `_by_seed`), value, low, high, sd,
+    seeds, n, interval.
     """
     lines = []
     for m in measurements:
         for metric in metrics:
             heading = metric.label + (f" ({m.protocol})" if m.protocol else "")
             about = {"metric": metric.name, "heading": heading, "percent": metric.percent}
+            about["by_seed"] = _by_seed(m, metric.conditions, metric.column)
             lines.append(_data_line(m, about, metric_estimate(m, metric)))
     return pd.DataFrame(lines)
 

@@ -15,6 +15,7 @@ from robustbench_coss.analysis.configurations import (
     TestSet,
 )
 from robustbench_coss.figures.curves import (
+    SEED_DOTS,
     chance_handle,
     chance_line,
     handle,
@@ -22,6 +23,7 @@ from robustbench_coss.figures.curves import (
     new_figure,
     noted,
     plain,
+    seed_values,
 )
 from robustbench_coss.figures.looks import (
     LineStyle,
@@ -44,6 +46,8 @@ def _dots(
         linestyle="none",
         elinewidth=0.8,
     )
+    for place, values in zip(y, seed_values(lines, scale), strict=True):
+        panel.plot(values, [place] * len(values), **SEED_DOTS, color=pen.colour)
 
 
 def rows_of_dots(

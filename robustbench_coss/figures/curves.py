@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -157,6 +158,18 @@ def draw_line(
     else:
         panel.vlines(x, low, high, color=pen.colour, linewidth=0.5)
     panel.plot(x, y, color=pen.colour, marker=pen.marker, linestyle=pen.dash, mfc=pen.face)
+    for level, values in zip(x, seed_values(points, scale), strict=True):
+        panel.plot([level] * len(values), values, **SEED_DOTS, color=pen.colour)
+
+
+SEED_DOTS: dict[str, Any] = {"marker": ".", "markersize": 1.6, "linestyle": "none", "alpha": 0.7}
+"""How single seeds are drawn beside their mean, where there are few."""
+
+
+def seed_values(lines: pd.DataFrame, scale: float) -> list[list[float]]:
+    """Of each line the values of its seeds, if they are shown one by one."""
+    texts = lines["by_seed"] if "by_seed" in lines else [""] * len(lines)
+    return [[scale * float(value) for value in str(text).split()] for text in texts]
 
 
 def _scale_x(panel: Axes, levels: list[float], scale: str) -> None:

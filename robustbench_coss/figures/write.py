@@ -19,7 +19,9 @@ from robustbench_coss.analysis.configurations import (
     SeedGroup,
     TestSet,
     load_measurements,
+    without_local_term,
 )
+from robustbench_coss.analysis.corruption_heat import heats
 from robustbench_coss.analysis.curves import (
     curve_data,
     metric_data,
@@ -35,6 +37,7 @@ from robustbench_coss.figures.curves import (
     draw_curves,
     plain,
 )
+from robustbench_coss.figures.heat import draw_heat, heat_table
 from robustbench_coss.figures.looks import (
     Drawing,
     LineStyle,
@@ -46,6 +49,11 @@ from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, 
 from robustbench_coss.figures.styles import PDF_MARK, PNG_MARK, SOFTWARE, styled
 from robustbench_coss.figures.training import training_figures
 from robustbench_coss.files import LOCK, alone, csv_text, slug, write_chosen
+
+WORST = ("worst-linf", "worst-l2")
+"""Groups of attacks that a figure shows where it shows no others."""
+
+MOST_MAPS = 4  # models with a row or a panel of maps each
 
 
 def write_figures(
@@ -132,30 +140,62 @@ def _suite_figures(
         made.append(Drawing(whole, data, partial(draw, *given), caption, key))
 
     own = first.records[0].axis
+    worst = [group for group in WORST if any(c.group == group for c in first.records[0].cells)]
     for axis in (own, *about.also):
         curves = curve_data(mine, axis)
         if curves.empty:
             continue
+        if worst and axis == own:  # the attacks one by one fill a figure of their own
+            styles = panel_styles(mine, axis, curves["group"])
+            given = (curves, pd.DataFrame(), axis, styles, about, test_set, pens, note)
+            add("attacks", curves, draw_curves, *given)
+            controls = [c for c, into in about.controls.items() if set(into) & set(worst)]
+            kept = ["", *worst, *controls]
+            curves = curves[curves["group"].isin(kept)].reset_index(drop=True)
         shares = share_data(mine) if about.suffices else pd.DataFrame()
         styles = panel_styles(mine, axis, curves["group"])
         numbers = curves if shares.empty else pd.concat([curves, shares])
         given = (curves, shares, axis, styles, about, test_set, pens, note)
         add("" if axis == own else axis.column, numbers, draw_curves, *given)
+    made += [
+        Drawing(
+            f"{key}-heat",
+            heat_table(heat),
+            partial(draw_heat, heat, pens),
+            "Top-1 errors under each corruption, means over severities and seeds.",
+            key,
+        )
+        for heat in heats(mine)
+    ]
     apart = metric_data(mine, metrics_apart(first.records[0]))
     if not apart.empty:
         add("metrics", apart, draw_metrics, apart, pens, note)
     fields = {
         pens[m.label].label: found
-        for m in mine
+        for m in few(mine)
         if "fields" in about.pictures and (found := read_fields(m.records[0]))
     }
     if fields:
         add("fields", field_sizes(fields), draw_fields, fields)
-    cka = cka_data(mine) if "cka" in about.pictures else pd.DataFrame()
+    cka = cka_data(few(mine)) if "cka" in about.pictures else pd.DataFrame()
     if not cka.empty:
         titles = {model: plain(pen.label) for model, pen in pens.items()}
         add("cka", cka, draw_cka, cka, titles)
     return made
+
+
+def few(ranked: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """At most `MOST_MAPS` models for figures of a panel or a row each: pairs of a base method and
+    its CO- form first, then the best.
+    """
+    models = [m for m in ranked if not m.control] or list(ranked)
+    chosen: list[SeedGroup] = []
+    for m in models:
+        base = without_local_term(m, models)
+        if base is not None and m not in chosen and base not in chosen:
+            chosen += [base, m]
+    chosen += [m for m in models if m not in chosen]
+    return [m for m in ranked if any(m is other for other in chosen[:MOST_MAPS])]
 
 
 def _summary(

@@ -3,82 +3,29 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import simulate
+from helpers.chromium import (
+    CHROMIUM,
+    NASTY,
+    ROWS,
+    Open,
+    compare_page,
+    head,
+    names,
+)
 
 from robustbench_coss.pages.site import write_site
 from robustbench_coss.pages.site.data import Site, load_site
 from robustbench_coss.pages.site.pages import put_in_place, render_site
 from robustbench_coss.pages.site.plots import STROKES
 
-sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
+pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-NASTY = "<script>alert(1)</script>"
-METHODS = ("byol", "co-byol", "dino", "co-dino", "simclr")
-ROWS = "table.numbers tbody tr"
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five models with all suites; one, with a name that is markup, with the clean suite alone."""
-    folder = tmp_path_factory.mktemp("site")
-    simulate.all_suites(folder / "results", methods=METHODS, seeds=1, n=40)
-    nasty = simulate.clean(0.3, n=40, name=NASTY, seed=1)
-    nasty.model |= {"method": None, "training": {}}
-    simulate.save(folder / "results", nasty)
-    write_site(folder / "results", folder / "site")
-    return folder / "site"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Opens a page from disk; what it logs, asks or requests from elsewhere fails the test."""
-    contexts, trouble = [], []
-
-    def go(page: Path, fragment: str = "", **options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("console", lambda message: trouble.append(message.text))
-        tab.on("pageerror", lambda error: trouble.append(str(error)))
-        tab.on("dialog", lambda dialog: (trouble.append(dialog.message), dialog.dismiss()))
-        tab.on(
-            "request",
-            lambda r: r.url.startswith(("file:", "data:")) or trouble.append(f"request {r.url}"),
-        )
-        tab.goto(page.as_uri() + fragment)
-        return tab
-
-    yield go
-    for context in contexts:
-        context.close()
-    assert trouble == []
 
 
 def column(tab: Any, heading: str) -> list[float | None]:
@@ -94,15 +41,6 @@ def column(tab: Any, heading: str) -> list[float | None]:
     )
     numbers = [re.match(r"[\d.]+", text) for text in texts]
     return [None if found is None else float(found[0]) for found in numbers]
-
-
-def head(tab: Any, heading: str) -> Any:
-    return tab.get_by_role("columnheader", name=re.compile(rf"^{heading}"))
-
-
-def names(tab: Any) -> list[str]:
-    """Models shown, from top to bottom."""
-    return [r.inner_text() for r in tab.locator(f"{ROWS} .short").all() if r.is_visible()]
 
 
 # ---- leaderboard ----
@@ -156,7 +94,7 @@ def test_the_skip_link_is_first_and_leads_to_the_content(site: Path, visit: Open
 
 def test_filters_narrow_the_rows_and_say_how_many_are_left(site: Path, visit: Open) -> None:
     tab = visit(site / "index.html")
-    count = tab.locator("[data-count]")
+    count = tab.locator("[data-shown]")
     assert count.inner_text() == "6 of 6 models"
     assert count.get_attribute("role") == "status"
     tab.get_by_label("Find").fill("byol RF29")
@@ -209,11 +147,6 @@ def test_a_model_whose_name_is_markup_is_shown_and_not_run(site: Path, visit: Op
 
 
 # ---- comparison ----
-
-
-def compare_page(site: Path) -> Path:
-    (page,) = site.glob("compare-*.html")
-    return page
 
 
 def test_the_comparison_shows_the_numbers_of_the_leaderboard(site: Path, visit: Open) -> None:
@@ -340,7 +273,8 @@ def test_text_has_the_contrast_that_wcag_asks_for(scheme: str, site: Path, visit
 def test_five_hundred_models_load_sort_and_filter_within_two_seconds(
     site: Path, tmp_path: Path, visit: Open
 ) -> None:
-    (board,) = load_site(site.parent / "results").boards
+    small = load_site(site.parent / "results")
+    (board,), beside = small.boards, small.beside
     rows = []
     for i in range(500):
         row = board.rows[i % 5]
@@ -352,7 +286,9 @@ def test_five_hundred_models_load_sort_and_filter_within_two_seconds(
         rows.append(
             replace(row, name=f"model {i}", page=f"model-{i}", about=about, numbers=shifted)
         )
-    put_in_place(tmp_path / "big", render_site(Site((replace(board, rows=tuple(rows)),), ())))
+    put_in_place(
+        tmp_path / "big", render_site(Site((replace(board, rows=tuple(rows)),), (), beside))
+    )
     tab = visit(site / "index.html")
     devtools = tab.context.new_cdp_session(tab)
     # The time that the page's thread computes: other work on the machine is not the page's.
@@ -378,5 +314,5 @@ def test_five_hundred_models_load_sort_and_filter_within_two_seconds(
     )
     took = seconds() - before
     assert tab.locator(ROWS).count() == 500
-    assert tab.locator("[data-count]").inner_text() == "15 of 500 models"  # x49, 490 … 499
+    assert tab.locator("[data-shown]").inner_text() == "15 of 500 models"  # x49, 490 … 499
     assert 0.01 < took < 2

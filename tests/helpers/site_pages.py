@@ -21,9 +21,15 @@ def board_rows(index: Element) -> dict[str, list[Element]]:
     (body,) = table.all("tbody")
     found = {}
     for row in body.all("tr"):
-        (name,) = row.all("th")
-        found[name.text] = row.all("td")
+        found[name_in(row)] = row.all("td")
     return found
+
+
+def name_in(row: Element) -> str:
+    """The model of a row, without its place and counts."""
+    (name,) = row.all("th")
+    (link,) = name.all("a")
+    return link.text
 
 
 def write(tmp_path: Path, *records: Record) -> Path:
@@ -35,7 +41,8 @@ def write(tmp_path: Path, *records: Record) -> Path:
 def page_of(site: Path, model: str) -> Element:
     """The page that the leaderboard links a model's name to."""
     index = read(site / "index.html")
-    (link,) = [a for a in index.all("a") if a.text == model]
+    (table, *_) = index.all("table", class_="numbers")
+    (link,) = [a for a in table.all("a") if a.text == model]
     return read(site / unquote(link.attributes["href"]))
 
 

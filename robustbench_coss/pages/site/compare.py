@@ -6,10 +6,12 @@ All is drawn here; the page's script lays what belongs to the chosen models into
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from robustbench_coss.pages.site.data import Board, Number
+from robustbench_coss.pages.site.board import Board, Number
+from robustbench_coss.pages.site.pairs import PairTable
 from robustbench_coss.pages.site.plots import MARKER, PLOT_AT_ONCE, STROKES, Curve, Tick, View
 
 APART = 11  # px between the dots of two models
@@ -57,7 +59,7 @@ class Dots:
         return Curve(False, (), "", line, marks)
 
 
-def comparison(board: Board) -> dict[str, Any]:
+def comparison(board: Board, pairs: Sequence[PairTable]) -> dict[str, Any]:
     """What the template of the page is given beside the board: `dots` and the script's `data`."""
     shares = [i for i, heading in enumerate(board.headings) if heading.percent]
     dots = Dots(
@@ -89,6 +91,7 @@ def comparison(board: Board) -> dict[str, Any]:
         "strokes": [asdict(stroke) for stroke in STROKES],
         "marker": MARKER,
         "models": [[row.page, row.name, row.rest] for row in board.rows],
+        "pairs": {f"{p.a} {p.b}": [p.verdict, p.lines] for p in pairs},
         "views": {
             "headline": headline,
             **{str(k): _view(view, place) for k, view in enumerate(board.views)},

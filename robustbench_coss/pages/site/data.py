@@ -1,8 +1,7 @@
-"""What the pages show: tables of headline numbers, and a dossier of every model with its curves."""
+"""What the pages show: leaderboards, what stands beside them, and a dossier of every model."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,107 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from robustbench_coss.analysis.calibration import for_pages
-from robustbench_coss.analysis.configurations import SeedGroup, TestSet, load_measurements
+from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.numbers import table_of
-from robustbench_coss.files import sha256_of, slug
 from robustbench_coss.pages.dossier.models import ModelPart, model_part
-from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts, suite_title
-from robustbench_coss.pages.site.plots import View, views
-from robustbench_coss.tables.cells import Block, TableCell, block
-from robustbench_coss.tables.leaderboard import (
-    count_columns,
-    headline_columns,
-    layout,
-    model_columns,
-    name_cells,
-)
+from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts
+from robustbench_coss.pages.site.board import Board, Heading, Number, Row, board_of
+from robustbench_coss.pages.site.links import links_of
+from robustbench_coss.pages.site.overview import Overview, overview
+from robustbench_coss.pages.site.pairs import PairTable, pair_tables
+from robustbench_coss.pages.site.plots import View
+from robustbench_coss.tables.leaderboard import to_csv
 
-FILTERS = ("Method", "Architecture", "Pretrained on")
 OTHERS = 7  # models behind a model's own curve
-LONGEST_SLUG = 80  # of a page's file name, whose hash keeps it unique
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number of the leaderboard.
-
-    Attributes:
-        cell: as shown.
-        value: for sorting; None where it was not measured.
-        interval: its two ends, in the units of `value`; None where there is none.
-        bar: left end, value and right end of the interval on the column's range, in [0, 1]; None
-            where there is no interval.
-    """
-
-    cell: TableCell
-    value: float | None
-    interval: tuple[float, float] | None
-    bar: tuple[float, float, float] | None
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A number column of the leaderboard: its words, and which end is the better one."""
-
-    text: str
-    suite: str
-    protocol: str
-    better: str
-    percent: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model of the leaderboard.
-
-    Attributes:
-        model: the configuration's label.
-        name, rest: the two parts of its label, see `labels.Configuration`.
-        page: file name of its page in `models/`, without ".html".
-        about: what the model is, by heading ("Method", …).
-        seeds, images: as shown.
-        numbers: one per heading.
-        control: whether it has learnt nothing and stands apart.
-    """
-
-    model: str
-    name: str
-    rest: str
-    page: str
-    about: dict[str, str]
-    seeds: str
-    images: str
-    numbers: tuple[Number, ...]
-    control: bool
-
-
-@dataclass(frozen=True)
-class Board:
-    """The leaderboard of one test set.
-
-    Attributes:
-        title, slug: of the test set, in words and for file names.
-        caption, notes: as above and below the table in the other formats.
-        groups: (suite, number of its columns) in the order of the columns.
-        ranked: index of the column that rows are sorted by; None if no model has it.
-        filters: heading -> values, for what tells the models apart.
-        about: what the models are, as a table.
-        chance: top-1 of guessing, in %.
-        views: what can be compared as curves.
-    """
-
-    title: str
-    slug: str
-    caption: str
-    notes: tuple[str, ...]
-    headings: tuple[Heading, ...]
-    groups: tuple[tuple[str, int], ...]
-    ranked: int | None
-    filters: dict[str, tuple[str, ...]]
-    rows: tuple[Row, ...]
-    about: Block
-    chance: float
-    views: tuple[View, ...]
 
 
 @dataclass(frozen=True)
@@ -147,6 +57,7 @@ class ModelPage:
         standings: its headline numbers.
         elsewhere: (test set, page) of the same weights measured on other test sets.
         model: how it came about.
+        links: (what, address) of paper, code and weights, as far as the record says them.
         suites: what each suite found, with the curves of it.
     """
 
@@ -155,15 +66,37 @@ class ModelPage:
     standings: tuple[Standing, ...]
     elsewhere: tuple[tuple[str, str], ...]
     model: ModelPart
+    links: tuple[tuple[str, str], ...]
     suites: tuple[tuple[SuitePart, tuple[Plot, ...]], ...]
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a test set has beside its leaderboard.
+
+    Attributes:
+        overview: its plots.
+        pairs: models compared image by image, see `pair_tables`.
+        csv, json: all its numbers in long form.
+    """
+
+    overview: Overview
+    pairs: tuple[PairTable, ...]
+    csv: str
+    json: str
+
+
+@dataclass(frozen=True)
 class Site:
-    """All pages."""
+    """All pages.
+
+    Attributes:
+        beside: what stands beside each leaderboard.
+    """
 
     boards: tuple[Board, ...]
     models: tuple[ModelPage, ...]
+    beside: tuple[Beside, ...]
 
 
 def load_site(results: Path) -> Site:
@@ -174,13 +107,22 @@ def load_site(results: Path) -> Site:
     """
     measurements = load_measurements(results)
     table = table_of(for_pages(measurements))
-    boards, models = [], []
+    boards, models, beside = [], [], []
     pages_of: dict[str, list[tuple[str, str]]] = {}
     sets = list(dict.fromkeys(m.test_set for m in measurements))
     by_set = {s: [m for m in measurements if m.test_set == s] for s in sets}
     for test_set, here in by_set.items():
-        board = _board(test_set, here, table[table["test_set"] == test_set.label])
+        part = table[table["test_set"] == test_set.label]
+        board = board_of(test_set, here, part)
         boards.append(board)
+        beside.append(
+            Beside(
+                overview(board, here),
+                pair_tables(board, here, measurements),
+                to_csv(part),
+                part.to_json(orient="records", indent=1, double_precision=15) + "\n",
+            )
+        )
         for row in board.rows:
             for sha256 in _weights(here, row.model):
                 pages_of.setdefault(sha256, []).append((board.title, row.page))
@@ -194,100 +136,13 @@ def load_site(results: Path) -> Site:
             elsewhere = dict.fromkeys(page for page in same if page[1] != row.page)
             own = lines[lines["model"] == row.model]
             models.append(_model_page(board, row, tuple(elsewhere), of[row.model], own))
-    return Site(tuple(boards), tuple(models))
+    return Site(tuple(boards), tuple(models), tuple(beside))
 
 
 def _weights(measurements: Sequence[SeedGroup], model: str) -> list[str]:
     """Hashes of the checkpoints of a model, by seed."""
     records = [r for m in measurements if m.label == model for r in m.records]
     return list(dict.fromkeys(r.model["checkpoint_sha256"] for r in records))
-
-
-def page_name(test_set: TestSet, model: str) -> str:
-    """File name of a model's page, without ".html"."""
-    mark = sha256_of([test_set.slug, model])[:8]
-    return f"{slug(model)[:LONGEST_SLUG].rstrip('-.')}-{mark}"
-
-
-def _board(test_set: TestSet, here: Sequence[SeedGroup], part: pd.DataFrame) -> Board:
-    (section,) = layout(part)
-    columns = headline_columns(part)
-    models = list(dict.fromkeys(map(str, part["model"])))
-    about = block([name_cells(models, part), *model_columns(models, part)])
-    seeds, images = (cells for _, cells in count_columns(models, part))
-    shown = section.blocks[0]
-    first = len(shown.headings) - len(columns)
-    headings = tuple(_heading(lines) for lines in columns)
-    numbers = [
-        _numbers([row[first + i] for row in shown.rows], [row[0].text for row in shown.rows], lines)
-        for i, lines in enumerate(columns)
-    ]
-    known = {m.label: m.configuration for m in here}
-    rows = []
-    for i, (cells, described) in enumerate(zip(shown.rows, about.rows, strict=True)):
-        model = cells[0].text
-        rows.append(
-            Row(
-                model,
-                known[model].name,
-                known[model].setting,
-                page_name(test_set, model),
-                {h: c.text for h, c in zip(about.headings, described, strict=True)},
-                seeds[i].text,
-                images[i].text,
-                tuple(column[i] for column in numbers),
-                cells[0].apart,
-            )
-        )
-    values = {key: sorted({row.about[key] for row in rows}) for key in FILTERS}
-    titles = {(m.suite, m.protocol): suite_title(m) for m in here}
-    groups: dict[tuple[str, str], int] = {}
-    for heading in headings:
-        key = (heading.suite, heading.protocol)
-        groups[key] = groups.get(key, 0) + 1
-    return Board(
-        section.title,
-        test_set.slug,
-        section.caption,
-        section.notes,
-        headings,
-        tuple((titles[key], count) for key, count in groups.items()),
-        0 if headings and headings[0].suite == "clean" else None,
-        {key: tuple(found) for key, found in values.items() if len(found) > 1},
-        tuple(rows),
-        about,
-        100 * test_set.chance,
-        tuple(views(here)),
-    )
-
-
-def _heading(lines: pd.DataFrame) -> Heading:
-    line = lines.iloc[0]
-    heading, suite, protocol, better = (
-        str(line[key]) for key in ("heading", "suite", "protocol", "better")
-    )
-    return Heading(heading, suite, protocol, better, bool(line["percent"]))
-
-
-def _numbers(
-    cells: Sequence[TableCell], models: Sequence[str], lines: pd.DataFrame
-) -> list[Number]:
-    """A column: what is shown with what lies behind it."""
-    found = {str(line["model"]): line for line in lines.to_dict("records")}
-    ends = [float(line[k]) for line in found.values() for k in ("low", "value", "high")]
-    ends = [end for end in ends if math.isfinite(end)]
-    left, span = min(ends, default=0.0), (max(ends, default=1.0) - min(ends, default=0.0)) or 1.0
-    numbers = []
-    for cell, model in zip(cells, models, strict=True):
-        line = found.get(model)
-        value = math.nan if line is None else float(line["value"])
-        interval = bar = None
-        if line is not None and cell.interval:
-            low, high = interval = float(line["low"]), float(line["high"])
-            low, middle, high = (round((end - left) / span, 4) for end in (low, value, high))
-            bar = (low, middle, high)
-        numbers.append(Number(cell, value if math.isfinite(value) else None, interval, bar))
-    return numbers
 
 
 def _model_page(
@@ -303,6 +158,7 @@ def _model_page(
         _standings(board, row),
         elsewhere,
         model_part(row.model, measurements),
+        links_of(measurements[0].model),
         tuple((part, _plots(part, row.model, board)) for part in suite_parts(measurements, lines)),
     )
 

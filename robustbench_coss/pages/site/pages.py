@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from robustbench_coss import __version__
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import LOCK, alone, is_leftover, write_atomically
 from robustbench_coss.pages.html import render
-from robustbench_coss.pages.site import plots
+from robustbench_coss.pages.site import overview, plots
 from robustbench_coss.pages.site.compare import comparison
 from robustbench_coss.pages.site.data import Site, load_site
 from robustbench_coss.pages.site.plots import STROKES
@@ -21,6 +22,7 @@ from robustbench_coss.records.commands import MODEL, RECIPE
 
 MARKER = "coss-bench-site.json"  # says that a folder is a site, and which files are part of it
 INDEX = "index.html"
+SCRIPTS = ("site.js", "site_board.js", "site_compare.js", "site_start.js")
 
 
 def write_site(results: Path, out: Path) -> Path:
@@ -50,12 +52,16 @@ def render_site(site: Site) -> dict[str, str]:
             templates.joinpath(name).read_text(encoding="utf-8")
             for name in ("theme.css", "site.css")
         ),
-        "assets/site.js": templates.joinpath("site.js").read_text(encoding="utf-8"),
-        INDEX: render("site_index.html", root="", site=site, weights=len(weights), **shared),
+        "assets/site.js": _script(templates),
+        INDEX: render(
+            "site_index.html", root="", site=site, weights=len(weights), frame=overview, **shared
+        ),
     }
-    for board in site.boards:
+    for board, beside in zip(site.boards, site.beside, strict=True):
+        pages[f"data/{board.slug}.csv"] = beside.csv
+        pages[f"data/{board.slug}.json"] = beside.json
         pages[f"compare-{board.slug}.html"] = render(
-            "site_compare.html", root="", board=board, **comparison(board), **shared
+            "site_compare.html", root="", board=board, **comparison(board, beside.pairs), **shared
         )
     for page in site.models:
         pages[f"models/{page.row.page}.html"] = render(
@@ -67,6 +73,12 @@ def render_site(site: Site) -> dict[str, str]:
             **shared,
         )
     return pages
+
+
+def _script(templates: Traversable) -> str:
+    """The scripts as one, whose names nothing else on a page can meet."""
+    parts = (templates.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
+    return f'"use strict";\n\n(() => {{\n{"".join(parts)}}})();\n'
 
 
 def check_free(out: Path) -> set[str]:

@@ -188,7 +188,7 @@ def _view(measurements: Sequence[SeedGroup], axis: Axis, data: pd.DataFrame) -> 
         axis.column_label,
         low,
         high,
-        tuple(Tick(y_px(v, low, high), _axis_text(v)) for v in _nice(low, high)),
+        tuple(Tick(y_px(v, low, high), axis_text(v)) for v in nice(low, high)),
         y_px(guess, low, high) if axis.column == "correct" and low <= guess <= high else None,
         about.control if any(thin for thin, _ in lines) else "",
         panels,
@@ -207,8 +207,8 @@ def _panel(style: PanelStyle, scale: str, levels: list[float]) -> Panel:
 
     if scale == "linear" or not any(level > 0 for level in levels):
         whole = all(float(level).is_integer() for level in levels)
-        marked = [v for v in _nice(first, last, whole=whole) if first <= v <= last]
-        ticks = tuple(Tick(px(v), _axis_text(v)) for v in marked)
+        marked = [v for v in nice(first, last, whole=whole) if first <= v <= last]
+        ticks = tuple(Tick(px(v), axis_text(v)) for v in marked)
     else:
         ticks = tuple(Tick(px(position[v]), tick_text(v)) for v in spread_ticks(levels, scale))
     x = {level: px(where) for level, where in position.items()}
@@ -249,13 +249,13 @@ def _y_ends(points: Sequence[Point], percent: bool) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _nice(low: float, high: float, whole: bool = False) -> list[float]:
+def nice(low: float, high: float, whole: bool = False) -> list[float]:
     """A few round numbers within a range."""
     found = MaxNLocator(5, integer=whole).tick_values(low, high)
     return [float(v) for v in found if low <= v <= high]
 
 
-def _axis_text(value: float) -> str:
+def axis_text(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
 

@@ -15,7 +15,7 @@ from robustbench_coss.records.record import Cell, Metric
 def test_dots_and_whiskers_stand_at_their_shares(tmp_path: Path) -> None:
     simulate.save(tmp_path, simulate.clean(0.5, n=100), simulate.clean(0.2, n=100, method="dino"))
     (board,) = load_site(tmp_path).boards
-    given = comparison(board)
+    given = comparison(board, ())
     dots, headline = given["dots"], given["data"]["views"]["headline"]
     assert [row.text for row in dots.rows] == ["Top-1", "kNN"]
     ((_, band, line, marks),) = headline["curves"][0][0]
@@ -37,7 +37,7 @@ def test_what_is_no_share_is_in_the_table_alone_and_what_is_not_measured_has_no_
     other = simulate.record(cells, [metric], suite="crop", method="dino")
     simulate.save(tmp_path, simulate.clean(0.5, n=100), other)
     (board,) = load_site(tmp_path).boards
-    given = comparison(board)
+    given = comparison(board, ())
     headline = given["data"]["views"]["headline"]
     assert [row.text for row in given["dots"].rows] == ["Top-1", "kNN"]
     assert headline["rows"] == ["Top-1, %", "kNN, %", "Cosine"]

@@ -16,7 +16,7 @@ from helpers.html_pages import parse
 from helpers.site_pages import board_rows, page_of, read, texts, write
 
 from robustbench_coss.analysis.configurations import TestSet
-from robustbench_coss.pages.site.data import page_name
+from robustbench_coss.pages.site.board import page_name
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
 NASTY = "<script>alert(1)</script> \u2028 & \"quoted\" 'x' {{ 7*7 }} </script><!-- | ../../a"
@@ -46,7 +46,8 @@ def test_names_are_shown_as_they_are_and_never_run(nasty: Path) -> None:
     assert shown in board_rows(read(nasty / "index.html"))
     assert page_of(nasty, shown).all("h1")[0].text == shown
     for name, text in texts(nasty).items():
-        assert "<script>alert" not in text, name
+        if not name.startswith("data/"):  # which no browser takes for a page
+            assert "<script>alert" not in text, name
         if name.endswith(".html"):
             scripts = parse(text).all("script")
             assert all("src" in s.attributes or "json" in s.attributes["type"] for s in scripts)
@@ -76,8 +77,8 @@ def test_pages_are_well_formed_and_their_links_lead_somewhere(
                     continue
                 address = element.attributes[attribute]
                 if address.startswith("https://"):
-                    assert element.tag == "a"  # followed by hand, to the paper
-                    assert address == "https://arxiv.org/abs/2501.02860"
+                    assert element.tag == "a"  # followed by hand, to papers
+                    assert address.startswith("https://arxiv.org/abs/")
                     continue
                 if address == "data:,":
                     continue
@@ -108,7 +109,7 @@ def test_tables_are_named_and_their_headings_scoped(site: Path) -> None:
     for page in site.rglob("*.html"):
         tree = read(page)
         for table in tree.all("table"):
-            if table.attributes.get("id") == "numbers":
+            if table.attributes.get("id") in ("numbers", "differences"):  # filled by the script
                 continue  # filled by the script; see test_site_browser.py
             assert len(table.all("caption")) == 1
             assert all("scope" in th.attributes for th in table.all("th"))

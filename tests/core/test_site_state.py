@@ -1,0 +1,105 @@
+"""The site in Chromium: what the address keeps, and what stands beside the table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from helpers.chromium import (
+    CHROMIUM,
+    Open,
+    compare_page,
+    head,
+    names,
+)
+
+from robustbench_coss.analysis.comparison import compare
+
+pytest.importorskip("playwright.sync_api")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+
+
+def test_sorting_filters_and_columns_are_in_the_address_and_kept_on_back(
+    site: Path, visit: Open
+) -> None:
+    tab = visit(site / "index.html")
+    assert tab.evaluate("location.hash") == ""
+    head(tab, "kNN").get_by_role("button").click()
+    tab.get_by_label("Find").fill("byol")
+    tab.locator(".picker summary").click()
+    tab.locator("[data-columns]").get_by_label("Corruption top-1").uncheck()
+    state = names(tab)
+    assert set(state) == {"BYOL", "CO-BYOL"}
+    address = tab.evaluate("location.hash")
+    tab.locator(".name a:visible").first.click()
+    tab.wait_for_load_state()
+    tab.go_back()
+    tab.wait_for_load_state()
+    for shown in (tab, visit(site / "index.html", address)):  # and for whom it is sent to
+        assert names(shown) == state
+        assert head(shown, "kNN").get_attribute("aria-sort") == "descending"
+        assert shown.get_by_label("Find").input_value() == "byol"
+        assert not head(shown, "Corruption top-1").is_visible()
+        assert not shown.get_by_role("columnheader", name="Corruptions").is_visible()
+    tab.locator(".picker summary").click()
+    tab.locator("[data-columns]").get_by_label("Corruption top-1").check()
+    tab.get_by_label("Find").fill("")
+    assert head(tab, "Corruption top-1").is_visible()
+
+
+def test_ranks_follow_what_is_shown(site: Path, visit: Open) -> None:
+    tab = visit(site / "index.html")
+    head(tab, "kNN").get_by_role("button").click()
+    tab.get_by_label("Find").fill("byol")
+    shown = [span.inner_text() for span in tab.locator("[data-rank]").all() if span.is_visible()]
+    assert shown == ["1", "2"]
+
+
+def test_the_paired_difference_of_two_models_is_the_one_that_compare_finds(
+    site: Path, visit: Open
+) -> None:
+    found = compare(site.parent / "results", "CO-BYOL", "BYOL")
+    page = {name: next(site.glob(f"models/{name}-rf29*")).stem for name in ("CO-BYOL", "BYOL")}
+    tab = visit(compare_page(site), f"#models={page['BYOL']},{page['CO-BYOL']}")
+    rows = tab.locator("#differences tbody tr")
+    assert rows.count() == len(found.table)
+    for row, line in zip(rows.all(), found.table.to_dict("records"), strict=True):
+        assert row.locator("th").inner_text() == line["heading"]
+        shown = float(row.locator(".num").inner_text().replace("−", "-"))
+        assert shown == pytest.approx(
+            line["difference"] * (100 if line["percent"] else 1), abs=0.06
+        )
+        assert line["verdict"].removeprefix("A ").removeprefix("B ") in row.inner_text()
+    tab.get_by_label("Add a model").select_option(label="SimCLR · rf29_resnet18 ×0.25")
+    assert not tab.locator("#paired").is_visible()
+
+
+def test_dots_of_the_scatter_lie_where_their_numbers_are_and_lead_to_the_model(
+    site: Path, visit: Open
+) -> None:
+    tab = visit(site / "index.html")
+    plot = tab.locator("svg.scatter").first
+    titles = plot.locator("a title").all_text_contents()
+    clean = {t.split(" · ")[0]: float(re.search(r"Top-1 ([\d.]+) %", t)[1]) for t in titles}  # type: ignore[index]
+    places = {
+        title.split(" · ")[0]: float(re.match(r"M([\d.]+)", mark.get_attribute("d"))[1])  # type: ignore[index]
+        for title, mark in zip(titles, plot.locator("a .point").all(), strict=True)
+    }
+    by_place, by_number = (sorted(of, key=of.__getitem__) for of in (places, clean))
+    assert [clean[name] for name in by_place] == [clean[name] for name in by_number]
+    assert plot.locator(".front").count() == 1
+    plot.locator("a .point").last.click()
+    assert tab.get_by_role("heading", level=1).inner_text().split(" ·")[0] in titles[-1]
+
+
+def test_the_heat_map_has_a_cell_per_corruption_and_model(site: Path, visit: Open) -> None:
+    tab = visit(site / "index.html")
+    heat = tab.locator("table.heat")
+    kinds = heat.locator("thead .kind").count()
+    for row in heat.locator("tbody tr").all():
+        assert row.locator("td").count() == kinds
+    assert tab.locator("a[download]").count() == 2
