@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 OUTSIDE = "repository"
+REFERENCE = "reference"
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:)([^)#\s]+)")
 MODULE = re.compile(r"^(\[`([\w.]+)`\]\(\S+\.py\).*)$", re.MULTILINE)
 LOADED = re.compile(
@@ -82,7 +83,15 @@ def on_files(files: Any, config: Any) -> Any:
         else:
             made = File.generated(config, place(path), abs_src_path=str(path))
         files.append(made)
+    for what, module in modules():
+        content = f"# `{module}`\n\n{what}\n\n::: {module}\n"
+        files.append(File.generated(config, f"{REFERENCE}/{module}.md", content=content))
     return files
+
+
+def modules() -> list[tuple[str, str]]:
+    """(its line, name) of each module that api.md lists."""
+    return [(m[1], m[2]) for m in MODULE.finditer((DOCS / "api.md").read_text(encoding="utf-8"))]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -96,8 +105,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         target = place((source.parent / match[1]).resolve())
         return os.path.relpath(target, uri.parent)
 
-    if str(uri) == "api.md":  # the reference itself, read from the docstrings
-        markdown = MODULE.sub(r"### `\2`\n\n\1\n\n::: \2", markdown)
+    if uri.parts[0] == REFERENCE:  # made above: read from the docstrings
+        source = DOCS / "api.md"
+    if str(uri) == "api.md":
+        markdown = re.sub(r"\[`([\w.]+)`\]\(\S+\.py\)", rf"[`\1`]({REFERENCE}/\1.md)", markdown)
     fences = FENCE.findall(markdown)
     text = LINK.sub(rewrite, FENCE.sub("\0", markdown))
     for fence in fences:

@@ -24,6 +24,10 @@ def report(
             show_default=False,
         ),
     ] = None,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="With every condition, check, setting, command and recipe."),
+    ] = False,
     results: Results = Path("results"),
     out: Annotated[
         Path, typer.Option(help="File to write; its ending, .html or .pdf, says the format.")
@@ -33,8 +37,8 @@ def report(
     """Write a report: summary, tables, figures, claims, and where every number comes from.
 
     One file that is whole in itself: HTML for any browser, or PDF (with the extra `report`).
-    Failed sanity checks come first, every number has its 95 % interval, and the commands that
-    repeat it are at the end. Reads records only and measures nothing.
+    Failed sanity checks come first, every number has its 95 % interval, and what repeats it is at
+    the end; --full adds every condition. Reads records only and measures nothing.
 
     Examples:
 
@@ -52,7 +56,7 @@ def report(
     if ending not in (".html", ".pdf"):
         raise CossError(f"cannot tell the format of {out}; end it in .html or .pdf")
     mark = PDF_MARK if ending == ".pdf" else HTML_MARK
-    page = make_page(results, runs or [])
+    page = make_page(results, runs or [], full)
     if ending == ".html":
         write_chosen(out, page, force=force, mark=mark)
         say(f"wrote {out}")

@@ -32,28 +32,37 @@ def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     figure = new_figure(ROW * len(heat.models) + 1.0)
     panel = figure.subplots()
     errors = 100 * heat.errors
-    panel.imshow(errors, cmap="Blues", aspect="auto", interpolation="nearest")
+    panel.pcolormesh(errors, cmap="Blues", shading="flat")  # shapes, not an image
+    panel.set_ylim(len(errors), 0)
     low, high = float(np.nanmin(errors)), float(np.nanmax(errors))
     for i, row in enumerate(errors):
         for j, error in enumerate(row):
             light = error - low > DARK * ((high - low) or 1)
             text = "–" if np.isnan(error) else f"{error:.0f}"
-            panel.text(j, i, text, ha="center", va="center", size=5, color="w" if light else "k")
+            panel.text(
+                j + 0.5,
+                i + 0.5,
+                text,
+                ha="center",
+                va="center",
+                size=5,
+                color="w" if light else "k",
+            )
         beside = [f"{100 * heat.standard[i]:.1f}"] * bool(np.isfinite(heat.standard[i]))
         beside += [f"{100 * heat.mce[i]:.0f}"] * bool(heat.baseline)
-        panel.text(len(row) - 0.3, i, "   ".join(beside), va="center", size=5.5)
+        panel.text(len(row) + 0.2, i + 0.5, "   ".join(beside), va="center", size=5.5)
     ends = np.cumsum([len(list(kinds)) for _, kinds in groupby(heat.families)])
     for end in ends[:-1]:
-        panel.axvline(end - 0.5, color="white", linewidth=2.5)
+        panel.axvline(end, color="white", linewidth=2.5)
     names = [plain(pens[model].label) for model in heat.models]
-    panel.set_yticks(range(len(names)), names)
+    panel.set_yticks(np.arange(len(names)) + 0.5, names)
     kinds = [kind.replace("_", " ") for kind in heat.kinds]
-    panel.set_xticks(range(len(kinds)), kinds, rotation=90)
+    panel.set_xticks(np.arange(len(kinds)) + 0.5, kinds, rotation=90)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     panel.set_title("top-1 error (%), mean over severities", loc="left")
     head = "mean" + "   mCE" * bool(heat.baseline)
-    panel.text(len(kinds) - 0.3, -0.9, head, va="center", size=5.5)
+    panel.text(len(kinds) + 0.2, -0.4, head, va="center", size=5.5)
     if heat.baseline:
         base = plain(pens[heat.baseline].label if heat.baseline in pens else heat.baseline)
         panel.set_xlabel(f"mean and mCE over the 15 standard corruptions; mCE of {base}: 100")

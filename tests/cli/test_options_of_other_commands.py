@@ -76,6 +76,7 @@ OPTIONS: dict[tuple[str, str, str | None], tuple[str, str, Any]] = {
     ("site", "--results", "r"): (SITE, "results", Path("r")),
     ("site", "--out", "s"): (SITE, "out", Path("s")),
     ("report x y", "--results", "r"): (PAGE, "results", Path("r")),
+    ("report", "--full", None): (PAGE, "full", True),
     ("report", "--out", "z.html"): (WRITE, "path", Path("z.html")),
     ("report", "--force", None): (WRITE, "force", True),
     (PAIR, "--suite", "clean,crop"): (COMPARE, "suites", ["clean", "crop"]),

@@ -78,7 +78,7 @@ def test_a_suite_that_is_not_installed_has_its_titles_and_captions(tmp_path: Pat
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["To the left", "early: To the left", "odd", ""]
     assert {axes.get_xlabel() for axes in figure.axes} == {"tilt (°)", ""}
-    page = make_page(tmp_path, [])
+    page = make_page(tmp_path, [], full=True)
     for words in ("<h2>Tilted pictures</h2>", "The camera is tilted.", "Top-1 against the tilt."):
         assert words in page
 

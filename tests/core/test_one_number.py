@@ -227,7 +227,7 @@ def test_report_and_site_show_no_number_but_these(
     monkeypatch.setattr("robustbench_coss.pages.report.page.inline", lambda *_: "")
     known = pairs_in(estimates(measured))
     write_site(results, tmp_path / "site")
-    pages = [make_page(results, [])]
+    pages = [make_page(results, [], full=True)]
     pages += [path.read_text("utf-8") for path in (tmp_path / "site").rglob("*.html")]
     single = make_page(results, [names(measured)[0]])
     seen = pairs_in([page_text(page).replace("†", "") for page in [*pages, single]])

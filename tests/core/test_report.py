@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import simulate
@@ -17,6 +18,7 @@ from scipy import stats
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.errors import CossError
 from robustbench_coss.pages.report.page import make_page
+from robustbench_coss.pages.report.recipes import recipes_apart
 from robustbench_coss.records.record import find_records
 from robustbench_coss.tables.cells import number_text
 
@@ -33,7 +35,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results: Path) -> str:
-    return make_page(results, [])
+    return make_page(results, [], full=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def section(page: Element, end: str) -> Element:
 def test_a_single_run_is_reported_with_wilsons_interval(single: Path) -> None:
     wilson = stats.binomtest(60, 200).proportion_ci(method="wilson")
     said = f"30.0 % [{100 * wilson.low:.1f}, {100 * wilson.high:.1f}]"
-    page = parse(make_page(single, []))
+    page = parse(make_page(single, [], full=True))
     assert said in section(page, "summary").text
     card = section(page, "headline").all("div", class_="card")[0].text
     assert said in re.sub(r"\s+", " ", card)
@@ -102,7 +104,7 @@ def test_every_condition_of_every_suite_is_there(results: Path, page: str) -> No
 @pytest.mark.slow
 def test_a_full_table_names_its_models_only_where_it_does_not_hold_all(results: Path) -> None:
     def titles(*names: str) -> list[str]:
-        tree = parse(make_page(results, names))
+        tree = parse(make_page(results, names, full=True))
         return [s.text for full in tree.all("details", class_="full") for s in full.all("summary")]
 
     alone, both = titles("byol-s0"), titles()
@@ -118,7 +120,7 @@ def test_failed_checks_are_told_before_the_first_number(page: str) -> None:
 
 
 def test_a_co_model_stands_against_its_base_method(trained: Path) -> None:
-    compared = section(parse(make_page(trained, [])), "compared")
+    compared = section(parse(make_page(trained, [], full=True)), "compared")
     (title, *others) = [heading.text for heading in compared.all("h3")]
     assert re.fullmatch(r"CO-BYOL · .* against BYOL · .*", title)
     assert others == []
@@ -128,7 +130,7 @@ def test_controls_are_set_apart_and_no_model_is_measured_by_their_rank(tmp_path:
     simulate.save(
         tmp_path, simulate.clean(0.5), simulate.clean(0.4, method="dino"), simulate.control(0.6)
     )
-    tree = parse(make_page(tmp_path, []))
+    tree = parse(make_page(tmp_path, [], full=True))
     apart = [row.all("th")[0].text for row in tree.all("tr", class_="apart")]
     assert set(apart) == {"control:pixels"}
     summary = section(tree, "summary").text
@@ -141,7 +143,7 @@ def test_controls_are_set_apart_and_no_model_is_measured_by_their_rank(tmp_path:
 
 
 def test_names_choose_what_is_reported(results: Path) -> None:
-    page = parse(make_page(results, ["byol-s1"]))
+    page = parse(make_page(results, ["byol-s1"], full=True))
     (title,) = page.all("h1")
     assert title.text == "byol-s1"
     runs = section(page, "provenance").all("table", class_="runs")
@@ -150,7 +152,7 @@ def test_names_choose_what_is_reported(results: Path) -> None:
 
 
 def test_commands_are_those_of_the_first_run_and_the_others_are_named(trained: Path) -> None:
-    provenance = section(parse(make_page(trained, ["BYOL"])), "provenance")
+    provenance = section(parse(make_page(trained, ["BYOL"], full=True)), "provenance")
     commands = provenance.all("pre", class_="commands")[0].text
     assert "coss-bench pretrain --recipe recipe.yaml --seed 0 --out runs/byol-s0" in commands
     assert "byol-s1" not in commands
@@ -160,7 +162,7 @@ def test_commands_are_those_of_the_first_run_and_the_others_are_named(trained: P
 
 @pytest.mark.slow
 def test_the_same_records_give_the_same_page(results: Path, page: str) -> None:
-    assert make_page(results, []) == page
+    assert make_page(results, [], full=True) == page
 
 
 # Whole in itself
@@ -198,7 +200,7 @@ def test_names_are_text_whatever_they_contain(tmp_path: Path) -> None:
     record = simulate.clean(0.3, n=40, name=NASTY)
     record.model |= {"method": None, "training": {}, "arch": NASTY}
     simulate.save(tmp_path, record)
-    page = make_page(tmp_path, [])
+    page = make_page(tmp_path, [], full=True)
     tree = parse(page)
     assert tree.all("script") == []
     assert "<script" not in page
@@ -275,7 +277,7 @@ def pdf(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("pdf") / "report.pdf"
     try:
-        data = to_pdf(make_page(results, ["byol-s0"]))
+        data = to_pdf(make_page(results, ["byol-s0"], full=True))
     except CossError as error:
         pytest.skip(str(error))
     out.write_bytes(data)
@@ -292,12 +294,13 @@ def poppler(tool: str, *arguments: object) -> str:
 @pytest.mark.slow
 def test_the_pdf_holds_the_same_numbers_and_numbers_its_pages(results: Path, pdf: Path) -> None:
     text = re.sub(r"\s+", " ", poppler("pdftotext", pdf, "-"))
-    tree = parse(make_page(results, ["byol-s0"]))
+    tree = parse(make_page(results, ["byol-s0"], full=True))
     values = [p.text for p in section(tree, "headline").all("p", class_="value")]
     assert len(values) > 5
     for value in values:
         number = value.split()[0].rstrip("†")
         assert number in text
+    assert re.search(r"Tagged: +yes", poppler("pdfinfo", pdf))  # for screen readers
     pages = int(re.search(r"Pages: +(\d+)", poppler("pdfinfo", pdf))[1])  # type: ignore[index]
     assert f"{pages} / {pages}" in text
 
@@ -310,3 +313,26 @@ def test_the_fonts_of_the_pdf_are_embedded_and_are_those_of_matplotlib(pdf: Path
         assert re.search(r"\+(STIXGeneral|DejaVu)", line), line
         assert " yes " in line
         assert "Type 3" not in line
+
+
+def test_a_short_report_has_every_headline_number_and_what_recipes_differ_in(
+    results: Path, page: str
+) -> None:
+    short = make_page(results, [])
+    table = load_table(results)
+    text = parse(short).text
+    for value in table.loc[table["headline"] & table["percent"], "value"]:
+        assert f"{100 * value:.1f}" in text
+    assert len(text) < 0.7 * len(parse(page).text)
+    assert parse(short).all("details", class_="full") == []
+    assert text.index("Headline shares against clean top-1") < text.index("Headline numbers", 2000)
+
+
+def test_recipes_are_what_they_share_and_what_sets_them_apart() -> None:
+    views = "views: {crop: 0.2, blur: "
+    texts = {"a": f"method: byol\n{views}0.5}}", "b": f"method: dino\n{views}0}}"}
+    models = [SimpleNamespace(label=label, recipe=text) for label, text in texts.items()]
+    shared, apart = recipes_apart([*models, SimpleNamespace(label="c", recipe="")])  # type: ignore[list-item]
+    assert shared == "views:\n  crop: 0.2\n"
+    assert apart == [("a", "method=byol, blur=0.5"), ("b", "method=dino, blur=0")]
+    assert recipes_apart([]) == ("", [])

@@ -98,9 +98,14 @@ def test_modules_of_the_reference_are_shown_from_their_docstrings() -> None:
         there = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         # pretrain/ and evaluations/ lie at the top and are linked into the package.
         assert module == f"robustbench_coss.{there.removeprefix('robustbench_coss.')}"
+    assert [module for _, module in hooks.modules()] == [module for module, _ in named]
     where = SimpleNamespace(file=SimpleNamespace(src_uri="api.md"))
-    shown = re.findall(r"^::: (\S+)$", hooks.on_page_markdown(page, where, None, None), re.M)
-    assert shown == [module for module, _ in named]
+    shown = hooks.on_page_markdown(page, where, None, None)
+    for module, _ in named:
+        assert f"[`{module}`](reference/{module}.md)" in shown
+    where = SimpleNamespace(file=SimpleNamespace(src_uri=f"reference/{named[0][0]}.md"))
+    own = hooks.on_page_markdown(f"::: {named[0][0]}\n", where, None, None)
+    assert own == f"::: {named[0][0]}\n"
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,24 @@ from robustbench_coss.pages.html import render
 from robustbench_coss.pages.report import summary
 from robustbench_coss.pages.report.choice import Subject, choose
 from robustbench_coss.pages.report.pairs import Pairs, find_pairs
+from robustbench_coss.pages.report.recipes import recipes_apart
 from robustbench_coss.pages.report.svg import inline
-from robustbench_coss.pages.report.tables import full_tables, metric_tables, run_table
-from robustbench_coss.tables.cells import Section
+from robustbench_coss.pages.report.tables import full_tables, metric_tables, run_table, runs_of
+from robustbench_coss.tables.cells import MARK, Section
 from robustbench_coss.tables.claims import layout as claims_layout
 from robustbench_coss.tables.leaderboard import WIDE, layout
+
+FULL_WIDTH = 7.0  # inches of figures: panels stand side by side across the page
+ONLY_FULL = (
+    "summary",
+    "adversarial-attacks",
+    "crop-agrees",
+    "crop-cosine",
+    "redundancy-cka",
+    "redundancy-metrics",
+    "rf-fields",
+)
+"""Figures that a short report does without."""
 
 UNFIT = str.maketrans(".+", "__")  # for names that style sheets refer to
 
@@ -61,6 +74,7 @@ class SetPart:
         sentences: the summary.
         cards: headline numbers of a single model.
         overview: headline numbers of several models.
+        daggers: those of its notes that say what a dagger stands for, as the summary does.
         pictures: by what they are of, see `figures.looks.Drawing`.
     """
 
@@ -70,29 +84,32 @@ class SetPart:
     sentences: tuple[str, ...]
     cards: tuple[Card, ...]
     overview: Section
+    daggers: tuple[str, ...]
     pairs: Pairs
     suites: tuple[SuitePart, ...]
     pictures: dict[str, list[Picture]]
 
 
-def make_page(results: Path, names: Sequence[str]) -> str:
+def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
     """The report on the models that names stand for, as HTML.
 
     Args:
         results: folder of the records.
         names: see `selection.find_model`; none for everything in the folder.
+        full: with every condition, check, setting, command and recipe.
 
     Raises:
         CossError: there are no complete records, one is damaged, or a name is unknown or ambiguous.
     """
     subject = choose(load_measurements(results), names)
     table = table_of(for_pages(subject.measurements))
-    sets = [_set_part(subject, test_set, table) for test_set in subject.test_sets]
+    sets = [_set_part(subject, test_set, table, full) for test_set in subject.test_sets]
     labels = {test_set.label for test_set in subject.test_sets}
     outcomes = [outcome for outcome in examine(results) if outcome.test_set in labels]
     configurations = subject.configurations
     records = [r for m in subject.measurements for r in m.records]
     single = len(configurations) == 1
+    models = [model_part(label, subject.of(label)) for label in configurations]
     return render(
         "report.html",
         title=subject.title,
@@ -105,7 +122,10 @@ def make_page(results: Path, names: Sequence[str]) -> str:
         claims=list(claims_layout(outcomes)),
         claims_said=summary.claims_sentence(outcomes) if len(sets) == 1 else "",
         tested=any(outcome.rows for outcome in outcomes),
-        models=[model_part(label, subject.of(label)) for label in configurations],
+        models=models,
+        recipes=recipes_apart(models),
+        full=full,
+        runs_of=runs_of,
         metric_tables=metric_tables,
         full_tables=full_tables,
         run_table=run_table,
@@ -155,18 +175,20 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPart:
+def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bool) -> SetPart:
     mine = subject.on(test_set)
     lines = table[table["test_set"] == test_set.label].reset_index(drop=True)
     pairs = find_pairs(subject, test_set)
     parts = suite_parts(mine, lines)
     pictures: dict[str, list[Picture]] = {}
-    with styled():
+    with styled(inches=FULL_WIDTH):
         for drawing in draw_figures(mine, test_set):
             prefix = f"{slug(test_set.slug)}-{slug(drawing.name)}".translate(UNFIT)
             alt = drawing.caption or f"{drawing.name} on {test_set.label}"
             picture = Picture(inline(drawing.draw(), prefix, alt), drawing.caption)
-            pictures.setdefault(drawing.of, []).append(picture)
+            place = "first" if drawing.name == "tradeoff" else drawing.of
+            if full or drawing.name not in ONLY_FULL:
+                pictures.setdefault(place, []).append(picture)
     (overview,) = layout(lines, WIDE)
     return SetPart(
         key=test_set.slug,
@@ -175,6 +197,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame) -> SetPa
         sentences=tuple(summary.sentences(test_set, mine, subject.everything, lines, pairs)),
         cards=tuple(_cards(lines)),
         overview=overview,
+        daggers=tuple(note for note in overview.notes if note.startswith(MARK)),
         pairs=pairs,
         suites=tuple(parts),
         pictures=pictures,

@@ -31,7 +31,7 @@ PACKAGES = "libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
 
 
 def to_pdf(page: str) -> bytes:
-    """A page of `report.page.make_page` as PDF, A4; the same page gives the same bytes.
+    """A page of `report.page.make_page` as tagged PDF, A4; the same page gives the same bytes.
 
     Raises:
         CossError: WeasyPrint or a library that it loads is missing; says what to install.
@@ -63,7 +63,9 @@ def to_pdf(page: str) -> bytes:
     with scratch_folder("coss-pdf-") as folder, _temporary_files_in(folder):
         fonts = FontConfiguration()  # keeps copies of them in files
         # By this it is known again: the generator stands in a compressed stream.
-        return bytes(document.write_pdf(font_config=fonts, pdf_identifier=b"robustbench-coss"))
+        return bytes(
+            document.write_pdf(font_config=fonts, pdf_identifier=b"robustbench-coss", pdf_tags=True)
+        )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from robustbench_coss.pages.dossier.models import Run
+from robustbench_coss.pages.dossier.models import ModelPart, Run
 from robustbench_coss.pages.dossier.suites import ConditionLine, SuitePart
 from robustbench_coss.tables.cells import MISSING, Block, TableCell, block
 
@@ -52,6 +52,21 @@ def run_table(runs: Sequence[Run]) -> Block:
         "SHA-256 of the weights": [run.sha256 for run in runs],
     }
     return block([(heading, list(map(TableCell, texts))) for heading, texts in columns.items()])
+
+
+SHORT_HASH = 8  # characters of a SHA-256 that tell weights apart
+
+
+def runs_of(models: Sequence[ModelPart]) -> Block:
+    """A row per model: its runs, seeds and weights."""
+    headings = ("Model", "Run", "Seeds", "Weights (SHA-256)")
+    columns: list[list[TableCell]] = [[] for _ in headings]
+    for model in models:
+        hashes = ", ".join(run.sha256[:SHORT_HASH] for run in model.runs)
+        texts = (model.label, model.runs[0].name, f"{len(model.runs)}", hashes)
+        for column, text in zip(columns, texts, strict=True):
+            column.append(TableCell(text))
+    return block(list(zip(headings, columns, strict=True)))
 
 
 def metric_tables(part: SuitePart) -> list[Block]:
