@@ -29,7 +29,7 @@ def heat_table(heat: Heat) -> pd.DataFrame:
 
 def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     """Errors in % as shades and numbers, families apart; beside them their means and mCE."""
-    figure = new_figure(ROW * len(heat.models) + 1.0)
+    figure = new_figure(ROW * len(heat.models) + 1.45)
     panel = figure.subplots()
     errors = 100 * heat.errors
     panel.pcolormesh(errors, cmap="Blues", shading="flat")  # shapes, not an image
