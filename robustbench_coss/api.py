@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import nn
 
@@ -21,6 +21,7 @@ from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_stream
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.load import load_model, wrap_module
+from robustbench_coss.models.other_tools.asked import Options, Told
 
 Channels = tuple[float, float, float]
 
@@ -36,6 +37,7 @@ def evaluate(
     std: Channels | None = None,
     output: Literal["auto", "features", "logits"] = "auto",
     progress: Progress | None = None,
+    **told: Unpack[Told],
 ) -> Iterator[Finished]:
     """Measure a model with suites; each condition is given as soon as it is measured and on disk.
 
@@ -62,14 +64,18 @@ def evaluate(
         version: of a module: raise it where none of these tells two states of it apart.
         size: S in px; the data set's default for a module, else what the model was made for.
         mean, std: per-channel normalisation that a module expects done to pixels in [0, 1]; None
-            gives it the pixels as they are.
+            gives it the pixels as they are. Of a file of another tool, what it was trained with.
         output: what a module returns; "auto" takes K outputs for logits if the data set has K
             classes, and anything else for features, which get a linear probe.
+        told: what a file of another tool does not say itself: `format`, `arch`, `weights`, `stem`,
+            `heads`, `pooling`, `head`, `allow_partial`, as `coss-bench eval` takes them.
 
     Raises:
         CossError: with what is wrong and what to do.
     """
     request = request or Evaluation()
+    if told and not isinstance(model, (str, Path)):
+        raise CossError(f"{', '.join(told)} are of a file; leave them out for a module")
     if isinstance(model, nn.Module):
         classes, side = _measured_on(request, size)
         checkpoint = wrap_module(
@@ -85,7 +91,8 @@ def evaluate(
         checkpoint = replace(checkpoint, recognised=name is not None)
     else:
         if not isinstance(model, Checkpoint):
-            model = load_model(model, size=size, dataset=request.dataset)
+            about: Options = {**told, "mean": mean, "std": std}
+            model = load_model(model, size=size, dataset=request.dataset, **about)
         checkpoint = model if name is None else replace(model, name=name)
     return evaluate_stream(lambda: checkpoint, request, progress)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,16 @@ from robustbench_coss.encoders.timm_seams import AveragingModel, ClassTokenViT
 from robustbench_coss.errors import CossError, did_you_mean
 
 
+class NoSeam(CossError):
+    """A model of timm whose local representations cannot be left out."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"timm model {name!r} makes its features in a way that local representations cannot "
+            "be left out of; choose one that averages over positions or a plain VisionTransformer"
+        )
+
+
 def timm_model(name: str, size: int, **options: Any) -> Any:
     """The timm model `name`, freshly initialised, for images of `size` px.
 
@@ -33,7 +43,7 @@ def timm_model(name: str, size: int, **options: Any) -> Any:
         CossError: timm is not installed, no such model, or it refuses the size.
     """
     timm = _timm()
-    _check_name(timm, name)
+    _check_name(timm, name.partition(".")[0])
     with _refusals(name, size):
         return _create(timm, name, size, **options)
 
@@ -58,10 +68,12 @@ def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
     _check_name(timm, name)
     with _refusals(name, size):
         model = _create(timm, name, size, num_classes=0)
-        encoder, faithful = _wrap(timm, model, _input(timm, model, size))
-    if not faithful:
-        raise _unfaithful(name)
-    return encoder
+        spec = input_of(model, size)
+        model.eval()(torch.zeros(1, 3, size, size))  # which refuses a size by itself
+    encoder = _wrap(timm, model, spec)
+    if encoder is None:
+        raise NoSeam(name)
+    return encoder.train()
 
 
 def timm_elements(name: str, size: int) -> int:
@@ -92,9 +104,9 @@ def timm_with_head(name: str, size: int | None) -> tuple[Encoder, nn.Module | No
     size = size or made_for(name)
     model = _create(timm, name, size, pretrained=True)
     with _refusals(name, size):
-        parts = take_apart(model, _input(timm, model, size))
+        parts = take_apart(model, input_of(model, size))
     if parts is None:
-        raise _unfaithful(name)
+        raise NoSeam(name)
     return parts
 
 
@@ -115,10 +127,10 @@ def take_apart(model: Any, input: InputSpec) -> tuple[Encoder, nn.Module | None,
     with torch.inference_mode():
         expected = model.eval()(Encoder(input, 1, 1).normalise(image))
     model.reset_classifier(0)
-    encoder, faithful = _wrap(_timm(), model, input)
-    encoder.eval()
-    if not faithful:
+    encoder = _wrap(_timm(), model, input)
+    if encoder is None:
         return None
+    encoder.eval()
     if not isinstance(head, nn.Linear):
         return encoder, None, None
     with torch.inference_mode():
@@ -210,13 +222,6 @@ def _refusals(name: str, size: int) -> Iterator[None]:
         ) from error
 
 
-def _unfaithful(name: str) -> CossError:
-    return CossError(
-        f"timm model {name!r} makes its features in a way that local representations cannot "
-        "be left out of; choose one that averages over positions or a plain VisionTransformer"
-    )
-
-
 def _timm() -> ModuleType:
     try:
         import timm
@@ -259,35 +264,37 @@ def _subsample_before_strided_1x1(model: nn.Module) -> None:
                 setattr(parent, key, safe)
 
 
-def _input(timm: Any, model: Any, size: int) -> InputSpec:
+def input_of(model: Any, size: int) -> InputSpec:
     """The pixel contract of a model's own configuration."""
-    config = timm.data.resolve_model_data_config(model)
+    config = _timm().data.resolve_model_data_config(model)
     return InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
 
 
 @torch.no_grad()
-def _wrap(timm: Any, model: Any, spec: InputSpec) -> tuple[Encoder, bool]:
-    """The encoder of a model, and whether it gives the model's features and can leave out some.
+def _wrap(timm: Any, model: Any, spec: InputSpec) -> Encoder | None:
+    """The encoder of a model; None if it does not give the model's features or leave out some.
 
     Tried on one image rather than looked up by family: timm has some 70 of them.
     """
     image = torch.rand(1, 3, spec.size, spec.size, generator=torch.Generator().manual_seed(0))
     _subsample_before_strided_1x1(model.eval())
-    encoder: Encoder
-    if isinstance(model, timm.models.VisionTransformer) and model.global_pool == "token":
-        encoder = ClassTokenViT(model, spec)
-    else:
-        features = model.forward_features(image)
-        layout = "NLC" if features.dim() == 3 else getattr(model, "output_fmt", "NCHW")
-        encoder = AveragingModel(model, spec, layout)
-        if layout == "NCHW":
-            encoder.take_stages(image)
-    local = encoder.local(image)
-    expected = model(encoder.normalise(image))
-    everything = torch.ones(1, *local.shape[2:], dtype=torch.bool)
-    faithful = local.shape[1] == encoder.local_dim and all(
-        pooled.shape == expected.shape == (1, encoder.dim)
-        and bool((pooled - expected).abs().max() <= 1e-3 * expected.abs().max())
-        for pooled in (encoder.pool(local), encoder.pool(local, everything))
-    )
-    return encoder.train(), faithful
+    with suppress(Exception):  # what a family does otherwise may raise anything
+        encoder: Encoder
+        if isinstance(model, timm.models.VisionTransformer) and model.global_pool == "token":
+            encoder = ClassTokenViT(model, spec)
+        else:
+            features = model.forward_features(image)
+            layout = "NLC" if features.dim() == 3 else getattr(model, "output_fmt", "NCHW")
+            encoder = AveragingModel(model, spec, layout)
+            if layout == "NCHW":
+                encoder.take_stages(image)
+        local = encoder.local(image)
+        expected = model(encoder.normalise(image))
+        everything = torch.ones(1, *local.shape[2:], dtype=torch.bool)
+        if local.shape[1] == encoder.local_dim and all(
+            pooled.shape == expected.shape == (1, encoder.dim)
+            and bool((pooled - expected).abs().max() <= 1e-3 * expected.abs().max())
+            for pooled in (encoder.pool(local), encoder.pool(local, everything))
+        ):
+            return encoder
+    return None

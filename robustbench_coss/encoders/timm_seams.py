@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,10 +34,12 @@ class AveragingModel(Encoder):
 
     def take_stages(self, image: Tensor) -> None:
         """Find the model's stages, if parts known from other models give its features."""
+        expected = self._features(self.normalise(image))
         for names in _stages(self.model):
             self._names = names
-            if torch.equal(Encoder.local(self, image), self._features(self.normalise(image))):
-                return
+            with suppress(Exception):  # a guess that raises is a wrong guess
+                if torch.equal(Encoder.local(self, image), expected):
+                    return
         self._names = {}
 
     def stages(self) -> dict[str, Stage]:

@@ -14,17 +14,20 @@ from torchvision import models as tv
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import (
+    NoSeam,
+    input_of,
     made_for,
     tags,
     timm_encoder,
     timm_geometry,
+    timm_model,
     timm_with_head,
 )
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.identity import state_sha256
-from robustbench_coss.models.seams import Cut, cut
+from robustbench_coss.models.seams import Cut, cut, twin
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, trial
 
 IMAGENET_CLASSES = 1000
@@ -138,7 +141,10 @@ def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
 def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
     if not weights:
         with fresh():
-            encoder: Encoder = timm_encoder(name, size=size or made_for(name))
+            try:
+                encoder: Encoder = timm_encoder(name, size=size or made_for(name))
+            except NoSeam:
+                encoder = _without_seam(name, size, pretrained=False).encoder
         return Cut(_as_timm_cuts(encoder, name).eval(), None, None), f"timm's {name}"
     full = f"{name}.{weights}"
     known = tags(name)
@@ -147,8 +153,35 @@ def _timm(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
             f"timm has no weights {weights!r} for {name}; it has: {', '.join(known) or 'none'}"
         )
     with fetched(f"the weights {weights} of timm's {name}"):
-        encoder, head, classes = timm_with_head(full, size)
+        try:
+            encoder, head, classes = timm_with_head(full, size)
+        except NoSeam:
+            whole = _without_seam(full, size, pretrained=True)
+            encoder, head, classes = whole.encoder, whole.head, whole.classes
     return Cut(_as_timm_cuts(encoder, full), head, classes), f"timm's {full}"
+
+
+def _without_seam(name: str, size: int | None, pretrained: bool) -> Cut:
+    """A timm model as a whole: its features with its linear classifier, or else its logits.
+
+    Raises:
+        CossError: it does not take images of this size, or gives neither features nor logits.
+    """
+    side = size or made_for(name)
+    model = timm_model(name, side, pretrained=pretrained).eval()
+    spec, head = input_of(model, side), model.get_classifier()
+    with torch.no_grad():
+        logits = trial(model, name, spec)
+        plain = twin(model)
+        plain.reset_classifier(0)
+        features = trial(plain.eval(), name, spec)
+        whole = isinstance(head, nn.Linear) and head.in_features == features.shape[1]
+        if whole and torch.allclose(head(features), logits, rtol=1e-3, atol=1e-4):
+            encoder = OpaqueEncoder(plain, spec, features.shape[1]).eval()
+            return Cut(encoder, head, head.out_features)
+    if not pretrained:  # no probe reads what an untrained classifier gives
+        return Cut(OpaqueEncoder(plain, spec, features.shape[1]).eval(), None, None)
+    return Cut(OpaqueEncoder(model, spec, logits.shape[1]).eval(), nn.Identity(), logits.shape[1])
 
 
 def _as_timm_cuts(encoder: Encoder, name: str) -> Encoder:

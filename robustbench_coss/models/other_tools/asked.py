@@ -14,8 +14,8 @@ from robustbench_coss.models.other_tools.resnets import stem_of, usual_stem
 POOLINGS = ("class", "mean", "both")
 
 
-class Options(TypedDict, total=False):
-    """The options of `Asked` as keywords."""
+class Told(TypedDict, total=False):
+    """The options of `Asked` that files alone have, as keywords."""
 
     format: str
     arch: str | None
@@ -23,10 +23,15 @@ class Options(TypedDict, total=False):
     stem: str | None
     heads: int | None
     pooling: str | None
-    mean: Colour | None
-    std: Colour | None
     head: str | Path | None
     allow_partial: bool
+
+
+class Options(Told, total=False):
+    """The options of `Asked` as keywords."""
+
+    mean: Colour | None
+    std: Colour | None
 
 
 @dataclass(frozen=True)
