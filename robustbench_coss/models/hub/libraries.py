@@ -261,7 +261,7 @@ def _checkpoint(
     spec: str, path: Path | None, arch: str, parts: Cut, source: str, commit: str
 ) -> Checkpoint:
     encoder, contract = parts.encoder, parts.encoder.input
-    read = {"mean": contract.mean, "std": contract.std, "size": contract.size}
+    read = {"mean": [*contract.mean], "std": [*contract.std], "size": contract.size}
     state = [state_sha256(part) for part in (encoder, parts.head) if part is not None]
     geometry = contract.geometry.stored(contract.size)
     digest = sha256_of({"arch": arch, "state": state, "read": read, "geometry": geometry})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
+from robustbench_coss.errors import CossError
 from robustbench_coss.models.seams import AveragingNet, Cut, faithful, twin
 from robustbench_coss.models.wrap import OpaqueEncoder
 
@@ -56,13 +57,23 @@ class Whole(nn.Module):
         if self.pooling == "logits":
             found = out.logits
         elif self.pooling == "own":
-            found = out.pooler_output.flatten(1)
+            pooled = getattr(out, "pooler_output", None)
+            if pooled is None:
+                raise CossError(
+                    f"{type(self.model).__name__} has no pooling of its own, so what its features "
+                    "are is not known; pass --pooling mean, or class if it has a class token"
+                )
+            found = pooled.flatten(1)
         else:
             found = _pooled(out.last_hidden_state, self.pooling, self.prefixes)
         return found
 
 
 def _pooled(tokens: Tensor, pooling: str, prefixes: int) -> Tensor:
+    if tokens.dim() == 4:
+        if pooling != "mean":
+            raise CossError(f"a map of features has no class token; leave out --pooling {pooling}")
+        return tokens.mean(dim=(2, 3))
     if pooling == "class":
         return tokens[:, 0]
     mean = tokens[:, prefixes:].mean(dim=1)
@@ -231,10 +242,10 @@ def _ways(pooling: str, last: Tensor) -> list[Way]:
     """What to try, in turn."""
     if pooling in ("class", "both"):
         return [_last_block]
-    if pooling == "mean":
-        return [_averaged]
     if last.dim() == 4:
         return [_staged]
+    if pooling == "mean":
+        return [_averaged]
     return [_attended, _averaged, _last_block_own]
 
 
@@ -255,12 +266,13 @@ def _averaged(model: Any, spec: InputSpec, prefixes: int, pooling: str) -> Encod
     return _averaging({"local": TokenMap(model, prefixes)}, norm, spec)
 
 
-def _staged(model: Any, spec: InputSpec, _: int, __: str) -> Encoder:
+def _staged(model: Any, spec: InputSpec, _: int, pooling: str) -> Encoder:
     begin = getattr(model, "embedder", None) or model.embeddings
     first, *rest = model.encoder.stages
     stages: dict[str, nn.Module] = {"stage1": nn.Sequential(begin, first)}
     stages |= {f"stage{i}": stage for i, stage in enumerate(rest, start=2)}
-    return _averaging(stages, getattr(model, "layernorm", None), spec)
+    norm = getattr(model, "layernorm", None) if pooling == "own" else None
+    return _averaging(stages, norm, spec)
 
 
 def _averaging(stages: dict[str, nn.Module], norm: nn.Module | None, spec: InputSpec) -> Encoder:

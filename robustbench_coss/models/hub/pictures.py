@@ -27,6 +27,12 @@ COLOURS: dict[Colours, tuple[str, ...]] = {
 }
 """Mean and standard deviation of the families whose published models do not take ImageNet's."""
 
+OF_IMAGENET = (
+    *("deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext", "vit_mae"),
+    *("vit_msn", "ijepa", "resnet", "regnet", "convnext", "convnextv2", "swin", "swinv2"),
+)
+"""Families whose published models take ImageNet's."""
+
 MOST_APART = 1e-4
 """How far apart the processor's and this tool's pixels may be on a picture that is only normalised;
 one grey level is about 0.02."""
@@ -80,9 +86,12 @@ def _unstated(config: Any, size: int | None, asked: Colours | None) -> tuple[Inp
         return InputSpec(side, *asked), "the options"
     colours = next((found for found, names in COLOURS.items() if kind in names), None)
     spec = InputSpec(side) if colours is None else InputSpec(side, *colours)
+    whose = f"the published models of {kind}"
+    if colours is None and kind not in OF_IMAGENET:
+        whose = f"ImageNet, for want of any statement about {kind}"
     return spec, (
-        f"the published models of {kind}, since its folder has no {FILES[0]} (copy it there, or "
-        "pass --mean and --std, if this one was made for others)"
+        f"{whose}, since its folder has no {FILES[0]} (copy it there, or pass --mean and --std, if "
+        "this one was made for others)"
     )
 
 

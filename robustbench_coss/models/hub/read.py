@@ -58,15 +58,18 @@ def transformers_model(
     picked, source = input_of(folder, tower.config, size, colours)
     try:
         parts, chosen = _cut(model, tower, picked, pooling)
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+    except CossError:
+        raise
+    except Exception as error:  # a model may be of anything, text or sound
         reason = " ".join(str(error).split())[:160]
+        remedy = "is it an encoder of single images?" if size is None else "leave out --size"
         raise CossError(
             f"{spec} does not take images of {picked.size} px ({type(error).__name__}: {reason}); "
-            "leave out --size"
+            f"{remedy}"
         ) from error
     encoder, own_head = parts.encoder, parts.head is not None
     arch = spec.partition("@")[0] if named else f"hf:{type(tower).__name__}"
-    read = {"pooling": chosen, "mean": picked.mean, "std": picked.std, "size": picked.size}
+    read = {"pooling": chosen, "mean": [*picked.mean], "std": [*picked.std], "size": picked.size}
     return Checkpoint(
         encoder,
         _name(spec, named),
@@ -104,6 +107,11 @@ def _stated(folder: Path, spec: str) -> dict[str, Any]:
             f"{spec} is no model of transformers: its {CONFIG} states no model_type; a model of "
             "timm is timm:hf-hub:ORG/NAME, one of open_clip open_clip:hf-hub:ORG/NAME"
         ) from error
+    if kind == "timm_wrapper":
+        raise CossError(
+            f"{spec} is a model of timm in transformers' wrapping; pass timm:hf-hub:ORG/NAME, or a "
+            "folder that timm's save_for_hf left"
+        )
     if kind not in _known():
         if "auto_map" in found:
             raise CossError(

@@ -283,3 +283,42 @@ def test_weights_in_half_precision_are_taken_into_single(
     encoder = load_model(tmp_path).encoder
     assert {p.dtype for p in encoder.parameters()} == {torch.float32}
     assert encoder.input.size == SMALL["image_size"]
+
+
+def test_what_is_no_encoder_of_single_images_is_refused_in_one_line(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    small = {key: SMALL[key] for key in ("hidden_size", "intermediate_size")}
+    patches = {k: v for k, v in SMALL.items() if k != "image_size"} | {"num_patches": 16}
+    makers = {
+        "is it an encoder of single images": [
+            lambda t: t.BertModel(t.BertConfig(**small, **text)),
+            lambda t: t.Siglip2VisionModel(t.Siglip2VisionConfig(**patches)),
+        ],
+        "pass --pooling mean": [
+            lambda t: t.Data2VecVisionModel(t.Data2VecVisionConfig(**SMALL)),
+        ],
+        "timm:hf-hub:ORG/NAME": [
+            lambda t: t.TimmWrapperModel(t.TimmWrapperConfig(architecture="resnet10t")),
+        ],
+    }
+    for says, made in makers.items():
+        for number, make in enumerate(made):
+            folder = tmp_path / f"{says[:4]}{number}"
+            make(transformers).save_pretrained(folder)
+            with pytest.raises(CossError, match=says) as caught:
+                load_model(folder)
+            assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_a_map_without_pooling_of_its_own_is_averaged_if_asked_for(tmp_path: Path) -> None:
+    config = transformers.PoolFormerConfig(hidden_sizes=[8, 12, 16, 32], depths=[1, 1, 1, 1])
+    model = transformers.PoolFormerModel(config).eval()
+    model.save_pretrained(tmp_path)
+    encoder = load_model(tmp_path, pooling="mean", size=64).encoder
+    x = torch.rand(2, 3, 64, 64)
+    wanted = model(encoder.normalise(x)).last_hidden_state.mean(dim=(2, 3))
+    assert close(encoder(x), wanted)
+    with pytest.raises(CossError, match="leave out --pooling class"):
+        load_model(tmp_path, pooling="class", size=64)
+    assert "ImageNet, for want of" in load_model(tmp_path, pooling="mean").preprocessing

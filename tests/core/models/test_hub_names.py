@@ -287,6 +287,10 @@ def test_a_folder_of_transformers_is_measured_and_its_reading_is_in_the_record(
     model = json.loads(path.read_text())["model"]
     assert model["reading"]["pooling"] == "class"
     assert model["reading"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    written = ("--results", tmp_path / "results", "--out", tmp_path / "b.zip")
+    assert bench("submit", tmp_path / "net", *written).code == 0
+    verified = bench("verify", tmp_path / "b.zip", "--encoder", tmp_path / "net")
+    assert verified.code == 0, verified.out
     before = path.stat().st_mtime_ns
     assert bench("eval", tmp_path / "net", *options).code == 0
     assert path.stat().st_mtime_ns == before  # up to date
@@ -311,7 +315,7 @@ def test_pooling_and_normalisation_can_be_asked_for(tmp_path: Path) -> None:
     plain, asked = load_model(tmp_path / "net"), load_model(tmp_path / "net", **colours)
     assert (asked.encoder.input.mean, asked.encoder.input.std) == (colours["mean"], colours["std"])
     assert asked.sha256 != plain.sha256
-    assert asked.metadata["reading"]["mean"] == colours["mean"]
+    assert asked.metadata["reading"]["mean"] == list(colours["mean"])
     mean = load_model(tmp_path / "net", pooling="mean")
     assert mean.metadata["reading"]["pooling"] == "mean"
     with pytest.raises(CossError, match="leave out --heads"):
