@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,17 @@ def load_torch(path: Path, *, stubs: bool = False) -> Any:
     else:
         with open_regular(path) as file:
             _check_pickle(path, file.read(MOST_PICKLE))
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:  # of a class or a protocol that torch does not open
-        if not stubs:
-            raise
-        # `READER` calls nothing that a file names; torch has found no TorchScript and no archive.
-        content = torch.load(
-            path, map_location="cpu", weights_only=False, pickle_module=READER, mmap=zipped
-        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of protocols and of how long sparse tensors take
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError:  # of a class or a protocol that torch does not open
+            if not stubs:
+                raise
+            # `READER` calls nothing that a file names; torch has found no TorchScript, no archive.
+            content = torch.load(
+                path, map_location="cpu", weights_only=False, pickle_module=READER, mmap=zipped
+            )
     try:
         count_nodes(content, MOST_VALUES, parts)
         _check_tensors(content, size)

@@ -21,7 +21,7 @@ from robustbench_coss.models.other_tools import transformers as nets
 from robustbench_coss.models.other_tools.find import some, some_of
 from robustbench_coss.models.other_tools.named import named
 from robustbench_coss.models.other_tools.names import NO_PART
-from robustbench_coss.models.other_tools.read import Foreign
+from robustbench_coss.models.other_tools.read import Foreign, contradictions
 from robustbench_coss.models.other_tools.resnets import ShapedResNet, set_stem
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.tensors import check_kinds
@@ -92,20 +92,8 @@ def module_of(path: Path, file: Foreign, side: int) -> nn.Module:
     Raises:
         CossError: the architecture is not known, or cannot be built for this size.
     """
-    state, classes = file.state, file.classes
-    if file.kind == "resnet":
-        assert file.stem is not None
-        module: Any = ShapedResNet(state, file.stem, classes)
-    elif file.kind == "wide":
-        shape = wide_shape(state)
-        assert shape is not None
-        module = WideResNet(*shape, classes)
-    else:
-        try:
-            module = _of_timm(file, side) if file.kind != "named" else _named(file, side)
-        except (AssertionError, RuntimeError, ValueError, ZeroDivisionError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise CossError(f"{path}: {file.arch} does not take {side} px: {reason}") from error
+    with contradictions(path):
+        module: Any = _initial(file, side)
     if file.bare_stem and hasattr(module, "relu"):
         module.relu = nn.Identity()
     if file.kind == "named" and file.stem is not None and isinstance(module, tv.ResNet):
@@ -116,6 +104,17 @@ def module_of(path: Path, file: Foreign, side: int) -> nn.Module:
         module.global_pool = "avg"
     made: nn.Module = module
     return made
+
+
+def _initial(file: Foreign, side: int) -> Any:
+    if file.kind == "resnet":
+        assert file.stem is not None
+        return ShapedResNet(file.state, file.stem, file.classes)
+    if file.kind == "wide":
+        shape = wide_shape(file.state)
+        assert shape is not None
+        return WideResNet(*shape, file.classes)
+    return _named(file, side) if file.kind == "named" else _of_timm(file, side)
 
 
 def _of_timm(file: Foreign, side: int) -> Any:

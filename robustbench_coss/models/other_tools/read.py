@@ -8,6 +8,8 @@ named with the option that sets it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +120,27 @@ def read_foreign(path: Path, asked: Asked | None = None, *, read: Content | None
     """
     asked = asked or Asked()
     content, export = read or read_file(path)
-    return _Reader(path, asked, Tree(content, export)).read()
+    with contradictions(path):
+        return _Reader(path, asked, Tree(content, export)).read()
+
+
+@contextmanager
+def contradictions(path: Path) -> Iterator[None]:
+    """One line for tensors that make up no network: some lack, some have strange shapes."""
+    try:
+        yield
+    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise _contradiction(path, error) from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _contradiction(path, error) from error
+
+
+def _contradiction(path: Path, error: Exception) -> CossError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return CossError(
+        f"{path}: its tensors make up no network, or none of this size ({reason}); pass another "
+        "--size, --arch NAME or --weights KEY:PREFIX"
+    )
 
 
 @dataclass

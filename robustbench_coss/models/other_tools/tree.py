@@ -148,7 +148,9 @@ def zero_class_position(state: State) -> bool:
     So MoCo v3 and MAE leave it, beside fixed sines and cosines; a trained one never is.
     """
     embedding = state.get("pos_embed")
-    if embedding is None or embedding.dim() != 3 or "cls_token" not in state:
+    if embedding is None or "cls_token" not in state:
+        return False
+    if embedding.dim() != 3 or embedding.shape[1] == 0:
         return False
     if embedding.is_meta or embedding.is_quantized or embedding.layout != torch.strided:
         return False  # as no tool saves it
