@@ -21,7 +21,10 @@ Models = Annotated[
 ]
 Suites = Annotated[
     list[str] | None,
-    typer.Option(help="Suites: repeat, or separate by commas; default: all."),
+    typer.Option(
+        help="Suites: repeat, or separate by commas; default: all, but for shift and ood "
+        "(--set ood.near=NAMES), which need other data."
+    ),
 ]
 ResultsFolder = Annotated[
     Path, typer.Option(help="Folder for records and probes.", metavar="FOLDER")
