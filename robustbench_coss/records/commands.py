@@ -76,7 +76,7 @@ def _eval(run: str, records: Sequence[Record]) -> list[str]:
     options = first.model["reading"] if "file_sha256" in first.model else {}
     for option, value in sorted(options.items()):
         name = f"--{option.replace('_', '-')}"
-        text = ",".join(f"{v:g}" for v in value) if isinstance(value, list) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words += [name] if value is True else [name, text]
     words += ["--suite", ",".join(record.suite for record in records)]
     if first.dataset.get("limit") is not None:
