@@ -40,7 +40,7 @@ def commands_of(records: Sequence[Record]) -> list[str]:
     """
     model = records[0].model
     recipe = recipe_in(model)
-    run = f"runs/{model['name']}" if recipe else _control(model) or MODEL
+    run = f"runs/{model['name']}" if recipe else _control(model) or _of_the_hub(model) or MODEL
     commands = []
     if recipe:
         seed = str(recipe.get("seed", 0))
@@ -64,6 +64,12 @@ def _control(model: Mapping[str, Any]) -> str:
         words += [model["arch"], f"{model['width']:g}", str(model["training"]["seed"])]
         words += ["no-mlp"] if model.get("mlp") is False else []
     return ":".join(words)
+
+
+def _of_the_hub(model: Mapping[str, Any]) -> str:
+    """What a model of the Hub is called, at the commit that was measured; "" for another."""
+    name, commit = str(model["arch"]), model.get("reading", {}).get("commit")
+    return f"{name}@{commit}" if commit and ":" in name else ""
 
 
 def _eval(run: str, records: Sequence[Record]) -> list[str]:

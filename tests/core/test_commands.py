@@ -165,3 +165,13 @@ def test_lines_of_long_commands_are_short() -> None:
             assert max(map(len, command.splitlines())) < 100
             assert all(re.match("    --", line) for line in command.splitlines()[1:])
             parsed(command)
+
+
+def test_a_model_of_the_hub_is_named_at_its_commit_and_other_weights_are_not() -> None:
+    record = simulate.clean(0.5)
+    record.model |= {"arch": "hf:org/net", "reading": {"commit": "c" * 40}}
+    (command,) = commands_of([record])
+    assert parsed(command)[1]["models"] == [f"hf:org/net@{'c' * 40}"]
+    record.model |= {"reading": {"pooling": "class"}}  # a folder of somebody's
+    (command,) = commands_of([record])
+    assert parsed(command)[1]["models"] == [MODEL]

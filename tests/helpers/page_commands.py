@@ -105,6 +105,7 @@ NOT_RUN: list[tuple[str, str]] = [
     ),
     (r"timm:convnext_atto:d2_in1k", "downloads weights; see tests/core/test_models.py"),
     (r"eval (hf|open_clip):", "downloads weights; see tests/core/models/test_hub_names.py"),
+    (r"eval (mae_pretrain|dino_deits)", "files of hundreds of MB; see tests/core/models"),
     (r"eval zoo:", "downloads weights; see tests/core/models/test_zoo.py"),
 ]
 
@@ -178,6 +179,8 @@ def for_models(folder: Path) -> None:
     torch.save(backbone, folder / "dino_resnet50_pretrain.pth")
     names = {f"backbone.{k}": v for k, v in resnet18.state_dict().items() if "fc." not in k}
     torch.save({"state_dict": names}, folder / "checkpoint.ckpt")
+    own = {f"net.encoder.{k}": v for k, v in torchvision.models.resnet18().state_dict().items()}
+    torch.save({"state_dict": own}, folder / "byol.ckpt")
 
 
 def for_encoders(folder: Path) -> None:
