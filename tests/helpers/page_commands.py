@@ -77,6 +77,7 @@ SMALLER: list[tuple[str, str]] = [
     (r"pip install examples/", "--target installed --no-deps --no-build-isolation --no-index -q"),
 ]
 NOT_RUN: list[tuple[str, str]] = [
+    (r"^options.md: ", "is an example of a help text; test_docs_made.py holds the page to these"),
     (r": make test$", "runs this test"),
     (r"start.md: make quickstart$", "is run where README.md says so"),
     (r": make docs$", "installs into an environment of its own; .ci/run calls it"),
@@ -239,6 +240,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "gallery.md": for_gallery,
     "imagenet-at-scale.md": with_pictures,
     "models.md": for_models,
+    "paper.md": for_gallery,
     "results.md": for_results,
     "suites.md": with_pictures,
     "sweeps.md": for_sweeps,
