@@ -80,6 +80,7 @@ PRETRAIN: dict[str, tuple[str | None, str, Any]] = {
     "--download": (None, "how download", True),
     "--compile": (None, "how compiled", True),
     "--skip-bad-images": (None, "how skip_bad_images", True),
+    "--logger": ("csv", "how logger", "csv"),
     "--out": ("runs/here", "out", Path("runs/here")),
 }
 ELSEWHERE = {"--recipe", "--resume", "--dry-run"}  # what they do is tested with the recipes

@@ -138,6 +138,8 @@ ELSEWHERE = {
     ("arch", "--picture"),
     ("compare", "--data-root"),  # test_trials
     ("arch", "--force"),  # test_out_of_reason
+    ("submit", "--card"),  # test_card
+    ("submit", "--robustbench"),
 }
 
 

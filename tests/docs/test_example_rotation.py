@@ -60,8 +60,8 @@ def coss_bench(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
 
 
 def test_the_installed_suite_is_listed_with_its_package(environment: dict[str, str]) -> None:
-    listed = run(sys.executable, "-m", "robustbench_coss", "list", env=environment)
-    assert re.search(r"suite +rotation +coss-bench-rotation", listed)
+    listed = run(sys.executable, "-m", "robustbench_coss", "list", "suites", env=environment)
+    assert re.search(r"rotation .*coss-bench-rotation", listed)
 
 
 @pytest.mark.usefixtures("few_pictures")
