@@ -357,6 +357,8 @@ def fit(
     rough, count = design.single(), len(train[1])
     strongest, weakest = math.log10(L2_LARGEST), math.log10(L2_SMALLEST)
     exponents = torch.linspace(strongest, weakest, l2_values, dtype=torch.float64).tolist()
+    # Features that do not vary have no direction; what is fitted is how often classes occur.
+    smallest = float(design.variance.min()) if len(design.variance) else math.inf
     best: tuple[float, float, Solution] | None = None
     solution, lowest, idle, steps = None, math.inf, 0, 0
     for l2 in (10.0**exponent for exponent in exponents):
@@ -371,7 +373,7 @@ def fit(
         lowest = min(lowest, loss)
         if better:
             best = (top1, l2, solution)
-        if idle >= 2 and l2 / count < FREE * float(design.variance.min()):
+        if idle >= 2 and l2 / count < FREE * smallest:
             break
     assert best is not None
     top1, l2, chosen = best
