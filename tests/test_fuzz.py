@@ -148,7 +148,7 @@ def checkpoint(folder: Path) -> tuple[bytes, Callable[[Path], Any]]:
     probe = OnlineProbe(trained.encoder.dim, 3, recipe.seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AtomicCheckpointIO, "save_checkpoint", save_first)
-        fit(trained, loader, folder / "run", cpu, None, [probe])
+        fit(trained, loader, folder / "run", cpu, None, [probe], False)
     data = (folder / "run" / CHECKPOINT_NAME).read_bytes()
     return data, lambda path: restorable(path, method(), images, len(loader), cpu)
 

@@ -255,6 +255,7 @@ _LATEX = {
     "ℓ∞": r"$\ell_\infty$",
     "ℓ2": r"$\ell_2$",
     "ℓ": r"$\ell$",
+    "κ": r"$\kappa$",
     "∞": r"$\infty$",
     "ε": r"$\varepsilon$",
     "σ": r"$\sigma$",

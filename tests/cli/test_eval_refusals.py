@@ -103,7 +103,8 @@ def test_a_truncated_encoder_is_refused(
     copy = tmp_path / "encoder.safetensors"
     copy.write_bytes(whole[: int(kept * len(whole)) if kept == 0.5 else int(kept)])
     line = complaint(bench("eval", copy, "--results", tmp_path / "results"))
-    assert f"{copy} is truncated or not a safetensors file" in line
+    assert str(copy) in line
+    assert "truncated" in line
     assert "copy it again" in line
 
 

@@ -274,7 +274,7 @@ def test_an_evaluation_killed_before_its_record_ends_with_it_and_its_numbers(
 
 
 def test_no_command_that_writes_is_left_out(capfd: pytest.CaptureFixture[str]) -> None:
-    reading = {"list", "doctor"}
+    reading = {"list", "doctor", "zoo"}
     several = {"quickstart"}  # calls pretrain, eval, leaderboard and plot
     known = {str(command.name) for command in cli.app.registered_commands}
     assert {words.split()[0] for words in COMMANDS.values()} == known - reading - several

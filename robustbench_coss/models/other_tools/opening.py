@@ -161,7 +161,8 @@ def _another_kind(path: Path, head: bytes) -> str:
 
 
 def _kind_of_zip(path: Path, name: str) -> str:
-    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
+    # Damaged ones lead zipfile to errors of many kinds; what reads the file then says so.
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
         members = [member.rpartition("/")[2] for member in archive.namelist()]
         if "constants.pkl" in members:
             value = f"torch.jit.load({name}, map_location='cpu').state_dict()"

@@ -29,6 +29,7 @@ def test_every_suite_has_its_figure_as_pdf_png_and_csv(drawn: Path) -> None:
         "summary",
         "tradeoff",
         "corruption",
+        "corruption-heat",
         "occlusion",
         "adversarial",
         "crop",
@@ -149,12 +150,13 @@ def test_hostile_names_do_not_break_a_figure(tmp_path: Path) -> None:
 
 
 def test_other_processes_draw_the_same_bytes(tmp_path: Path) -> None:
-    cells = [Cell(f"c{k}", "noise", k, {"correct": simulate.exactly(k / 9, 90)}) for k in range(6)]
+    cells = [Cell("clean", "", 0, {"correct": simulate.exactly(1, 90)})]
+    cells += [Cell(f"c{k}", "noise", k, {"correct": simulate.exactly(k / 9, 90)}) for k in range(6)]
     for method in ("byol", "co-byol"):
         record = simulate.record(cells, [], suite="corruption", method=method)
         simulate.save(tmp_path, record)
     here = {path: path.read_bytes() for path in write_figures(tmp_path)}
-    assert len(here) == 3
+    assert len(here) == 6
     code = "import sys, pathlib; from robustbench_coss.figures.write import write_figures as w"
     subprocess.run(
         [sys.executable, "-c", f"{code}; w(pathlib.Path(sys.argv[1]))", str(tmp_path)],

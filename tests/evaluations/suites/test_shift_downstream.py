@@ -48,7 +48,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_models_are_compared_on_the_images_of_each_set(study: Path) -> None:
-    lines = compare(study / "results", "run0", "run1", cells=True).table
+    lines = compare(study / "results", "run0", "run1", cells=True, everything=True).table
     mine = lines[lines["suite"] == "shift"].set_index("metric")
     assert mine.loc["shift_cifar_10_1_top1", "n"] == 40
     assert mine.loc["shift_cifar_10_1_drop", "n"] == 100
