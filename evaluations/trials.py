@@ -81,10 +81,8 @@ class Beside:
         measured = {c.condition for c in record.cells if "correct" in c.outcomes and c.group}
         for entry in record.dataset.get("others", ()):
             named = measured.intersection(entry["conditions"]) if entry["fingerprint"] else set()
-            for condition in sorted(named):
-                names = names_of(record, entry, self.data_root)
-                if names:
-                    found.append((condition, names))
+            if names := names_of(record, entry, self.data_root) if named else []:
+                found += [(condition, names) for condition in sorted(named)]
         return found
 
 

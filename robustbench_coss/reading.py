@@ -105,6 +105,12 @@ def read_text(path: Path, most: int = MOST_TEXT, errors: str = "replace") -> str
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file but for empty ones and those that begin with #, stripped."""
+    lines = (line.strip() for line in read_text(path).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def _check_size(path: Path, size: int, most: int | None) -> None:
     if most is not None and size > most:
         raise CossError(

@@ -6,7 +6,7 @@ Gathers and writes only; `robustbench_coss.evaluations.submissions.verify` reads
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,9 @@ def measured(run: str, results: Path) -> tuple[Path | None, str, dict[Path, Reco
     Raises:
         CossError: nothing was measured of it, or several models are meant.
     """
-    checkpoint, sha256, name = _which(run, results)
-    found = {path: r for path, r in find_records(results) if r.model["checkpoint_sha256"] == sha256}
+    known = dict(find_records(results))
+    checkpoint, sha256, name = _which(run, results, known.values())
+    found = {path: r for path, r in known.items() if r.model["checkpoint_sha256"] == sha256}
     folders = sorted({path.parents[1].name for path in found})
     if len(folders) > 1:  # one file under several names
         named = [folder for folder in folders if folder == f"{slug(name)}-{sha256[:8]}"]
@@ -95,7 +96,7 @@ def measured(run: str, results: Path) -> tuple[Path | None, str, dict[Path, Reco
             raise CossError(f"{run} was measured under several names: {', '.join(folders)}")
         found = {path: r for path, r in found.items() if path.parents[1].name == named[0]}
     if not found:
-        alike = {p.parents[1].name for p, record in find_records(results) if lies_at(record, run)}
+        alike = {p.parents[1].name for p, record in known.items() if lies_at(record, run)}
         read = f", or name it as it was read: {', '.join(sorted(alike))}" if alike else ""
         raise CossError(
             f"{results} has no complete records of {run}; measure it first with `coss-bench eval`"
@@ -142,8 +143,12 @@ def manifest_of(records: Mapping[str, Record], with_encoder: bool) -> dict[str, 
     }
 
 
-def _which(run: str, results: Path) -> tuple[Path | None, str, str]:
-    """Checkpoint file (None if there is none at hand), its SHA-256 and name."""
+def _which(run: str, results: Path, known: Iterable[Record]) -> tuple[Path | None, str, str]:
+    """Checkpoint file (None if there is none at hand), its SHA-256 and name.
+
+    Args:
+        known: all records of `results`.
+    """
     if is_hub_folder(Path(run)):
         model = load_model(run)
         return None, model.sha256, model.name
@@ -151,8 +156,11 @@ def _which(run: str, results: Path) -> tuple[Path | None, str, str]:
         path = find_checkpoint(Path(run))
         named = path.resolve().parent.name if path.name == FILE_NAME else path.stem
         sha256 = sha256_of(path)
-        known = [record.model for _, record in find_records(results)]
-        read = {m["checkpoint_sha256"] for m in known if m.get("file_sha256") == sha256}
+        read = {
+            str(record.model["checkpoint_sha256"])
+            for record in known
+            if record.model.get("file_sha256") == sha256
+        }
         return path, read.pop() if len(read) == 1 else sha256, named
     if run.partition(":")[0] in LIBRARIES:
         model = load_model(run)

@@ -61,14 +61,12 @@ class Clean(BaseSuite):
     @torch.inference_mode()
     def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
         """Fill the kNN bank with the labelled training images, or those of `reference`."""
-        fits = LARGEST_BANK // (4 * subject.encoder.dim)
         if subject.training_features is None:
             known = reference.labels >= 0
             parts = [subject.encoder(images) for images in torch.split(reference.images, CHUNK)]
             features, labels = torch.cat(parts)[known], reference.labels[known]
         else:
-            count = fits if self.bank is None else min(self.bank, fits)
-            features, labels = subject.training_features(count)
+            features, labels = subject.training_features(bank_size(self.bank, subject.encoder.dim))
         if len(labels) == 0:
             raise CossError(
                 "kNN needs labelled training images and there are none; choose a labelled data set"
@@ -103,6 +101,12 @@ class Clean(BaseSuite):
             Metric("clean_top5", "Clean top-5", "top5", ("clean",), headline=False),
             Metric("clean_knn", "kNN top-1", "knn", ("clean",)),
         ]
+
+
+def bank_size(asked: int | None, dim: int) -> int:
+    """How many representations of `dim` numbers a bank holds: as many as asked for and as fit."""
+    fits = LARGEST_BANK // (4 * dim)
+    return fits if asked is None else min(asked, fits)
 
 
 def unit_bank(features: Tensor, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from robustbench_coss.encoders.knn import distance_to
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import against_the_rest, answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
-from robustbench_coss.evaluations.suites.clean import LARGEST_BANK, unit_bank
+from robustbench_coss.evaluations.suites.clean import bank_size, unit_bank
 from robustbench_coss.evaluations.suites.other_sets import label_of, open_others
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Better, Cell, Metric
@@ -156,11 +156,8 @@ class OOD(BaseSuite):
             return
         if subject.training_features is None:
             raise CossError("kNN distance needs training images and there are none")
-        fits = LARGEST_BANK // (4 * subject.encoder.dim)
         try:
-            features, _ = subject.training_features(
-                fits if self.bank is None else min(self.bank, fits)
-            )
+            features, _ = subject.training_features(bank_size(self.bank, subject.encoder.dim))
         except CossError as error:
             raise CossError(f"{error}; or do without: --set ood.scores=energy,softmax") from error
         if len(features) < self.k:

@@ -13,7 +13,7 @@ from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, pictures
 from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
-from robustbench_coss.reading import read_text
+from robustbench_coss.reading import read_lines
 from robustbench_coss.test_sets.opening import Relabelled
 
 CLASSES = ("other",)
@@ -83,10 +83,9 @@ def _below(folder: Path) -> tuple[Path, list[bytes]]:
 def _listed(file: Path, root: Path) -> tuple[Path, list[bytes]]:
     """The folder and the relative paths of a list of pictures, sorted; labels are passed over."""
     names = []
-    for line in (line.strip() for line in read_text(file).splitlines()):
+    for line in read_lines(file):
         path, _, label = line.rpartition(" ")
-        if line and not line.startswith("#"):
-            names.append(path.strip() if path and label.lstrip("-").isdecimal() else line)
+        names.append(path.strip() if path and label.lstrip("-").isdecimal() else line)
     if not names:
         raise CossError(f"{file} names no picture; write a path and a label a line")
     if len(set(names)) < len(names):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
-from robustbench_coss.reading import read_text
+from robustbench_coss.reading import read_lines
 
 SHOWN = 3
 
@@ -52,8 +52,7 @@ def listed(images: ImageSet, path: Path) -> Tensor:
             twice, or a name that several pictures have; the images are no pictures with names.
     """
     paths = _paths(images)
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    wanted = [line.removeprefix("./") for line in lines if line and not line.startswith("#")]
+    wanted = [line.removeprefix("./") for line in read_lines(path)]
     if not wanted:
         raise CossError(f"{path} names no picture; write one a line")
     lengths = {name.count("/") + 1 for name in wanted}

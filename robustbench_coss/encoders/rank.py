@@ -22,13 +22,8 @@ def effective_rank(features: Tensor) -> float:
             some are taken, spread evenly.
     """
     x = _rows(features).double()
-    singular = _singular_values(x - x.mean(dim=0))
-    total = singular.sum()
-    if not float(total) > 0:
-        return 0.0
-    shares = singular / total
-    shares = shares[shares > 0]
-    return float((-(shares * shares.log()).sum()).exp())
+    shares = _shares(x - x.mean(dim=0))
+    return 0.0 if shares is None else _perplexity(shares[shares > 0])
 
 
 def rankme(features: Tensor) -> float:
@@ -41,14 +36,12 @@ def rankme(features: Tensor) -> float:
         features: as `effective_rank`.
     """
     x = _rows(features).double()
-    singular = _singular_values(x)
-    total = singular.sum()
-    if not float(total) > 0:
+    shares = _shares(x)
+    if shares is None:
         return 0.0
-    shares = torch.zeros(min(x.shape), dtype=torch.float64, device=x.device)
-    shares[: len(singular)] = singular / total
-    shares = shares + EPSILON
-    return float((-(shares * shares.log()).sum()).exp())
+    every = torch.zeros(min(x.shape), dtype=torch.float64, device=x.device)
+    every[: len(shares)] = shares
+    return _perplexity(every + EPSILON)
 
 
 def _rows(features: Tensor) -> Tensor:
@@ -56,9 +49,14 @@ def _rows(features: Tensor) -> Tensor:
     return features[:: -(-len(features) // most)]
 
 
-def _singular_values(x: Tensor) -> Tensor:
-    """Those of [N, D] that are no rounding."""
+def _shares(x: Tensor) -> Tensor | None:
+    """The singular values of [N, D] that are no rounding, over their sum; None if that is 0."""
     values = torch.linalg.eigvalsh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
     # Squares that are rounding of the largest one have roots that are not small beside it.
-    kept: Tensor = values[values > values[-1] * 1e-13].clamp_min(0).sqrt()
-    return kept
+    singular = values[values > values[-1] * 1e-13].clamp_min(0).sqrt()
+    total = singular.sum()
+    return singular / total if float(total) > 0 else None
+
+
+def _perplexity(shares: Tensor) -> float:
+    return float((-(shares * shares.log()).sum()).exp())

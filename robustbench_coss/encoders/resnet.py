@@ -327,8 +327,6 @@ def bagnet(
     return ResNet(RESNET50, kernels, InputSpec(size), "bagnet", width, hidden, BAGNET_STRIDES)
 
 
-# The registered names. Fields grow by about 1.5 (ResNet-18) and 1.7 (ResNet-50) from one to the
-# next; all but 99 are reached with 3×3 up to one layer and 1×1 above it.
 def _named(does: str, build: Callable[..., Encoder], *settings: Any) -> partial[Encoder]:
     """An encoder under a name: its function with some settings, and what it is, for lists."""
     named = partial(build, *settings)
@@ -336,20 +334,26 @@ def _named(does: str, build: Callable[..., Encoder], *settings: Any) -> partial[
     return named
 
 
+def _rf(name: str, layout: Layout, field: int) -> partial[Encoder]:
+    return _named(f"{name}, local representations of {field} px.", rf_resnet, layout, field)
+
+
+# The registered names. Fields grow by about 1.5 (ResNet-18) and 1.7 (ResNet-50) from one to the
+# next; all but 99 are reached with 3×3 up to one layer and 1×1 above it.
 resnet18 = _named("ResNet-18 as published; 3×3 stem up to 64 px.", plain_resnet, RESNET18)
 resnet50 = _named("ResNet-50 as published; 3×3 stem up to 64 px.", plain_resnet, RESNET50)
-rf9_resnet18 = _named("ResNet-18, local representations of 9 px.", rf_resnet, RESNET18, 9)
-rf13_resnet18 = _named("ResNet-18, local representations of 13 px.", rf_resnet, RESNET18, 13)
-rf21_resnet18 = _named("ResNet-18, local representations of 21 px.", rf_resnet, RESNET18, 21)
-rf29_resnet18 = _named("ResNet-18, local representations of 29 px.", rf_resnet, RESNET18, 29)
-rf45_resnet18 = _named("ResNet-18, local representations of 45 px.", rf_resnet, RESNET18, 45)
-rf61_resnet18 = _named("ResNet-18, local representations of 61 px.", rf_resnet, RESNET18, 61)
-rf19_resnet50 = _named("ResNet-50, local representations of 19 px.", rf_resnet, RESNET50, 19)
-rf35_resnet50 = _named("ResNet-50, local representations of 35 px.", rf_resnet, RESNET50, 35)
-rf59_resnet50 = _named("ResNet-50, local representations of 59 px.", rf_resnet, RESNET50, 59)
-rf99_resnet50 = _named("ResNet-50, local representations of 99 px.", rf_resnet, RESNET50, 99)
-rf171_resnet50 = _named("ResNet-50, local representations of 171 px.", rf_resnet, RESNET50, 171)
-rf267_resnet50 = _named("ResNet-50, local representations of 267 px.", rf_resnet, RESNET50, 267)
+rf9_resnet18 = _rf("ResNet-18", RESNET18, 9)
+rf13_resnet18 = _rf("ResNet-18", RESNET18, 13)
+rf21_resnet18 = _rf("ResNet-18", RESNET18, 21)
+rf29_resnet18 = _rf("ResNet-18", RESNET18, 29)
+rf45_resnet18 = _rf("ResNet-18", RESNET18, 45)
+rf61_resnet18 = _rf("ResNet-18", RESNET18, 61)
+rf19_resnet50 = _rf("ResNet-50", RESNET50, 19)
+rf35_resnet50 = _rf("ResNet-50", RESNET50, 35)
+rf59_resnet50 = _rf("ResNet-50", RESNET50, 59)
+rf99_resnet50 = _rf("ResNet-50", RESNET50, 99)
+rf171_resnet50 = _rf("ResNet-50", RESNET50, 171)
+rf267_resnet50 = _rf("ResNet-50", RESNET50, 267)
 bagnet9 = _named("BagNet: ResNet-50, local representations of 9 px.", bagnet, (1, 1, 0, 0))
 bagnet17 = _named("BagNet: ResNet-50, local representations of 17 px.", bagnet, (1, 1, 1, 0))
 bagnet33 = _named("BagNet: ResNet-50, local representations of 33 px.", bagnet, (1, 1, 1, 1))

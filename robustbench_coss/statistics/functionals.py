@@ -76,7 +76,10 @@ def _table(statistic: Statistic, columns: Columns) -> _Table:
 
 def value_of(statistic: Statistic, columns: Columns) -> float:
     """The statistic of one condition; NaN where it has none."""
-    table = _table(statistic, columns)
+    return _value(statistic, _table(statistic, columns))
+
+
+def _value(statistic: Statistic, table: _Table) -> float:
     return float(statistic.of(table.rows, table.counts[None])[0])
 
 
@@ -88,9 +91,9 @@ def pseudo_values(statistic: Statistic, columns: Columns) -> Floats:
     paired images, tests and several seeds, then holds of S to first order.
     """
     table = _table(statistic, columns)
-    n, value = len(table.inverse), float(statistic.of(table.rows, table.counts[None])[0])
     if statistic.each is not None:
         return np.asarray(statistic.each(table.rows)[table.inverse])
+    n, value = len(table.inverse), _value(statistic, table)
     if math.isnan(value) or n < 2:
         return np.full(n, value)
     kinds = len(table.counts)
@@ -118,8 +121,9 @@ def estimate_of(statistic: Statistic, runs: Sequence[Sequence[Columns]]) -> Esti
         runs: for each seed, for each condition its columns.
     """
     if len(runs) == 1 and len(runs[0]) == 1 and statistic.each is None:
-        value = value_of(statistic, runs[0][0])
-        low, high = _bootstrap(_table(statistic, runs[0][0]), statistic, value)
+        table = _table(statistic, runs[0][0])
+        value = _value(statistic, table)
+        low, high = _bootstrap(table, statistic, value)
         found = Estimate(value, low, high, math.nan, 1, "bootstrap")
     else:
         found = estimate([[pseudo_values(statistic, each) for each in run] for run in runs])
