@@ -146,6 +146,15 @@ def is_timm(module: nn.Module) -> bool:
     return ours and hasattr(module, "forward_head") and hasattr(module, "reset_classifier")
 
 
+def in_timm(name: str) -> bool:
+    """Whether timm is installed and has a model of this name."""
+    try:
+        import timm
+    except ImportError:
+        return False
+    return bool(timm.is_model(name))
+
+
 def classifier_name(name: str) -> str:
     """What a timm model calls its last layer, "" if it has several or none.
 

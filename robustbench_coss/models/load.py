@@ -193,7 +193,8 @@ def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
     """What was read, and what of it nothing told, for people."""
     said = [file.arch]
     if file.encoder:
-        said.append(f"its {file.encoder} network" + _other(file.encoder))
+        other = " (--weights raw for the one that was trained)"
+        said.append(f"its {file.encoder} network{other if file.encoder == 'average' else ''}")
     if file.embedding:
         said.append("its embedding of an image")
     elif file.pooling is not None:
@@ -204,10 +205,6 @@ def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
     if file.assumed:
         said.append(f"assumed, as nothing in the file tells: {', '.join(file.assumed)}")
     return "; " + "; ".join(said)
-
-
-def _other(encoder: str) -> str:
-    return {"average": " (--weights raw for the one that was trained)"}.get(encoder, "")
 
 
 TOKENS = {

@@ -71,6 +71,21 @@ class AveragingNet(Encoder):
         return out
 
 
+class Followed(Encoder):
+    """An encoder and what a network does to its features, up to the embedding that it gives."""
+
+    def __init__(self, inner: Encoder, after: nn.Module, dim: int) -> None:
+        super().__init__(inner.input, inner.local_dim, dim)
+        self.inner, self.after = inner, after
+
+    def stages(self) -> dict[str, Stage]:
+        return self.inner.stages()
+
+    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
+        found: Tensor = self.after(self.inner.pool(local, keep))
+        return found
+
+
 class TorchvisionViT(ClassTokenEncoder):
     """torchvision's VisionTransformer without its last linear layer."""
 
@@ -217,7 +232,7 @@ def cut(module: nn.Module, input: InputSpec) -> Cut | None:
         if isinstance(module, kind):
             stages, rest = parts_of(module)
             *between, last = rest
-            made = _averaging(input, stages, nn.Sequential(*between), last)
+            made = _split_head(averaging(input, stages, nn.Sequential(*between)), last)
     if is_timm(module):
         with suppress(Exception):  # a subclass may have nothing of what its parent does
             apart = take_apart(twin(module), input)
@@ -237,15 +252,14 @@ def twin(module: Any) -> Any:
     return made
 
 
-def _averaging(
-    input: InputSpec, stages: dict[str, nn.Module], after: nn.Module, last: nn.Module
-) -> Cut:
+def averaging(input: InputSpec, stages: dict[str, nn.Module], after: nn.Module) -> AveragingNet:
+    """An `AveragingNet`, its channels and features found by running it."""
     with torch.inference_mode():
         x = torch.zeros(1, 3, input.size, input.size)
         for stage in stages.values():
             x = stage(x)
         dim = after(x.mean(dim=(2, 3), keepdim=True)).shape[1]
-    return _split_head(AveragingNet(input, stages, after, x.shape[1], dim), last)
+    return AveragingNet(input, stages, after, x.shape[1], dim)
 
 
 def _split_head(encoder: Encoder, last: nn.Module) -> Cut:

@@ -138,10 +138,8 @@ def _check(entry: Entry, path: Path) -> None:
     kind, wanted = entry.digest
     if not kind:
         return
-    digest = hashlib.new(kind, usedforsecurity=False)
     with explain_os_errors("read", path), path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
+        digest = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False))
     if digest.hexdigest().startswith(wanted):
         return
     path.unlink()

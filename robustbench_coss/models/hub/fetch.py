@@ -93,10 +93,10 @@ def weights_in(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the libraries' logs out of the terminal."""
+def quiet(level: int = logging.ERROR) -> Iterator[None]:
+    """Keep the libraries' logs up to a level out of the terminal."""
     before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(level)
     try:
         yield
     finally:

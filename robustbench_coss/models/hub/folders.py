@@ -8,8 +8,8 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint
 from robustbench_coss.models.hub.fetch import CONFIG
 from robustbench_coss.models.hub.libraries import CLIP_CONFIG, open_clip_folder, timm_folder
-from robustbench_coss.models.hub.pictures import Colours
 from robustbench_coss.models.hub.read import transformers_model
+from robustbench_coss.models.other_tools.format import Colours
 from robustbench_coss.reading import parse_json
 
 MOST_CONFIG = 1 << 22  # bytes

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.datasets.geometry import Geometry
-from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
+from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.timm_models import geometry_from
 from robustbench_coss.errors import CossError, did_you_mean
@@ -24,7 +24,7 @@ from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.hub.fetch import file_of, folder_of, quiet
 from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.libraries import IMAGENET_CLASSES, cut_or_opaque, fetched, fresh
-from robustbench_coss.models.seams import Cut, cut, faithful
+from robustbench_coss.models.seams import Cut, Followed, cut, faithful
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input
 
 CLIP_CONFIG = "open_clip_config.json"
@@ -94,21 +94,6 @@ class OpenClipViT(ClassTokenEncoder):
     def read(self, tokens: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(self.visual.transformer.resblocks[-1](tokens))
         found: Tensor = pooled if self.visual.proj is None else pooled @ self.visual.proj
-        return found
-
-
-class Followed(Encoder):
-    """An encoder and what a tower does to its features."""
-
-    def __init__(self, inner: Encoder, after: nn.Module, dim: int) -> None:
-        super().__init__(inner.input, inner.local_dim, dim)
-        self.inner, self.after = inner, after
-
-    def stages(self) -> dict[str, Stage]:
-        return self.inner.stages()
-
-    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
-        found: Tensor = self.after(self.inner.pool(local, keep))
         return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.errors import CossError
-from robustbench_coss.models.seams import AveragingNet, Cut, faithful, twin
+from robustbench_coss.models.seams import Cut, averaging, faithful, twin
 from robustbench_coss.models.wrap import OpaqueEncoder
 
 POOLINGS = {
@@ -263,7 +263,7 @@ def _attended(model: Any, spec: InputSpec, prefixes: int, _: str) -> Encoder:
 
 def _averaged(model: Any, spec: InputSpec, prefixes: int, pooling: str) -> Encoder:
     norm = getattr(getattr(model, "pooler", None), "layernorm", None) if pooling == "own" else None
-    return _averaging({"local": TokenMap(model, prefixes)}, norm, spec)
+    return averaging(spec, {"local": TokenMap(model, prefixes)}, _after(norm))
 
 
 def _staged(model: Any, spec: InputSpec, _: int, pooling: str) -> Encoder:
@@ -272,13 +272,8 @@ def _staged(model: Any, spec: InputSpec, _: int, pooling: str) -> Encoder:
     stages: dict[str, nn.Module] = {"stage1": nn.Sequential(begin, first)}
     stages |= {f"stage{i}": stage for i, stage in enumerate(rest, start=2)}
     norm = getattr(model, "layernorm", None) if pooling == "own" else None
-    return _averaging(stages, norm, spec)
+    return averaging(spec, stages, _after(norm))
 
 
-def _averaging(stages: dict[str, nn.Module], norm: nn.Module | None, spec: InputSpec) -> Encoder:
-    after = nn.Sequential(nn.Flatten(), norm or nn.Identity())
-    x = torch.zeros(1, 3, spec.size, spec.size)
-    with torch.no_grad():
-        for stage in stages.values():
-            x = stage(x)
-    return AveragingNet(spec, stages, after, x.shape[1], x.shape[1])
+def _after(norm: nn.Module | None) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), norm or nn.Identity())

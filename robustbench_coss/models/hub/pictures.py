@@ -13,17 +13,12 @@ from PIL import Image
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import InputSpec
 from robustbench_coss.errors import CossError
-
-Colours = tuple[tuple[float, float, float], tuple[float, float, float]]
+from robustbench_coss.models.other_tools.format import CLIP, HALF, Colours
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 COLOURS: dict[Colours, tuple[str, ...]] = {
-    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)): (
-        *("vit", "beit", "data2vec-vision", "siglip_vision_model", "siglip2_vision_model"),
-    ),
-    ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)): (
-        *("clip_vision_model", "chinese_clip_vision_model"),
-    ),
+    HALF: ("vit", "beit", "data2vec-vision", "siglip_vision_model", "siglip2_vision_model"),
+    CLIP: ("clip_vision_model", "chinese_clip_vision_model"),
 }
 """Mean and standard deviation of the families whose published models do not take ImageNet's."""
 

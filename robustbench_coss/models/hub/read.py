@@ -22,10 +22,11 @@ from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
-from robustbench_coss.models.hub.fetch import CONFIG, NEEDS, folder_of
+from robustbench_coss.models.hub.fetch import CONFIG, NEEDS, folder_of, quiet
 from robustbench_coss.models.hub.networks import POOLINGS, Whole, cut_model, of_family
-from robustbench_coss.models.hub.pictures import Colours, input_of
+from robustbench_coss.models.hub.pictures import input_of
 from robustbench_coss.models.identity import state_sha256
+from robustbench_coss.models.other_tools.format import Colours
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input
 from robustbench_coss.reading import parse_json
@@ -251,15 +252,12 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging as theirs
 
     before, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    disabled = logging.root.manager.disable
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
-    logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with quiet(logging.WARNING), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(disabled)
         theirs.set_verbosity(before)
         if bars:
             theirs.enable_progress_bar()

@@ -23,30 +23,12 @@ from robustbench_coss.models.other_tools.named import named
 from robustbench_coss.models.other_tools.names import NO_PART
 from robustbench_coss.models.other_tools.read import Foreign, contradictions
 from robustbench_coss.models.other_tools.resnets import ShapedResNet, set_stem
-from robustbench_coss.models.seams import Cut
+from robustbench_coss.models.seams import Cut, Followed
 from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.models.wide_resnet import WideResNet, wide_shape
 from robustbench_coss.seeds import seed_of
 
 State = Mapping[str, Tensor]
-
-
-class Projected(Encoder):
-    """An encoder with a layer after its pooling: what the layer gives is the feature."""
-
-    def __init__(self, inner: Encoder, layer: nn.Linear) -> None:
-        super().__init__(inner.input, inner.local_dim, layer.out_features)
-        self.inner, self.layer = inner, layer
-
-    def stages(self) -> Any:
-        return self.inner.stages()
-
-    def local(self, x: Tensor) -> Tensor:
-        return self.inner.local(x)
-
-    def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
-        out: Tensor = self.layer(self.inner.pool(local, keep))
-        return out
 
 
 def built(path: Path, file: Foreign, side: int, allow_partial: bool) -> tuple[Cut, list[str]]:
@@ -70,7 +52,8 @@ def built(path: Path, file: Foreign, side: int, allow_partial: bool) -> tuple[Cu
         spec = InputSpec(side, file.mean, file.std)
         parts = _parts(module, file, spec)
     if file.embedding and isinstance(parts.head, nn.Linear):
-        parts = Cut(Projected(parts.encoder, parts.head).eval(), None, None)
+        embedding = Followed(parts.encoder, parts.head, parts.head.out_features)
+        parts = Cut(embedding.eval(), None, None)
     if file.classes is None or file.embedding:
         parts = replace(parts, head=None, classes=None)
     return parts, left

@@ -52,12 +52,11 @@ def find(path: Path, asked: Asked, tree: Tree) -> Found:
     """
     if asked.weights is not None and ":" in asked.weights:
         return _placed(path, asked, tree, asked.weights)
-    for form in TABLE:
-        if asked.format == form.name or (asked.format == "auto" and form.recognise(tree)):
-            for source in form.sources:
-                place = place_of(source, tree)
-                if place is not None and _wanted(asked, source.encoder):
-                    return _found(form, source, place, tree)
+    for form in _formats(asked, tree):
+        for source in form.sources:
+            place = place_of(source, tree)
+            if place is not None and _wanted(asked, source.encoder):
+                return _found(form, source, place, tree)
     if asked.format in ("auto", PLAIN.name):
         return _anywhere(path, asked, tree)
     if asked.arch is not None:
@@ -73,6 +72,13 @@ def find(path: Path, asked: Asked, tree: Tree) -> Found:
         f"{some(dict.fromkeys(leaves(tree.content)))}; leave out --format {asked.format}, or say "
         "where the network lies with --weights KEY:PREFIX"
     )
+
+
+def _formats(asked: Asked, tree: Tree) -> Iterator[Format]:
+    """What a file may be of: the format asked for, else those that recognise it, in turn."""
+    for form in TABLE:
+        if asked.format == form.name or (asked.format == "auto" and form.recognise(tree)):
+            yield form
 
 
 def _wanted(asked: Asked, encoder: str) -> bool:
@@ -103,11 +109,10 @@ def _placed(path: Path, asked: Asked, tree: Tree, weights: str) -> Found:
     place = Place(tuple(key.split("/")) if key else (), unwrapped(prefix))
     if not tree.inside(place):
         raise CossError(f"{path} has no tensors at --weights {weights}; it has {_places(tree)}")
-    for form in TABLE:
-        if asked.format == form.name or (asked.format == "auto" and form.recognise(tree)):
-            for source in form.sources:
-                if place_of(source, tree) == place:
-                    return _found(form, source, place, tree)
+    for form in _formats(asked, tree):
+        for source in form.sources:
+            if place_of(source, tree) == place:
+                return _found(form, source, place, tree)
     form = next((form for form in TABLE if form.name == asked.format), PLAIN)
     return _found(form, Source(place.root, place.prefix, "", head="fc|head"), place, tree)
 
@@ -173,13 +178,13 @@ def _places(tree: Tree) -> str:
     return some(dict.fromkeys(networks or others))
 
 
-def leaves(content: Mapping[Any, Any], depth: int = 0) -> Iterator[str]:
+def leaves(content: Mapping[Any, Any]) -> Iterator[str]:
     """Names of the tensors of a file, with the dictionaries they lie in."""
     for key, value in content.items():
         if isinstance(value, Tensor):
             yield str(key)
         elif isinstance(value, dict) and key not in ("optimizer", "optimizer_states"):
-            yield from (f"{key}/{inner}" for inner in leaves(value, depth + 1))
+            yield from (f"{key}/{inner}" for inner in leaves(value))
 
 
 def some(keys: Mapping[str, Any]) -> str:

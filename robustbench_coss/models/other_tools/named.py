@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import models as tv
 
-from robustbench_coss.encoders.timm_models import classifier_name
+from robustbench_coss.encoders.timm_models import classifier_name, in_timm
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.models.libraries import torchvision_module
@@ -103,17 +103,9 @@ def named_by(tree: Tree, state: State) -> Named | None:
     """The network that a file names itself, if a library has it and its tensors have its names."""
     said = tree.said("arch", "model", "model_name")
     for family in ("torchvision", "timm"):
-        known = said in tv.list_models(module=tv) if family == "torchvision" else _in_timm(said)
+        known = said in tv.list_models(module=tv) if family == "torchvision" else in_timm(said)
         if known:
             arch = f"{family}:{said}"
             if has_names_of(arch, state):
                 return named(arch)
     return None
-
-
-def _in_timm(name: str) -> bool:
-    try:
-        import timm
-    except ImportError:
-        return False
-    return bool(name) and bool(timm.is_model(name))

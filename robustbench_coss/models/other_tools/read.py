@@ -40,6 +40,12 @@ from robustbench_coss.models.tensors import ordinary
 
 SIZE, CIFAR_SIZE = 224, 32
 
+CONTRADICTIONS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What reading and building raise where tensors lack or have strange shapes."""
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -129,18 +135,12 @@ def contradictions(path: Path) -> Iterator[None]:
     """One line for tensors that make up no network: some lack, some have strange shapes."""
     try:
         yield
-    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        raise _contradiction(path, error) from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise _contradiction(path, error) from error
-
-
-def _contradiction(path: Path, error: Exception) -> CossError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-    return CossError(
-        f"{path}: its tensors make up no network, or none of this size ({reason}); pass another "
-        "--size, --arch NAME or --weights KEY:PREFIX"
-    )
+    except CONTRADICTIONS as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise CossError(
+            f"{path}: its tensors make up no network, or none of this size ({reason}); pass "
+            "another --size, --arch NAME or --weights KEY:PREFIX"
+        ) from error
 
 
 @dataclass
@@ -339,7 +339,7 @@ class _Reader:
         )
         if told is not None:
             return told
-        if network is not None and network.colours is not None:
+        if network is not None:
             return network.colours
         guess, whose = IMAGENET, "ImageNet's"
         if "attn_pool.latent" in state:
@@ -357,8 +357,8 @@ class _Reader:
             return int((nets.side_of(state) or 0) * state["patch_embed.proj.weight"].shape[-1])
         if kind == "swin":
             _, _, window, patch, _ = nets.swin_shape(state)
-            masks = [v for k, v in raw.items() if re.match(r"layers\.0\.blocks\.1\.attn_mask$", k)]
-            return nets.swin_size(masks, window, patch) or (SIZE if window == 7 else CIFAR_SIZE)
+            mask = raw.get("layers.0.blocks.1.attn_mask")
+            return nets.swin_size(mask, window, patch) or (SIZE if window == 7 else CIFAR_SIZE)
         small = kind == "wide" or (stem is not None and stem.stride == 1 and not stem.pool)
         return CIFAR_SIZE if small else SIZE
 

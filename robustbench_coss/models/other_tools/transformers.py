@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from robustbench_coss.encoders.timm_models import in_timm
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.other_tools.tree import State
 
@@ -68,15 +69,7 @@ def vit_name(state: State) -> str:
         and "cls_token" in state
         and not {"blocks.0.ls1.gamma", "norm_pre.weight", "dist_token"} & state.keys()
     )
-    return f"timm:{full}_224" if plain and _known(f"{full}_224") else full
-
-
-def _known(name: str) -> bool:
-    try:
-        import timm
-    except ImportError:
-        return False
-    return bool(timm.is_model(name))
+    return f"timm:{full}_224" if plain and in_timm(f"{full}_224") else full
 
 
 def build_vit(
@@ -186,12 +179,12 @@ def swin_shape(state: State) -> tuple[list[int], list[int], int, int, int]:
     return depths, [table.shape[1] for table in tables], window, patch.shape[-1], len(patch)
 
 
-def swin_size(masks: list[Tensor], window: int, patch: int) -> int | None:
-    """Image side by the masks of shifted windows [N, w², w²]: the first stage has √N of them."""
-    if not masks:
+def swin_size(mask: Tensor | None, window: int, patch: int) -> int | None:
+    """Image side by the mask of shifted windows [N, w², w²]: the first stage has √N a side."""
+    if mask is None:
         return None
-    side = round(len(masks[0]) ** 0.5)
-    return int(side * window * patch) if side * side == len(masks[0]) else None
+    side = round(len(mask) ** 0.5)
+    return int(side * window * patch) if side * side == len(mask) else None
 
 
 def build_swin(state: State, size: int, classes: int | None) -> nn.Module:

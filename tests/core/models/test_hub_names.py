@@ -15,8 +15,9 @@ from helpers.bench import Bench
 from helpers.hub_models import drawn
 
 from robustbench_coss.errors import CossError
-from robustbench_coss.models.hub.libraries import Followed, OpenClipViT
+from robustbench_coss.models.hub.libraries import OpenClipViT
 from robustbench_coss.models.load import load_model
+from robustbench_coss.models.seams import Followed
 
 pytest.importorskip("transformers")
 hub = pytest.importorskip("huggingface_hub")
