@@ -89,10 +89,7 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
     Raises:
         CossError: there is none of this name, or it is not made with these options.
     """
-    known = tv.list_models(module=tv)
-    if name not in known:
-        hint = did_you_mean(name, known, "`torchvision.models.list_models()` gives all names")
-        raise CossError(f"unknown torchvision model {name!r}; {hint}")
+    _check_torchvision(name)
     try:
         with fresh():
             made: nn.Module = tv.get_model(name, **options)
@@ -101,6 +98,13 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
         reason = " ".join(str(error).split())[:160]
         raise CossError(f"torchvision cannot make {name} with {asked}: {reason}") from error
     return made
+
+
+def _check_torchvision(name: str) -> None:
+    known = tv.list_models(module=tv)
+    if name not in known:
+        hint = did_you_mean(name, known, "`torchvision.models.list_models()` gives all names")
+        raise CossError(f"unknown torchvision model {name!r}; {hint}")
 
 
 def cut_or_opaque(module: nn.Module, spec: InputSpec, name: str) -> Cut:
@@ -120,7 +124,7 @@ def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
         options = {"image_size": size} if size is not None and name.startswith("vit_") else {}
         module = torchvision_module(name, **options)
         return cut_or_opaque(module, InputSpec(size or 224), name), f"torchvision's {name}"
-    torchvision_module(name)  # refuses an unknown name
+    _check_torchvision(name)
     known = tv.get_model_weights(name)
     names = [entry.name for entry in known]
     if weights not in (*names, "DEFAULT"):

@@ -128,12 +128,7 @@ def _named(file: Foreign, side: int) -> Any:
 def _set_heads(module: Any, heads: int) -> None:
     for block in getattr(module, "blocks", ()):
         attention = block.attn
-        if attention.qkv.in_features % heads:
-            raise CossError(
-                f"--heads {heads} does not divide the {attention.qkv.in_features} channels of its "
-                "tokens"
-            )
-        dim = attention.qkv.in_features // heads
+        dim = nets.head_width(attention.qkv.in_features, heads)
         attention.num_heads, attention.head_dim, attention.scale = heads, dim, dim**-0.5
 
 

@@ -72,6 +72,17 @@ def vit_name(state: State) -> str:
     return f"timm:{full}_224" if plain and in_timm(f"{full}_224") else full
 
 
+def head_width(dim: int, heads: int) -> int:
+    """Channels of each head of attention.
+
+    Raises:
+        CossError: they do not share out.
+    """
+    if dim % heads:
+        raise CossError(f"--heads {heads} does not divide the {dim} channels of its tokens")
+    return dim // heads
+
+
 def build_vit(
     state: State,
     size: int,
@@ -99,8 +110,7 @@ def build_vit(
     vits = _timm("vision_transformer")
     patch, hidden = state["patch_embed.proj.weight"], state["blocks.0.mlp.fc1.weight"]
     dim, registers = len(patch), state.get("reg_token")
-    if dim % heads:
-        raise CossError(f"--heads {heads} does not divide the {dim} channels of its tokens")
+    head_width(dim, heads)  # refuses heads that do not fit
     second = state["blocks.0.mlp.fc2.weight"]
     gated = second.shape[1] * 2 == hidden.shape[0]
     tokens = [name for name in ("cls_token", "reg_token", "dist_token") if name in state]
