@@ -33,9 +33,7 @@ from robustbench_coss.records.record import Better, Metric, Record
 from robustbench_coss.statistics.contrasts import difference, over_seeds, unmatched
 from robustbench_coss.statistics.intervals import CONFIDENCE
 from robustbench_coss.statistics.paired_tests import holm
-from robustbench_coss.tables.cells import (
-    MISSING,
-)
+from robustbench_coss.tables.cells import MISSING
 
 TESTS = {
     "mcnemar": "One run each, right or wrong (or seeds that do not vary): McNemar's exact test, "
@@ -104,7 +102,9 @@ def compare(
     measured = load_measurements(results)
     measured = with_calibration(measured) if calibration else measured
     one, other = (find_model(measured, name) for name in (a, b))
-    return compare_chosen(one, other, measured, suites, cells, everything or calibration, beside)
+    return compare_chosen(
+        one, other, measured, suites, cells, everything or calibration, beside, consistency=True
+    )
 
 
 def compare_chosen(
@@ -115,13 +115,15 @@ def compare_chosen(
     cells: bool = False,
     everything: bool = False,
     beside: Beside | None = None,
+    consistency: bool = False,
 ) -> Comparison:
-    """`compare` for two models that were found already among all that was measured."""
+    """`compare` for two models that were found already among all that was measured; error
+    consistency only if asked for."""
     known = sorted({m.suite for c in (one, other) for m in c.measurements})
     if unknown := [s for s in suites if s not in known]:
         raise CossError(f"no records of suite {unknown[0]!r}; measured: {', '.join(known)}")
     lines, refused, pairs = differences(
-        one, other, measured, suites or known, cells, everything, consistency=True
+        one, other, measured, suites or known, cells, everything, consistency
     )
     lines += [line | {"untrained": ""} for pair in pairs if beside for line in beside(*pair)]
     if not lines:

@@ -69,8 +69,13 @@ def examine(results: Path, ablations: bool = False) -> list[Outcome]:
     Raises:
         CossError: there is no complete record, or a record is damaged.
     """
+    return examine_measured(load_measurements(results), ablations)
+
+
+def examine_measured(measured: Iterable[SeedGroup], ablations: bool = False) -> list[Outcome]:
+    """`examine` for what was loaded already."""
     on: dict[TestSet, list[SeedGroup]] = {}
-    for m in load_measurements(results):
+    for m in measured:
         on.setdefault(m.test_set, []).append(m)
     found = [
         (claim, test_set, find_questions(claim, here, ablations))

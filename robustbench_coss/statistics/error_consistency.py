@@ -18,7 +18,6 @@ from robustbench_coss.statistics.functionals import (
     Rows,
     Statistic,
     pseudo_values,
-    value_of,
 )
 from robustbench_coss.statistics.intervals import Estimate, Floats, estimate
 
@@ -45,8 +44,6 @@ def _kappa(rows: Rows, counts: Floats) -> Floats:
 
 
 _KAPPA = Statistic(("a", "b"), _kappa, share=False)
-_OBSERVED = Statistic(("a", "b"), _observed, share=True)
-_EXPECTED = Statistic(("a", "b"), _expected, share=True)
 
 
 def consistency(runs: Sequence[Sequence[Pair]]) -> Estimate:
@@ -70,8 +67,8 @@ def agreement(runs: Sequence[Sequence[Pair]]) -> tuple[float, float]:
     """The observed agreement and the expected one, averaged over conditions and runs."""
     pairs = [_columns(pair) for run in runs for pair in run]
     observed, expected = (
-        float(np.mean([value_of(statistic, pair) for pair in pairs]))
-        for statistic in (_OBSERVED, _EXPECTED)
+        float(np.mean([share(pair, np.ones(len(pair["a"]))) for pair in pairs]))
+        for share in (_observed, _expected)
     )
     return observed, expected
 

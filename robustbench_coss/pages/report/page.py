@@ -14,7 +14,7 @@ from robustbench_coss import __version__
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import TestSet, load_measurements
 from robustbench_coss.analysis.numbers import table_of
-from robustbench_coss.claims.verdicts import examine
+from robustbench_coss.claims.verdicts import examine_measured
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
 from robustbench_coss.files import slug
@@ -105,7 +105,8 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
     table = table_of(for_pages(subject.measurements))
     sets = [_set_part(subject, test_set, table, full) for test_set in subject.test_sets]
     labels = {test_set.label for test_set in subject.test_sets}
-    outcomes = [outcome for outcome in examine(results) if outcome.test_set in labels]
+    examined = examine_measured(subject.everything)
+    outcomes = [outcome for outcome in examined if outcome.test_set in labels]
     configurations = subject.configurations
     records = [r for m in subject.measurements for r in m.records]
     single = len(configurations) == 1
@@ -183,12 +184,13 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bo
     pictures: dict[str, list[Picture]] = {}
     with styled(inches=FULL_WIDTH):
         for drawing in draw_figures(mine, test_set):
+            if drawing.name in ONLY_FULL and not full:
+                continue
             prefix = f"{slug(test_set.slug)}-{slug(drawing.name)}".translate(UNFIT)
             alt = drawing.caption or f"{drawing.name} on {test_set.label}"
             picture = Picture(inline(drawing.draw(), prefix, alt), drawing.caption)
             place = "first" if drawing.name == "tradeoff" else drawing.of
-            if full or drawing.name not in ONLY_FULL:
-                pictures.setdefault(place, []).append(picture)
+            pictures.setdefault(place, []).append(picture)
     (overview,) = layout(lines, WIDE)
     return SetPart(
         key=test_set.slug,
