@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Force, Results
+from robustbench_coss.cli.leaderboard import Force, Results, deliver
 from robustbench_coss.errors import CossError
-from robustbench_coss.machine.terminal import say, show
+from robustbench_coss.machine.terminal import show
 
 
 class Format(StrEnum):
@@ -58,7 +58,6 @@ def claims(
     import json
 
     from robustbench_coss.claims.verdicts import examine
-    from robustbench_coss.files import write_chosen
     from robustbench_coss.tables import cells
     from robustbench_coss.tables.claims import layout, to_json
     from robustbench_coss.tables.latex import to_latex
@@ -75,11 +74,7 @@ def claims(
         text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes), "claims")
     else:
         text = to_latex("claims", layout(outcomes))
-    if out is None:
-        say(text, nl=False)
-    else:
-        write_chosen(out, text, force=force, mark=cells.mark_of(text))
-        say(f"wrote {out}")
+    deliver(text, out, force)
 
 
 def _format_of(out: Path) -> Format:

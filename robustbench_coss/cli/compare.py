@@ -13,6 +13,7 @@ from robustbench_coss.cli.leaderboard import (
     Force,
     Format,
     Results,
+    deliver,
     format_of,
     names_in,
 )
@@ -101,7 +102,7 @@ def compare(
 
 def _deliver(found: Comparison, wanted: Format | None, out: Path | None, force: bool) -> None:
     """Print a comparison, or write it."""
-    from robustbench_coss.files import csv_text, write_chosen
+    from robustbench_coss.files import csv_text
     from robustbench_coss.tables import cells as tables
     from robustbench_coss.tables.comparison import layout
     from robustbench_coss.tables.latex import to_latex
@@ -117,11 +118,7 @@ def _deliver(found: Comparison, wanted: Format | None, out: Path | None, force: 
         text = tables.to_markdown(f"{found.a} against {found.b}", sections, "compare")
     else:
         text = to_latex("compare", sections)
-    if out is None:
-        say(text, nl=False)
-    else:
-        write_chosen(out, text, force=force, mark=tables.mark_of(text))
-        say(f"wrote {out}")
+    deliver(text, out, force)
     if wanted is Format.csv:  # the other formats have these below their tables
         for reason in found.refused:
             say(f"not compared: {reason}", err=True)

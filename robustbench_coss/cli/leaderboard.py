@@ -65,6 +65,18 @@ def names_in(given: Sequence[str] | None) -> list[str]:
     return [name.strip() for text in given or [] for name in text.split(",") if name.strip()]
 
 
+def deliver(text: str, out: Path | None, force: bool) -> None:
+    """Print the text of tables, or write it to a file that holds such or that `force` gives up."""
+    from robustbench_coss.files import write_chosen
+    from robustbench_coss.tables.cells import mark_of
+
+    if out is None:
+        say(text, nl=False)
+        return
+    write_chosen(out, text, force=force, mark=mark_of(text))
+    say(f"wrote {out}")
+
+
 def leaderboard(
     results: Results = Path("results"),
     baseline: Annotated[
@@ -169,16 +181,8 @@ def _print_whole(results: Path, baseline: str | None, calibration: bool) -> None
 
 def _deliver(paper: PaperTable, wanted: Format | None, out: Path | None, force: bool) -> None:
     """Print a table, or write it."""
-    from robustbench_coss.files import write_chosen
-    from robustbench_coss.tables.cells import mark_of
-
     if wanted is None:
         show(paper.to_rich())
         return
     writers = {Format.md: paper.to_markdown, Format.csv: paper.to_csv, Format.tex: paper.to_latex}
-    text = writers[wanted]()
-    if out is None:
-        say(text, nl=False)
-        return
-    write_chosen(out, text, force=force, mark=mark_of(text))
-    say(f"wrote {out}")
+    deliver(writers[wanted](), out, force)
