@@ -202,7 +202,9 @@ def fresh() -> Iterator[None]:
 
 
 @contextmanager
-def fetched(what: str) -> Iterator[None]:
+def fetched(
+    what: str, remedy: str = "check the network, or put the file in the library's cache"
+) -> Iterator[None]:
     """One line for what goes wrong while a library downloads or reads weights."""
     try:
         yield
@@ -211,6 +213,5 @@ def fetched(what: str) -> Iterator[None]:
     except Exception as error:  # urllib, requests, huggingface_hub: each has its own kinds
         reason = " ".join(str(error).split())[:160]
         raise CossError(
-            f"{what} could not be had ({type(error).__name__}: {reason}); check the network, or "
-            "put the file in the library's cache"
+            f"{what} could not be had ({type(error).__name__}: {reason}); {remedy}"
         ) from error

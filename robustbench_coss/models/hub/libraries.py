@@ -56,7 +56,7 @@ def timm_folder(folder: Path, size: int | None, spec: str = "", commit: str = ""
             f"{spec or folder} needs the package timm; run pip install 'robustbench-coss[models]'"
         ) from error
     options = {} if size is None else {"img_size": size}
-    with fetched(f"the timm model in {folder}"):
+    with fetched(f"the timm model in {folder}", _remedy(size)):
         try:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True, **options)
         except TypeError:  # a network that takes any size
@@ -139,9 +139,10 @@ def open_clip_model(spec: str, size: int | None) -> Checkpoint:
     with quiet(), fresh():
         model = clip.create_model(name, **options)
     if config is None:
-        _load_tower(model.visual, path, name)
+        _load_tower(clip, model, path, name, size)
         return _tower(model.visual, f"open_clip:{name}:{path.name}", path, f"open_clip's {name}")
-    with quiet(), fetched(f"the weights {weights} of open_clip's {name}"):
+    remedy = _remedy(size)
+    with quiet(), fetched(f"the weights {weights} of open_clip's {name}", remedy):
         clip.factory.load_checkpoint(model, str(path), strict=True, weights_only=True)
     return _tower(model.visual, spec, None, f"open_clip's {name} {weights}")
 
@@ -159,7 +160,7 @@ def open_clip_folder(
 ) -> Checkpoint:
     """The vision tower in a folder with `open_clip_config.json`. Raises as `open_clip_model`."""
     clip = _open_clip()
-    with quiet(), fetched(f"the open_clip model in {folder}"):
+    with quiet(), fetched(f"the open_clip model in {folder}", _remedy(size)):
         model = clip.create_model(
             f"local-dir:{folder}",
             require_pretrained=True,
@@ -191,22 +192,28 @@ def _agreed(configs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _load_tower(visual: nn.Module, path: Path, name: str) -> None:
-    """Load a file of the whole model, of its training, or of the tower alone."""
+def _load_tower(clip: Any, model: Any, path: Path, name: str, size: int | None) -> None:
+    """Load a file of the whole model, of its training, or of the tower alone.
+
+    Positions are resampled for another size as open_clip does.
+    """
     try:
         safe = path.suffix == ".safetensors"
         found: Any = read_safetensors(path)[1] if safe else load_torch(path)
         state = found.get("state_dict", found)
         state = {key.removeprefix("module."): value for key, value in state.items()}
-        own = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
-        visual.load_state_dict(own or state)
+        own = {k: v for k, v in state.items() if k.startswith("visual.")}
+        own = own or {f"visual.{key}": value for key, value in state.items()}
+        clip.model.resize_pos_embed(own, model)
+        model.visual.load_state_dict({k.removeprefix("visual."): v for k, v in own.items()})
     except CossError:
         raise
     except Exception as error:  # of many kinds
         reason = " ".join(str(error).split())[:200]
+        remedy = "" if size is None else f", or {_remedy(size)}"
         raise CossError(
-            f"{path} does not fit the vision tower of open_clip's {name} "
-            f"({type(error).__name__}: {reason}); name the architecture it was trained with"
+            f"{path} does not fit the vision tower of open_clip's {name} ({type(error).__name__}: "
+            f"{reason}); name the architecture it was trained with{remedy}"
         ) from error
 
 
@@ -240,6 +247,10 @@ def _with_seam(visual: Any, contract: InputSpec, dim: int) -> Encoder:
 
 
 # ---- both ----
+
+
+def _remedy(size: int | None) -> str:
+    return "leave out --size" if size is not None else "download or save the model again"
 
 
 def _checkpoint(

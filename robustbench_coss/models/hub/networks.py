@@ -83,13 +83,14 @@ def _pooled(tokens: Tensor, pooling: str, prefixes: int) -> Tensor:
 def extras(model: Any, x: Tensor) -> dict[str, Any]:
     """What a forward pass needs beside pixels [B, 3, S, S]."""
     config = model.config
+    more: dict[str, Any] = {}
     if config.model_type == "vit_mae":  # nothing is masked, and tokens stay in their order
         count = (x.shape[-1] // config.patch_size) ** 2
-        return {"noise": torch.arange(count, device=x.device).expand(len(x), -1)}
+        more["noise"] = torch.arange(count, device=x.device).expand(len(x), -1)
     made_for = getattr(getattr(config, "vision_config", config), "image_size", None)
     if getattr(model, "takes_sizes", False) and made_for != x.shape[-1]:
-        return {"interpolate_pos_encoding": True}
-    return {}
+        more["interpolate_pos_encoding"] = True
+    return more
 
 
 class TokenMap(nn.Module):

@@ -206,10 +206,20 @@ def _tower(model: Any) -> Any:
     names = (model.base_model_prefix, "vision_model") if hasattr(model, "classifier") else ()
     inner = [getattr(model, name) for name in names if name and hasattr(model, name)]
     tower = inner[0] if inner else model
-    tower.takes_sizes = "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters
+    tower.takes_sizes = _takes_sizes(tower)
+    # A classifier takes it by name or hands on what else it is given.
+    model.takes_sizes = tower.takes_sizes and _takes_sizes(model, by_any=True)
     if tower.config.model_type == "vit_mae":
         tower.config.mask_ratio = 0.0
     return tower
+
+
+def _takes_sizes(model: Any, by_any: bool = False) -> bool:
+    """Whether positions can be interpolated; `by_any`: it may be among further options."""
+    known = inspect.signature(model.forward).parameters
+    return "interpolate_pos_encoding" in known or (
+        by_any and any(p.kind is p.VAR_KEYWORD for p in known.values())
+    )
 
 
 def _cut(model: Any, tower: Any, spec: Any, pooling: str | None) -> tuple[Cut, str]:
