@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.records.about import OWN, SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
@@ -264,7 +264,7 @@ def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
     except (Exception, SystemExit) as error:
         if registry.origin("suite", name) == OWN:
             raise
-        raise registry.broken("suite", name, f"fails: {registry.told(error)}") from error
+        raise registry.broken("suite", name, f"fails: {kind_and_line(error, 300)}") from error
     lacking = [part for part in SUITE_NEEDS if not hasattr(suite, part)]
     if lacking:
         raise registry.broken("suite", name, f"is no suite: it has no {', '.join(lacking)}")

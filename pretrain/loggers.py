@@ -12,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
 from robustbench_coss.files import write_atomically
 from robustbench_coss.pretrain.distributed import rank
 from robustbench_coss.pretrain.recipe import Recipe
@@ -65,11 +65,9 @@ def _begun(name: str, out: Path, recipe: Recipe) -> Logger | bool:
             _ = logger.experiment
         return bool(logger) and logger
     except Exception as error:  # each tracker has its own kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = kind_and_line(error)
         offline = "; or log to this machine alone: WANDB_MODE=offline" if name == "wandb" else ""
-        raise CossError(
-            f"--logger {name} cannot begin ({type(error).__name__}: {reason}){offline}"
-        ) from error
+        raise CossError(f"--logger {name} cannot begin ({reason}){offline}") from error
 
 
 def _tensorboard(out: Path, recipe: Recipe) -> Logger:

@@ -38,6 +38,17 @@ def did_you_mean(
     return " ".join(filter(None, [f"did you mean {', '.join(near)}?" if near else "", then]))
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an exception says, in one line of at most `most` characters; its kind if nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def kind_and_line(error: BaseException, most: int = 200) -> str:
+    """As `one_line`, with the exception's kind before it: "KeyError: 'size'"."""
+    kind, said = type(error).__name__, one_line(error, most)
+    return kind if said == kind else f"{kind}: {said}"
+
+
 @contextmanager
 def explain_os_errors(doing: str, path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError met while `doing` something to `path` into a CossError with a remedy."""

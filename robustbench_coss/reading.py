@@ -19,7 +19,7 @@ from itertools import accumulate, takewhile
 from pathlib import Path
 from typing import Any
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, one_line
 
 MIB = 1 << 20
 MOST_YAML = 64 << 10  # bytes; the longest recipe has 2,000, and PyYAML reads 100,000 a second
@@ -248,7 +248,7 @@ def parse_yaml(text: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested deeper than {DEEPEST}") from None
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(one_line(error)) from error
     except (AttributeError, LookupError, TypeError, ArithmeticError) as error:
         # What PyYAML raises for values that are not of the kind that their tag states.
         raise ValueError(f"a value is not of its kind ({error})") from error

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, distributions
 from typing import Any
 
-from robustbench_coss.errors import CossError, unknown_name
+from robustbench_coss.errors import CossError, kind_and_line, unknown_name
 
 KINDS = ("encoder", "dataset", "method", "suite")
 NEEDED = {
@@ -77,7 +77,7 @@ def load(kind: str, name: str) -> Any:
     try:
         found = entries[name].load()
     except (Exception, SystemExit) as error:
-        raise broken(kind, name, f"does not import: {told(error)}") from error
+        raise broken(kind, name, f"does not import: {kind_and_line(error, 300)}") from error
     lacking = [part for part in NEEDED[kind] if not hasattr(found, part)]
     if lacking or not (kind == "dataset" or callable(found)):
         what = f"has no {', '.join(lacking)}" if lacking else f"is a {type(found).__name__}"
@@ -91,8 +91,3 @@ def broken(kind: str, name: str, what: str) -> CossError:
     return CossError(
         f"{kind} {name!r} of package {package!r} {what}; repair or uninstall that package"
     )
-
-
-def told(error: BaseException) -> str:
-    """An error of foreign code in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.evaluations.probes.features import (
     OnDevice,
     batches,
@@ -264,7 +264,7 @@ class Opened:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            reason = one_line(error)
             raise CossError(
                 f"{self.checkpoint.name} does not take images of {self.test.size} px ({reason}); "
                 "give the size it was made for with --size"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from robustbench_coss.encoders.base import Encoder, Stage
+from robustbench_coss.errors import one_line
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.machine.precision import FASTER, half_over_32, native_bf16, native_fp16
 from robustbench_coss.records.record import Precision, Record
@@ -125,7 +126,7 @@ def compiles(encoder: Encoder, how: Arithmetic, batches: Sequence[Tensor]) -> bo
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a compiler, or the lack of one, leads to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = one_line(error)
         warnings.warn(
             f"the model cannot be compiled ({reason}); it is measured as it is", stacklevel=1
         )

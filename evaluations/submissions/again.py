@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from robustbench_coss.errors import kind_and_line
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.units import Measured, units
@@ -160,7 +161,7 @@ def _check_rest(
         if checks != [(c.name, c.passed) for c in record.checks]:
             wrong.append("sanity checks")
     except (KeyError, ValueError, IndexError) as error:  # conditions that it needs are not there
-        wrong.append(f"conditions ({type(error).__name__}: {error})")
+        wrong.append(f"conditions ({kind_and_line(error)})")
     found = dict(summary)
     if FACTS not in record.extra:  # a record from before there were any
         found.pop(FACTS, None)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, kind_and_line
 from robustbench_coss.files import canonical_json, sha256_of, write_chosen
 from robustbench_coss.reading import parse_json
 
@@ -197,9 +197,7 @@ def _check_manifest(manifest: Any, path: Path) -> None:
         if not re.fullmatch("[0-9a-f]{64}", manifest["checkpoint_sha256"]):
             raise ValueError("checkpoint_sha256")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CossError(
-            f"{path}: {MANIFEST} is damaged ({type(error).__name__}: {error})"
-        ) from error
+        raise CossError(f"{path}: {MANIFEST} is damaged ({kind_and_line(error)})") from error
 
 
 def _parse(content: bytes, name: str) -> Any:

@@ -26,7 +26,7 @@ from robustbench_coss.analysis.labels import (
     settings_of,
     without_identity,
 )
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.files import canonical_json, slug
 from robustbench_coss.records.about import SuiteAbout, about_of, in_order
 from robustbench_coss.records.record import Record, find_records
@@ -279,6 +279,6 @@ def check_record(path: Path | str, record: Record) -> None:
         about_of(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CossError(
-            f"record {path} contradicts itself ({type(error).__name__}: {error}); "
+            f"record {path} contradicts itself ({kind_and_line(error)}); "
             "delete it and run `coss-bench eval` again"
         ) from error

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.geometry import Geometry
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.seeds import permutation
 
@@ -201,7 +201,7 @@ def missing_data(name: str, root: Path) -> str | None:
         raise
     except (Exception, SystemExit) as error:  # of another package
         base = name.partition(":")[0]
-        raise registry.broken("dataset", base, f"fails: {registry.told(error)}") from error
+        raise registry.broken("dataset", base, f"fails: {kind_and_line(error, 300)}") from error
 
 
 def open_dataset(

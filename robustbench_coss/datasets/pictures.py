@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from robustbench_coss.datasets.geometry import MOST_PIXELS, USUAL, Geometry
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.machine.environment import cores
 
 ENDINGS = (
@@ -123,7 +123,7 @@ def _refused(where: str, reason: str, remedy: str = "convert it or remove it") -
 
 
 def _damaged(where: str, error: Exception) -> CossError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = one_line(error)
     return _refused(where, reason, "copy it again or remove it")
 
 

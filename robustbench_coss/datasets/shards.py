@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from robustbench_coss.datasets.pictures import ENDINGS, MOST_BYTES, PictureSet
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.files import cache_folder, sha256_of, write_atomically
 from robustbench_coss.reading import check_regular, open_regular, read_text
 
@@ -207,7 +207,7 @@ def _samples(path: Path) -> tuple[dict[str, Member], dict[str, int]]:
             for member in tar_members(file):
                 _note(file, member, path, pictures, classes)
         except _DAMAGE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise CossError(
                 f"shard {path} is damaged, compressed or not a tar file ({reason}); "
                 "copy or write it again, as plain tar"

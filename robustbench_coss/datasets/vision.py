@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robustbench_coss.datasets.base import ArraySet, held_out_of
 from robustbench_coss.datasets.idx import read_idx
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.reading import MIB, check_regular, read_bytes
 
 
@@ -118,7 +118,7 @@ class VisionSource:
                     quiet.enter_context(redirect_stderr(StringIO()))
                 _torchvision(self.torchvision_name)(str(root), download=True)
         except (OSError, RuntimeError, EOFError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise CossError(
                 f"cannot download {self.name} to {root}: {reason}; "
                 f"check the network or the disk{self.otherwise}, or pass --data-root"

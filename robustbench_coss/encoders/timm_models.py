@@ -20,7 +20,7 @@ from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.resnet import Strided1x1
 from robustbench_coss.encoders.timm_seams import AveragingModel, ClassTokenViT
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
 
 
 class NoSeam(CossError):
@@ -224,9 +224,9 @@ def _refusals(name: str, size: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = kind_and_line(error, 160)
         raise CossError(
-            f"timm model {name!r} does not work at {size} px ({type(error).__name__}: {reason}); "
+            f"timm model {name!r} does not work at {size} px ({reason}); "
             f"it is made for {made_for(name)} px"
         ) from error
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
 from robustbench_coss.records.record import Record
 
@@ -71,7 +71,7 @@ def _read(record: Record) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
     except (KeyError, TypeError, ValueError) as error:
         raise CossError(
             f"the redundancy record of {record.model['name']} holds no CKA that can be read "
-            f"({type(error).__name__}: {error}); delete it and run `coss-bench eval` again"
+            f"({kind_and_line(error)}); delete it and run `coss-bench eval` again"
         ) from error
     return matrix, positions
 

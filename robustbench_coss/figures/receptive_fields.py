@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.figures.styles import FAINT, INK, enlarged, width_inches
 from robustbench_coss.records.record import Record
 
@@ -58,7 +58,7 @@ def read_fields(record: Record) -> dict[str, Field]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CossError(
             f"the {record.suite} record of {record.model['name']} holds damaged fields "
-            f"({type(error).__name__}: {error}); measure it again with `coss-bench eval … --force`"
+            f"({kind_and_line(error)}); measure it again with `coss-bench eval … --force`"
         ) from error
 
 

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import missing_data
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, kind_and_line
 
 PACKAGES = (
     "torch",
@@ -188,7 +188,7 @@ def _check_imagecorruptions() -> Finding:
         return Finding(
             "imagecorruptions",
             False,
-            f"does not import: {type(error).__name__}: {error}",
+            f"does not import: {kind_and_line(error)}",
             "pip install --force-reinstall imagecorruptions-imaug",
         )
     return Finding("imagecorruptions", True, "imports")

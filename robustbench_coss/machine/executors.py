@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line, one_line
 from robustbench_coss.machine.allocator import keep_freed_memory
 
 RETRIES = 3
@@ -45,7 +45,7 @@ def attempt(task: Callable[[Item], Result], item: Item) -> Result | CossError:
     except CossError as error:
         return error
     except Exception as error:
-        return CossError(f"{type(error).__name__}: {_first_line(error)}")
+        return CossError(kind_and_line(error))
 
 
 def in_process(
@@ -99,7 +99,7 @@ def _spread(
         except ray.exceptions.RayError as error:
             # What went wrong in a worker is wrapped in a page of both sides' tracebacks.
             cause = getattr(error, "cause", None) or error
-            yield item, CossError(f"given up by Ray: {_first_line(cause)}")
+            yield item, CossError(f"given up by Ray: {one_line(cause)}")
 
 
 def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Result | CossError:
@@ -140,11 +140,6 @@ def _connect(ray: Any, address: str) -> None:
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise CossError(
-            f"cannot use the Ray cluster {address!r} ({_first_line(error)}); pass the HOST:PORT "
+            f"cannot use the Ray cluster {address!r} ({one_line(error)}); pass the HOST:PORT "
             "that `ray start --head` printed, or `auto` to use this machine"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"

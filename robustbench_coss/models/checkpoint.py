@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from robustbench_coss import registry
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.encoders.timm_models import timm_elements, timm_encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.files import canonical_json, sha256_of, write_atomically
 from robustbench_coss.models.containers import read_safetensors
 from robustbench_coss.models.tensors import check_kinds
@@ -199,7 +199,7 @@ def load_checkpoint(where: Path) -> Checkpoint:
         _check_shapes(path, metadata, build, tensors)
         encoder = build()
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(repr(error).split())[:200]
+        reason = kind_and_line(error)
         raise CossError(f"{path} has damaged metadata ({reason}); export it again") from error
     check_kinds(tensors, encoder.state_dict(), path)
     encoder.load_state_dict(tensors, strict=True)

@@ -18,7 +18,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.models.stubs import READER, parts, plain
 from robustbench_coss.reading import MIB, check_regular, count_nodes, open_regular
 
@@ -49,7 +49,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             return opened.metadata() or {}, tensors
     except Exception as error:  # the library and torch have many kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise CossError(
             f"{path} is truncated or not a safetensors file ({reason}); export or copy it again"
         ) from error

@@ -23,7 +23,7 @@ from robustbench_coss.encoders.timm_models import (
     timm_model,
     timm_with_head,
 )
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, kind_and_line, one_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.identity import state_sha256
@@ -95,7 +95,7 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
             made: nn.Module = tv.get_model(name, **options)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         asked = ", ".join(f"{key}={value}" for key, value in options.items())
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise CossError(f"torchvision cannot make {name} with {asked}: {reason}") from error
     return made
 
@@ -211,7 +211,5 @@ def fetched(
     except CossError:
         raise
     except Exception as error:  # urllib, requests, huggingface_hub: each has its own kinds
-        reason = " ".join(str(error).split())[:160]
-        raise CossError(
-            f"{what} could not be had ({type(error).__name__}: {reason}); {remedy}"
-        ) from error
+        reason = kind_and_line(error, 160)
+        raise CossError(f"{what} could not be had ({reason}); {remedy}") from error

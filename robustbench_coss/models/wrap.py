@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.identity import answers_sha256, module_sha256
 from robustbench_coss.models.loan import Loan, ordinary_mode
@@ -205,10 +205,9 @@ def trial(module: nn.Module, name: str, spec: InputSpec) -> Tensor:
     try:
         found: Any = module(Encoder(spec, 1, 1).normalise(_images(size)))
     except (Exception, SystemExit) as error:  # a stranger's module may raise anything
-        reason = " ".join(str(error).split())[:160]
+        reason = kind_and_line(error, 160)
         raise CossError(
-            f"{name} does not take images [B, 3, {size}, {size}] "
-            f"({type(error).__name__}: {reason}); {_remedy(module)}"
+            f"{name} does not take images [B, 3, {size}, {size}] ({reason}); {_remedy(module)}"
         ) from error
     if isinstance(found, Tensor) and found.dim() == 2 and len(found) == 2:
         if found.is_floating_point():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, one_line
 from robustbench_coss.reading import parse_yaml, read_text
 
 Decision = Literal["all", "within", "mean"]
@@ -120,7 +120,7 @@ def describe(name: str) -> Description:
         key = ".".join(map(str, first["loc"])) or "the file"
         raise CossError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
     except ValueError as error:
-        raise CossError(f"{where} is no YAML: {' '.join(str(error).split())[:200]}") from error
+        raise CossError(f"{where} is no YAML: {one_line(error)}") from error
 
 
 def label_of(name: str) -> str:

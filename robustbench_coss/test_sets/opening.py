@@ -20,7 +20,7 @@ from torch import Tensor
 from robustbench_coss.datasets.base import ArraySet, ImageSet
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.reading import MOST_JSON, check_regular, parse_json, read_bytes
 from robustbench_coss.test_sets.description import Description, class_map, describe, label_of
@@ -237,7 +237,7 @@ def _array(place: Path, file: str) -> NDArray[Any]:
         except OSError:
             raise
         except Exception as error:  # numpy reads the header as Python, which has many kinds
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise CossError(f"{path} is damaged ({reason}); download it again") from error
 
 

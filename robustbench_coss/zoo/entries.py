@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, one_line
 from robustbench_coss.reading import parse_yaml, read_text
 
 FAMILY = "zoo"
@@ -66,7 +66,7 @@ def entries(path: Path = FILE) -> dict[str, Entry]:
     try:
         found = TypeAdapter(list[Entry]).validate_python(parse_yaml(read_text(path)))
     except (ValidationError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise CossError(f"{path} is damaged ({reason}); install the package again") from error
     return {entry.name: entry for entry in found}
 

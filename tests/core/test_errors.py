@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustbench_coss.errors import did_you_mean, unknown_name
+from robustbench_coss.errors import did_you_mean, kind_and_line, one_line, unknown_name
 
 KNOWN = ("byol", "co-byol", "dino")
 
@@ -22,3 +22,12 @@ def test_an_unknown_name_is_answered_with_all_names_where_none_is_near() -> None
         "unknown method 'xxxx'; known: byol, co-byol, dino"
     )
     assert str(unknown_name("method", "xxxx", (), more="")) == "unknown method 'xxxx'; known: none"
+
+
+def test_what_an_exception_says_is_cut_to_one_line_and_never_empty() -> None:
+    assert one_line(ValueError(" a\n  b\tc ")) == "a b c"
+    assert one_line(ValueError("x" * 300)) == "x" * 200
+    assert one_line(ValueError("abcdef"), 3) == "abc"
+    assert one_line(ValueError(" \n")) == "ValueError"
+    assert kind_and_line(KeyError("size")) == "KeyError: 'size'"
+    assert kind_and_line(OSError()) == "OSError"

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.reading import parse_json
 
 CONFIG = "config.json"
@@ -45,8 +45,7 @@ def folder_of(name: str, config: str = CONFIG) -> tuple[Path, str]:
         hub.utils.validate_repo_id(repo)
     except Exception as error:
         raise CossError(
-            f"{name!r} names no model ({' '.join(str(error).split())[:120]}); write "
-            "ORG/NAME or ORG/NAME@REVISION"
+            f"{name!r} names no model ({one_line(error, 120)}); write ORG/NAME or ORG/NAME@REVISION"
         ) from error
     asked: dict[str, Any] = {"repo_id": repo, "revision": revision or None}
     with suppress(Exception):  # huggingface_hub has many kinds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint
 from robustbench_coss.models.hub.fetch import CONFIG
 from robustbench_coss.models.hub.libraries import CLIP_CONFIG, open_clip_folder, timm_folder
@@ -46,7 +46,7 @@ def model_in_folder(
         if not isinstance(stated, dict):
             raise ValueError("it is no object")
     except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise CossError(
             f"{path} is damaged ({reason}); download or save the model again"
         ) from error

@@ -17,7 +17,7 @@ from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.timm_models import geometry_from
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.containers import load_torch, read_safetensors
@@ -209,11 +209,10 @@ def _load_tower(clip: Any, model: Any, path: Path, name: str, size: int | None) 
     except CossError:
         raise
     except Exception as error:  # of many kinds
-        reason = " ".join(str(error).split())[:200]
         remedy = "" if size is None else f", or {_remedy(size)}"
         raise CossError(
-            f"{path} does not fit the vision tower of open_clip's {name} ({type(error).__name__}: "
-            f"{reason}); name the architecture it was trained with{remedy}"
+            f"{path} does not fit the vision tower of open_clip's {name} ({kind_and_line(error)}); "
+            f"name the architecture it was trained with{remedy}"
         ) from error
 
 

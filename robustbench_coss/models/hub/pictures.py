@@ -12,7 +12,7 @@ from PIL import Image
 
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import InputSpec
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.models.other_tools.format import CLIP, HALF, Colours
 
 FILES = ("preprocessor_config.json", "processor_config.json")
@@ -56,9 +56,9 @@ def input_of(
             folder, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # of many kinds
-        reason = " ".join(str(error).split())[:100]
+        reason = kind_and_line(error, 100)
         raise CossError(
-            f"the {FILES[0]} in {folder} cannot be used ({type(error).__name__}: {reason}); put "
+            f"the {FILES[0]} in {folder} cannot be used ({reason}); put "
             "that of the model it was made from there"
         ) from error
     made_for, geometry = _geometry(processor)

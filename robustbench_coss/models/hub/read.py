@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.hub.fetch import CONFIG, NEEDS, folder_of, quiet
@@ -62,11 +62,10 @@ def transformers_model(
     except CossError:
         raise
     except Exception as error:  # a model may be of anything, text or sound
-        reason = " ".join(str(error).split())[:160]
+        reason = kind_and_line(error, 160)
         remedy = "is it an encoder of single images?" if size is None else "leave out --size"
         raise CossError(
-            f"{spec} does not take images of {picked.size} px ({type(error).__name__}: {reason}); "
-            f"{remedy}"
+            f"{spec} does not take images of {picked.size} px ({reason}); {remedy}"
         ) from error
     encoder, own_head = parts.encoder, parts.head is not None
     arch = spec.partition("@")[0] if named else f"hf:{type(tower).__name__}"
@@ -189,14 +188,14 @@ def _vision_only(transformers: Any, auto: Any, config: Any) -> tuple[Any, Any]:
 
 
 def _refusal(folder: Path, error: Exception) -> CossError:
-    reason = " ".join(str(error).split())[:160]
+    reason = kind_and_line(error, 160)
     files = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
     if not files:
         return CossError(
             f"{folder} holds no weights (model.safetensors); download or save the model again"
         )
     return CossError(
-        f"the weights in {folder} cannot be read ({type(error).__name__}: {reason}); only "
+        f"the weights in {folder} cannot be read ({reason}); only "
         "safetensors and plain tensors are, so save the model again with save_pretrained"
     )
 

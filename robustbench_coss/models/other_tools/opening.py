@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.export_source import SOURCE
 from robustbench_coss.models.stubs import Forbidden, Stub, parts
@@ -86,7 +86,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
     except CossError:
         raise
     except Exception as error:  # pickle, zip and torch have their own kinds
-        reason = " ".join(str(error).split())[:100]
+        reason = one_line(error, 100)
         if re.search("Invalid magic number", reason):
             load = f"pickle.load(open({str(path)!r}, 'rb'))"
             raise CossError(

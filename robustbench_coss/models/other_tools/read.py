@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.models.other_tools import transformers as nets
 from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.find import Found, find, some
@@ -136,7 +136,7 @@ def contradictions(path: Path) -> Iterator[None]:
     try:
         yield
     except CONTRADICTIONS as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        reason = kind_and_line(error, 160)
         raise CossError(
             f"{path}: its tensors make up no network, or none of this size ({reason}); pass "
             "another --size, --arch NAME or --weights KEY:PREFIX"
