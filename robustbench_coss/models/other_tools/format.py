@@ -87,6 +87,7 @@ class Format:
             they are told.
         pooling: which token is the feature of its ViTs, if they have a class token and the tool's
             own evaluation says.
+        by: where it says so, for people.
     """
 
     name: str
@@ -102,3 +103,4 @@ class Format:
     small: str = ""
     heads: Callable[[int, bool], int] | None = sixty_four
     pooling: str = "class"
+    by: str = ""

@@ -62,6 +62,7 @@ TABLE = (
         ),
         network="teacher",
         method="dinov2",
+        by="dinov2/models/vision_transformer.py",
     ),
     Format(
         "ibot",  # ibot/main_ibot.py (save_dict), evaluation/eval_linear.py
@@ -74,6 +75,7 @@ TABLE = (
         network="teacher",
         method="ibot",
         drop=("fc.", "head."),
+        by="ibot/models/vision_transformer.py",
     ),
     Format(
         "dino",  # dino/main_dino.py (save_dict), utils.py; published files are plain
@@ -87,6 +89,7 @@ TABLE = (
         network="teacher",
         method="dino",
         drop=("fc.", "head."),
+        by="dino/vision_transformer.py",
     ),
     Format(
         "mocov3",  # moco-v3/moco/builder.py (fc and head are projectors), main_lincls.py
@@ -101,6 +104,7 @@ TABLE = (
         classifier="of linear-probe files",
         method="mocov3",
         heads=twelve,
+        by="moco-v3/main_lincls.py",
     ),
     Format(
         "mocov2",  # moco/moco/builder.py; fc is the projector
@@ -152,6 +156,7 @@ TABLE = (
         _sources(_roots("model", ""), "", head="head|head.1"),
         classifier="of fine-tuned and linear-probe files",
         method="mae",
+        by="mae/main_linprobe.py, its default",
     ),
     Format(
         "ijepa",  # ijepa/src/train.py (save_checkpoint); no class token
@@ -161,6 +166,7 @@ TABLE = (
         network="teacher",
         method="ijepa",
         pooling="mean",
+        by="arXiv 2301.08243",
     ),
     Format(
         "msn",  # msn/src/msn_train.py (save_checkpoint); fc is the projector
@@ -170,6 +176,7 @@ TABLE = (
         network="teacher",
         method="msn",
         drop=("fc.", "pred."),
+        by="msn/src/deit.py",
     ),
     Format(
         "mmpretrain",  # mmpretrain/models/backbones/resnet.py, heads, selfsup/byol.py
@@ -184,6 +191,7 @@ TABLE = (
         classifier="`head.fc`, `head.layers.head`",
         colours=told.any_colours,
         heads=twelve_if_fixed,
+        by="mmpretrain's `out_type`",
     ),
     Format(
         "solo-learn",  # solo-learn/solo/methods/base.py; `encoder.` in older files
@@ -203,6 +211,7 @@ TABLE = (
         colours=told.solo_colours,
         small="stride=1,padding=2,pool=none",  # solo/methods/base.py
         heads=twelve_if_fixed,
+        by="timm's default",
     ),
     Format(
         "byol-pytorch",  # byol-pytorch/byol_pytorch/byol_pytorch.py; net.fc is what was there
@@ -325,7 +334,7 @@ def markdown() -> str:
         "|---|---|---|---|---|",
     ]
     for form in TABLE:
-        token = TOKENS.get(form.pooling, form.pooling)
+        token = TOKENS.get(form.pooling, form.pooling) + (f" ({form.by})" if form.by else "")
         cells = [f"`{form.name}`", form.what, form.network, token, form.classifier]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -306,6 +306,8 @@ class _Reader:
             return "class"
         if not found.form.pooling:
             self.assumed.append("its class token (--pooling)")
+        elif found.form.by:
+            self.notes.append(f"that token by {found.form.by} (--pooling for others)")
         return "class"
 
     def _heads(self, found: Found, state: State, network: Named | None) -> int | None:
