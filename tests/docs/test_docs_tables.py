@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -105,23 +104,6 @@ def test_every_shipped_recipe_is_named() -> None:
     for name in shipped_recipes():  # tests/pretrain/recipes reads the table of the others
         if "/" not in name:
             assert f"`{name}`" in text_of(DOCS / "pretraining.md"), name
-
-
-def test_the_defaults_of_views_in_words_are_those_of_the_code() -> None:
-    page = text_of(DOCS / "pretraining.md")
-    part = page[page.index("## Views") : page.index("## Recipes")]
-    options = Recipe().views
-    keys: list[str] = []
-    for _, default, named in list(rows(part))[1:]:
-        mine = re.findall(r"`(\w+)`", named)
-        keys += mine
-        stated = [float(Fraction(n)) for n in re.findall(r"[\d.]+(?:/\d+)?", default)]
-        stated_size = {"local_size": 96 / 224}  # None, the default, stands for this share
-        values = np.hstack([stated_size.get(key, getattr(options, key)) for key in mine])
-        if "aspect" in mine:
-            values = np.array([options.min_crop, options.max_crop, 1 / options.aspect, values[2]])
-        assert stated == pytest.approx(values.tolist())
-    assert set(keys) == set(type(options).model_fields)
 
 
 # ---- encoders ----
