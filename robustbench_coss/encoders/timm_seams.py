@@ -85,17 +85,19 @@ class ClassTokenViT(ClassTokenEncoder):
         model: a VisionTransformer built with `num_classes=0` and class-token pooling.
         input: the pixel contract.
         both: put the mean of the patch tokens behind the class token.
+        blocks: of how many last blocks the class token is taken, one behind the other, each after
+            the final norm; less than all. The pooling is these blocks.
     """
 
-    def __init__(self, model: Any, input: InputSpec, both: bool = False) -> None:
+    def __init__(self, model: Any, input: InputSpec, both: bool = False, blocks: int = 1) -> None:
         dim = int(model.num_features)
-        super().__init__(input, dim, int(model.num_prefix_tokens), dim * (1 + both))
-        self.model, self.both = model, both
+        super().__init__(input, dim, int(model.num_prefix_tokens), dim * (blocks + both))
+        self.model, self.both, self.blocks = model, both, blocks
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         ((patches, prefix),) = self.model.forward_intermediates(
             x,
-            indices=[len(self.model.blocks) - 2],
+            indices=[len(self.model.blocks) - 1 - self.blocks],
             return_prefix_tokens=True,
             stop_early=True,
             intermediates_only=True,
@@ -103,13 +105,17 @@ class ClassTokenViT(ClassTokenEncoder):
         return patches, prefix
 
     def read(self, tokens: Tensor) -> Tensor:
+        earlier = []
+        for block in self.model.blocks[-self.blocks : -1]:
+            tokens = block(tokens)
+            earlier.append(self.model.norm(tokens)[:, 0])
         tokens = self.model.norm(self.model.blocks[-1](tokens))
         pooled: Tensor = self.model.forward_head(tokens)
+        last = []
         if self.both:
             patches = tokens[:, self.prefixes :]
-            mean = patches.sum(dim=1) / max(1, patches.shape[1])
-            return torch.cat([pooled, mean], dim=1)
-        return pooled
+            last = [patches.sum(dim=1) / max(1, patches.shape[1])]
+        return torch.cat([*earlier, pooled, *last], dim=1) if earlier or last else pooled
 
 
 def _stages(model: nn.Module) -> Iterator[dict[str, list[str]]]:

@@ -10,6 +10,7 @@ import safetensors
 import torch
 
 from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.encoders.timm_seams import ClassTokenViT
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import (
@@ -28,9 +29,10 @@ from robustbench_coss.models.other_tools.build import built
 from robustbench_coss.models.other_tools.find import some_of
 from robustbench_coss.models.other_tools.format import Colour
 from robustbench_coss.models.other_tools.formats import FORMATS
-from robustbench_coss.models.other_tools.heads import read_head
+from robustbench_coss.models.other_tools.heads import Head, read_head
 from robustbench_coss.models.other_tools.opening import check_kind
 from robustbench_coss.models.other_tools.read import Foreign, read_foreign
+from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
 from robustbench_coss.reading import check_regular
 from robustbench_coss.zoo.download import downloading
@@ -154,10 +156,12 @@ def _foreign(path: Path, asked: Asked, size: int | None) -> Checkpoint:
     parts, left = built(path, file, side, asked.allow_partial)
     head, notes = parts.head, file.notes
     if asked.head is not None or file.probe:
-        joined = read_head(asked.head or path, file, parts.encoder.dim)
+        token = parts.encoder.dim // (2 if file.pooling == "both" else 1)
+        joined = read_head(asked.head or path, file, token, asked.pooling)
         head, parts = joined.layer, replace(parts, classes=joined.classes)
+        file, parts = _read_for(joined, path, file, parts)
         whose = asked.head.name if asked.head else "the file itself"
-        notes = (*notes, f"with the classifier of {whose}")
+        notes = (*notes, f"with the classifier of {whose}{joined.reads(file.format)}")
     if parts.encoder.input.mean != file.mean or parts.encoder.input.std != file.std:
         _set_colours(parts.encoder, file.mean, file.std)
     reading = file.reading() | ({} if asked.head is None else {"head": asked.head.name})
@@ -187,6 +191,23 @@ def _foreign(path: Path, asked: Asked, size: int | None) -> Checkpoint:
         describe_input(parts.encoder.input, f"the defaults of {file.format}")
         + _said_of(file, notes, left),
     )
+
+
+def _read_for(head: Head, path: Path, file: Foreign, parts: Cut) -> tuple[Foreign, Cut]:
+    """A ViT that gives the tokens that a classifier reads.
+
+    Raises:
+        CossError: it has not as many blocks, or is none that can be cut at one.
+    """
+    if head.blocks == 1 and head.both == (file.pooling == "both"):
+        return file, parts
+    vit = parts.encoder
+    if not isinstance(vit, ClassTokenViT) or head.blocks >= len(vit.model.blocks):
+        raise CossError(
+            f"its classifier reads the class tokens of {head.blocks} blocks, which {path} has not"
+        )
+    made = ClassTokenViT(vit.model, vit.input, head.both, head.blocks).eval()
+    return replace(file, pooling="both" if head.both else "class"), replace(parts, encoder=made)
 
 
 def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
