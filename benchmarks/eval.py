@@ -105,12 +105,12 @@ def throughput(model: Checkpoint, dataset: str, args: argparse.Namespace) -> dic
         opened = Opened(lambda: model, request)
         subject, device = opened.subject, opened.device
         condition = opened.suite("clean").conditions(subject)[0]
-        unit = Unit("clean", (condition,), 0, len(opened.index))
+        unit = Unit("clean", (condition,), 0, len(opened.images.index))
 
         def bare() -> None:
             right = torch.zeros((), dtype=torch.int64, device=device)
             with torch.inference_mode():
-                for batch in batches(opened.test, opened.index, args.batch, device):
+                for batch in batches(opened.images.test, opened.images.index, args.batch, device):
                     right += (subject(batch.images).argmax(dim=1) == batch.labels).sum()
             right.item()
 
@@ -129,7 +129,7 @@ def throughput(model: Checkpoint, dataset: str, args: argparse.Namespace) -> dic
         times = [(seconds(bare), seconds(runner)) for _ in range(args.repeats)]
         least = dict(zip(("bare", "runner"), map(min, zip(*times, strict=True)), strict=True))
         return {
-            "images": len(opened.index),
+            "images": len(opened.images.index),
             "clock": clock.__name__,
             "seconds": {k: round(v, 3) for k, v in least.items()},
             "seconds_to_prepare": round(first - least["runner"], 3),

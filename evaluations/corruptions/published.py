@@ -25,7 +25,7 @@ from torch import Tensor
 from robustbench_coss.datasets.base import ImageSet, fit
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures, same_name
-from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, decode
+from robustbench_coss.datasets.pictures import MOST_BYTES, BadPicture, as_tensor, decode
 from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.evaluations.corruptions.reference import GROUPS, NAMES, SEVERITIES, STANDARD
 from robustbench_coss.files import sha256_of
@@ -186,7 +186,10 @@ class _Folders:
     def images(self, name: str, severity: int, index: Sequence[int]) -> Tensor:
         def read(i: int) -> Tensor:
             path = self._path(name, severity, i)
-            picture = as_tensor(decode(read_bytes(path, MOST_BYTES, "open"), str(path)))
+            try:
+                picture = as_tensor(decode(read_bytes(path, MOST_BYTES, "open"), str(path)))
+            except BadPicture as error:  # the image, not only this copy of it, would be left out
+                raise CossError(f"{error} from the test images as well") from error
             return fit(picture[None], self.size, pad=False)
 
         # Pillow decodes outside the interpreter's lock.

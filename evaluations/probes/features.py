@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.datasets.pictures import BadPicture
+from robustbench_coss.datasets.readable import forget
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import Progress
@@ -47,7 +49,17 @@ def read_batch(
     pixels: Pixels | None = None,
 ) -> Batch:
     """The samples at `indices` as a `Batch` on a device; `pixels` as in `batches`."""
-    return _to_batch(images, indices, (pixels or images).images(indices), device)
+    return _to_batch(images, indices, _read(images, indices, pixels), device)
+
+
+def _read(images: ImageSet, indices: Sequence[int], pixels: Pixels | None) -> Tensor:
+    try:
+        return (pixels or images).images(indices)
+    except BadPicture as error:
+        forget(images)
+        raise CossError(
+            f"{error}, or run again with --skip-bad-images to leave such pictures out"
+        ) from error
 
 
 class OnDevice:
@@ -89,7 +101,7 @@ def batches(
         key = (chunk[0], chunk[-1], len(chunk))
         if kept is not None and key in kept.batches:
             return kept.batches[key]
-        found = (pixels or images).images(chunk)
+        found = _read(images, chunk, pixels)
         if stream is None:
             return found
         with torch.cuda.stream(stream):  # beside what the current batch has the GPU do

@@ -17,7 +17,7 @@ from robustbench_coss.datasets.geometry import geometry_of
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
-from robustbench_coss.evaluations.running.images import first_of
+from robustbench_coss.evaluations.running.images import doubt_about, first_of
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.precision import Arithmetic
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
@@ -111,7 +111,8 @@ class Draft:
         suite = self.suite
         self.conditions = suite.conditions(opened.subject)
         self.counts = {c.name: len(opened.measured_on(suite, c)[1]) for c in self.conditions}
-        self.doubts = [doubt for doubt in opened.doubts if doubt is not None]
+        doubts = [*opened.doubts, doubt_about(opened.unreadable(suite))]
+        self.doubts = [doubt for doubt in doubts if doubt is not None]
         if len({c.name for c in self.conditions}) != len(self.conditions):
             raise CossError(
                 f"suite {suite.name!r} lists a condition twice; report it to its author"
@@ -125,8 +126,8 @@ class Draft:
             seed=opened.request.seed,
             versions=versions(),
             device="",  # known once something was measured
-            index=np.asarray(opened.index, dtype=np.int32),
-            label=opened.labels.numpy().astype(np.int32),
+            index=np.asarray(opened.images.index, dtype=np.int32),
+            label=opened.images.labels.numpy().astype(np.int32),
             key=self.key,
             precision=self.how.precision,
             tf32=self.how.tf32,
@@ -254,7 +255,7 @@ def draft(opened: Opened, suite: Suite) -> Draft:
         suite.name,
         variant_of(
             probe,
-            {"name": opened.dataset, "fingerprint": opened.test.fingerprint},
+            {"name": opened.dataset, "fingerprint": opened.images.test.fingerprint},
             arithmetic(how.precision, how.tf32, how.compiled),
         ),
     )
@@ -338,22 +339,22 @@ def describe_images(
     opened: Opened, suite: Suite, conditions: Sequence[Condition] = ()
 ) -> dict[str, Any]:
     """What a record says of the images; `Record.dataset`."""
-    test, request = opened.test, opened.request
+    test, request = opened.images.test, opened.request
     described: dict[str, Any] = {
         "name": opened.dataset,
         "role": "test",
         "fingerprint": test.fingerprint,
         "size": test.size,
         "classes": len(test.classes),
-        "n": len(opened.index),
+        "n": len(opened.images.index),
         "limit": request.limit,
     }
     if geometry := geometry_of(test):
         described["geometry"] = geometry
-    if opened.images.unreadable:
-        described["unreadable"] = opened.images.unreadable
+    if unreadable := opened.unreadable(suite):
+        described["unreadable"] = unreadable
     if request.image_list is not None:
-        file, images = Path(request.image_list).name, sha256_of(sorted(opened.index))
+        file, images = Path(request.image_list).name, sha256_of(sorted(opened.images.index))
         described["image_list"] = {"file": file, "images": images}
     if others := suite.image_sets():
         described["others"] = [

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from robustbench_coss.datasets.base import ImageSet, open_dataset
+from robustbench_coss.datasets.base import ROLES, ImageSet, open_dataset
 from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.image_list import listed
 from robustbench_coss.datasets.pictures import PictureSet
-from robustbench_coss.datasets.readable import Subset, unreadable
+from robustbench_coss.datasets.readable import Subset, unreadable, without_bad
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import Pixels, random_order
 from robustbench_coss.evaluations.progress import Progress
@@ -51,13 +52,16 @@ class Images:
             raise found
         return found
 
-    def doubt(self) -> Check | None:
-        """A failed check where pictures were left out."""
-        if not self.unreadable:
-            return None
-        said = (f"{count:,} of the role {role}" for role, count in self.unreadable.items())
-        detail = f"left out since they cannot be read: {', '.join(said)}"
-        return Check("all pictures can be read", False, detail)
+
+def doubt_about(unreadable: Mapping[str, int]) -> Check | None:
+    """A failed check where pictures were left out, given how many of which role or other set."""
+    if not unreadable:
+        return None
+    said = (
+        f"{count:,} of {'the role ' * (name in ROLES)}{name}" for name, count in unreadable.items()
+    )
+    detail = f"left out since they cannot be read: {', '.join(said)}"
+    return Check("all pictures can be read", False, detail)
 
 
 def first_of(images: ImageSet, limit: int | None) -> list[int]:
@@ -83,8 +87,8 @@ def open_images(
     """
     roles: dict[str, ImageSet] = {}
     others: dict[str, ImageSet | CossError] = {}
-    bad: dict[str, list[int]] = {}
-    for role in ("train", "validation", "test"):
+    counts: dict[str, int] = {}
+    for role in ROLES:
         try:
             roles[role] = images = open_dataset(
                 dataset,
@@ -105,22 +109,44 @@ def open_images(
         if request.skip_bad_images:
             progress.show(f"{dataset}: looking for {role} pictures that cannot be read")
             progress.plan(len(images))
-            if found := unreadable(images, progress.advance):
-                bad[role] = found
+            found = 0
+            if role == "test":
+                found = without_bad(images, progress.advance)
+            elif bad := unreadable(images, progress.advance):
+                kept = torch.ones(len(images), dtype=torch.bool)
+                kept[bad] = False
+                roles[role] = Subset(images, kept.nonzero().flatten())
+                found = len(bad)
+            if found:
+                counts[role] = found
     test = roles["test"]
     order = random_order(test, TEST_ORDER)
     if request.image_list is not None:
         order = order[torch.isin(order, listed(test, Path(request.image_list)))]
-    order = order[~torch.isin(order, torch.tensor(bad.get("test", []), dtype=order.dtype))]
+        if not len(order):
+            raise CossError(f"none of the pictures that {request.image_list} names can be read")
     order = order[: request.limit]
-    if not len(order):
-        raise CossError(f"none of the test pictures of {dataset!r} can be read; check the files")
-    for role in {"train", "validation"} & bad.keys():
-        kept = torch.ones(len(roles[role]), dtype=torch.bool)
-        kept[bad[role]] = False
-        roles[role] = Subset(roles[role], kept.nonzero().flatten())
     index: list[int] = order.tolist()
     pixels = Decoded(test, index) if isinstance(test, PictureSet) else test
-    counts = {role: len(found) for role, found in bad.items()}
     others |= {role: images for role, images in roles.items() if role != "test"}
     return Images(test, others, index, test.labels[order], pixels, counts)
+
+
+def check_classes(checkpoint: Checkpoint, images: Images) -> None:
+    """Refuse labels that are none of the classes, and a head for another number of them.
+
+    Raises:
+        CossError: one of the two.
+    """
+    classes, test = len(images.test.classes), images.test
+    if (highest := int(images.labels.max())) >= classes:
+        raise CossError(
+            f"data set {test.name!r} has {classes} classes but a test image with label {highest}; "
+            "labels count from 0, so put right its labels or its classes"
+        )
+    if checkpoint.head is not None and checkpoint.classes != classes:
+        raise CossError(
+            f"{checkpoint.name} classifies into {checkpoint.classes} classes and data set "
+            f"{test.name!r} has {classes}; choose another data set, or add --transfer to train a "
+            "probe in place of its head"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from robustbench_coss.datasets.base import ImageSet
+from robustbench_coss.datasets.readable import whole_of, without_bad
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.evaluations.probes.features import (
@@ -28,7 +30,7 @@ from robustbench_coss.evaluations.probes.features import (
 from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, make_suite
-from robustbench_coss.evaluations.running.images import first_of, open_images
+from robustbench_coss.evaluations.running.images import check_classes, first_of, open_images
 from robustbench_coss.evaluations.running.precision import (
     Arithmetic,
     arithmetic,
@@ -60,7 +62,7 @@ class Opened:
     Attributes:
         checkpoint: the model, without its own head if a probe takes its place.
         dataset: name of the data set.
-        images: what is measured on; also in parts: train, test, index, labels.
+        images: what is measured on.
         anew: whether the probe is trained and replaced although one is kept.
         in_place_of_head: whether a probe takes the place of a head for these classes.
         doubts: failed checks of model and probe, which concern all suites; known with `subject`.
@@ -88,15 +90,15 @@ class Opened:
         self.dataset = choose_dataset(self.checkpoint, request.dataset, request.transfer)
         workers = 1 if threads == 1 else None
         images = open_images(self.checkpoint, self.dataset, request, self.progress, workers)
-        self.images, self.index, self.labels = images, images.index, images.labels
-        self.test = images.test
-        self._check_classes()
-        self.in_place_of_head = request.transfer and own_classes == len(self.test.classes)
+        self.images = images
+        check_classes(self.checkpoint, images)
+        self.in_place_of_head = request.transfer and own_classes == len(images.test.classes)
         self._subject: Subject | None = None
         self._subjects: dict[Arithmetic, Subject] = {}
         self._reference: Batch | None = None
         self._suites: dict[str, Suite] = {}
         self._prepared: dict[str, dict[str, Any]] = {}
+        self._bad: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._touched: set[str] = set()
         self._nonfinite: Tensor | int = 0
         self._kept = OnDevice(self.device)
@@ -110,22 +112,6 @@ class Opened:
     def train(self) -> ImageSet:
         """Training images. Raises CossError where a model with a head of its own has none."""
         return self.images.role("train")
-
-    def _check_classes(self) -> None:
-        classes = len(self.test.classes)
-        highest = int(self.labels.max())
-        if highest >= classes:
-            raise CossError(
-                f"data set {self.test.name!r} has {classes} classes but a test image with label "
-                f"{highest}; labels count from 0, so put right its labels or its classes"
-            )
-        own = self.checkpoint.classes
-        if self.checkpoint.head is not None and own != classes:
-            raise CossError(
-                f"{self.checkpoint.name} classifies into {own} classes and data set "
-                f"{self.test.name!r} has {classes}; choose another data set, or add --transfer to "
-                "train a probe in place of its head"
-            )
 
     @property
     def classifier_key(self) -> str:
@@ -144,14 +130,27 @@ class Opened:
         if name not in self._suites:
             suite = make_suite(name, self.request.options.get(name, {}))
             suite.look_in(Path(self.request.data_root))
-            suite.configure(self.test)
+            suite.configure(self.images.test)
+            if self.request.skip_bad_images:
+                self._leave_out_bad(suite)
             self._suites[name] = suite
         return self._suites[name]
+
+    def _leave_out_bad(self, suite: Suite) -> None:
+        for name, images in suite.image_sets().items():
+            if whole_of(images) is not self.images.test:
+                self.progress.show(f"{name}: looking for pictures that cannot be read")
+                self.progress.plan(len(images))
+                self._bad[suite.name][name] = without_bad(images, self.progress.advance)
+
+    def unreadable(self, suite: Suite) -> dict[str, int]:
+        """How many pictures were left out, by role and, of the suite, by other set."""
+        return self.images.unreadable | {k: n for k, n in self._bad[suite.name].items() if n}
 
     def measured_on(self, suite: Suite, condition: Condition) -> tuple[ImageSet, list[int]]:
         """What a condition is measured on: images, and which of them in order."""
         if not condition.images:
-            return self.test, self.index
+            return self.images.test, self.images.index
         images = suite.image_sets()[condition.images]
         return images, first_of(images, self.request.limit)
 
@@ -206,13 +205,12 @@ class Opened:
             )
             classifier, self.probe_summary = probe.classifier, probe.summary
         subject = Subject(
-            checkpoint.encoder, classifier, len(self.test.classes), self._training_features
+            checkpoint.encoder, classifier, len(self.images.test.classes), self._training_features
         )
         to_device(subject, self.device)
         count = min(SAMPLE, max(2, self.request.batch_size))
         sample = self._first(count)
         self.doubts = [
-            self.images.doubt(),
             steadiness(subject, sample),
             convergence(self.probe_summary),
         ]
@@ -254,7 +252,8 @@ class Opened:
         )
 
     def _first(self, count: int) -> Tensor:
-        return read_batch(self.test, self.index[:count], self.device, self.images.pixels).images
+        found = self.images
+        return read_batch(found.test, found.index[:count], self.device, found.pixels).images
 
     def _try_out(self, encoder: Encoder) -> None:
         images = self._first(2)
@@ -266,7 +265,7 @@ class Opened:
         except (RuntimeError, ValueError, AssertionError, TypeError) as error:
             reason = one_line(error)
             raise CossError(
-                f"{self.checkpoint.name} does not take images of {self.test.size} px ({reason}); "
+                f"{self.checkpoint.name} does not take images of {images.shape[-1]} px ({reason}); "
                 "give the size it was made for with --size"
             ) from error
 
@@ -280,13 +279,13 @@ class Opened:
             raise CossError(f"pixels have no local representations, which suite {name!r} measures")
         if name not in self._prepared:
             subject = self.subject_for(suite)
-            reference = read_batch(self.test, [], self.device)
+            reference = read_batch(self.images.test, [], self.device)
             if suite.needs_training:
                 self._reference = self._reference or reference_batch(self.train, self.device)
                 reference = self._reference
             self._touched.add(name)
             with tf32(bool(self.arithmetic(suite).tf32)):
-                suite.prepare(subject, reference, self.test.size)
+                suite.prepare(subject, reference, self.images.test.size)
             self._prepared[name] = suite.summary()
         return suite
 
@@ -322,7 +321,7 @@ class Opened:
         images, order = self.measured_on(suite, condition)
         index, size = order[unit.start : unit.stop], self.request.batch_size
         # What is decoded or lies on the device is that of the test images.
-        ready = (self.images.pixels, self._kept) if images is self.test else (None, None)
+        ready = (self.images.pixels, self._kept) if images is self.images.test else (None, None)
         # Outcomes are looked at once the next batch is under way, so that a GPU never waits.
         waiting: list[tuple[dict[str, Tensor], int]] = []
         for batch in batches(images, index, size, self.device, *ready):

@@ -217,13 +217,13 @@ def _options(record: Record, here: Evaluation) -> dict[str, Any]:
 
 def _check_fits(name: str, record: Record, opened: Opened) -> None:
     """A record has to be of the data, suite and settings here."""
-    data, test = record.dataset, opened.test
+    data, test = record.dataset, opened.images.test
     here = {
         "role": "test",
         "fingerprint": test.fingerprint,
         "size": test.size,
         "classes": len(test.classes),
-        "n": len(opened.index),
+        "n": len(opened.images.index),
     }
     for what, value in here.items():
         if data[what] != value:
@@ -232,8 +232,8 @@ def _check_fits(name: str, record: Record, opened: Opened) -> None:
                 f"of {data['name']!r} in {opened.request.data_root}"
             )
     check_record(name, record)
-    if not np.array_equal(record.index, opened.index) or not np.array_equal(
-        record.label, opened.labels.numpy()
+    if not np.array_equal(record.index, opened.images.index) or not np.array_equal(
+        record.label, opened.images.labels.numpy()
     ):
         raise CossError(f"{name} lists other images or labels than the data set has")
     suite = opened.suite(record.suite)
@@ -271,7 +271,7 @@ def _check_probe(bundle: Bundle, opened: Opened, probe: Mapping[str, Any], retra
         raise CossError(f"{bundle.path} lacks {name}, which a record was measured with")
     path = probe_path(Path(opened.request.results), key)
     write_atomically(path, bundle.read(name))
-    dim, classes = opened.checkpoint.encoder.dim, len(opened.test.classes)
+    dim, classes = opened.checkpoint.encoder.dim, len(opened.images.test.classes)
     # A damaged probe would be trained again, quietly.
     if read_probe(path, key, dim, classes) is None:
         raise CossError(f"{bundle.path}: {name} is damaged or no probe of this encoder")

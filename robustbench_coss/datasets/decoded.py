@@ -56,7 +56,7 @@ class Decoded:
         """[B, 3, S, S] uint8 of images of `order`.
 
         Raises:
-            CossError: a picture is missing or damaged.
+            BadPicture: a picture is missing or damaged.
         """
         with self._lock:
             if self._anew:

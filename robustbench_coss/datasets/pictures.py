@@ -43,6 +43,10 @@ _BITS, _PHOTOMETRIC = 258, 262  # TIFF 6.0
 _opening = threading.Lock()  # warnings are silenced for all threads at once
 
 
+class BadPicture(CossError):
+    """A picture that is missing, damaged, or of a kind that is not read."""
+
+
 def open_picture(data: bytes, where: str) -> Image.Image:
     """The header of an encoded picture, nothing decoded yet.
 
@@ -50,7 +54,7 @@ def open_picture(data: bytes, where: str) -> Image.Image:
         where: the picture lies, for messages.
 
     Raises:
-        CossError: of no known format, or too large.
+        BadPicture: of no known format, or too large.
     """
     if len(data) > MOST_BYTES:
         raise _refused(where, f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
@@ -81,7 +85,7 @@ def decode(data: bytes, where: str) -> Image.Image:
     scale; Pillow would cut it off at 255.
 
     Raises:
-        CossError: as `open_picture`; damaged; or numbers of no known scale (32 bits, signed,
+        BadPicture: as `open_picture`; damaged; or numbers of no known scale (32 bits, signed,
             floating point).
     """
     picture = open_picture(data, where)
@@ -118,11 +122,11 @@ def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(scaled, np.uint8)
 
 
-def _refused(where: str, reason: str, remedy: str = "convert it or remove it") -> CossError:
-    return CossError(f"picture {where} cannot be read ({reason}); {remedy}")
+def _refused(where: str, reason: str, remedy: str = "convert it or remove it") -> BadPicture:
+    return BadPicture(f"picture {where} cannot be read ({reason}); {remedy}")
 
 
-def _damaged(where: str, error: Exception) -> CossError:
+def _damaged(where: str, error: Exception) -> BadPicture:
     reason = one_line(error)
     return _refused(where, reason, "copy it again or remove it")
 
@@ -185,7 +189,7 @@ class PictureSet:
         ImageNet models, the shorter side to size * 256 / 224, of which the centre.
 
         Raises:
-            CossError: a picture is missing or damaged.
+            BadPicture: a picture is missing or damaged.
         """
         if not indices:
             return torch.zeros((0, 3, self.size, self.size), dtype=torch.uint8)
@@ -203,12 +207,17 @@ class PictureSet:
         """[3, H, W] uint8: the whole picture.
 
         Raises:
-            CossError: the picture is missing or damaged.
+            BadPicture: the picture is missing or damaged.
         """
         return as_tensor(self._picture(index))
 
     def _picture(self, index: int) -> Image.Image:
-        where, data = self.read(index)
+        try:
+            where, data = self.read(index)
+        except BadPicture:
+            raise
+        except CossError as error:
+            raise BadPicture(str(error)) from error
         return decode(data, where)
 
     def say_oddities(self, where: str) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import PIL
 from torch import Tensor
@@ -46,6 +47,51 @@ class Subset:
         return self.whole.raw(int(self.kept[index]))
 
 
+def whole_of(images: ImageSet) -> ImageSet:
+    """What an image set with other labels, or of some images of another, is made of."""
+    while (whole := getattr(images, "whole", None)) is not None:
+        images = whole
+    return images
+
+
+def without_bad(images: ImageSet, told: Callable[[int], object] = lambda count: None) -> int:
+    """Take the labels from pictures that cannot be read, so that they are not measured.
+
+    Args:
+        images: pictures, all of a set, or other images, of which nothing is unreadable.
+        told: as `unreadable`.
+
+    Returns:
+        How many labelled ones there are.
+
+    Raises:
+        CossError: there are no others.
+    """
+    pictures = whole_of(images)
+    if not isinstance(pictures, PictureSet) or not (bad := unreadable(pictures, told)):
+        return 0
+    count, labels = int((images.labels[bad] >= 0).sum()), images.labels.clone()
+    labels[bad] = -1
+    if not bool((labels >= 0).any()):
+        raise CossError(
+            f"none of the {images.role} pictures of {images.name!r} can be read; check the files"
+        )
+    images.labels = labels
+    return count
+
+
+def forget(images: ImageSet) -> None:
+    """Have `unreadable` look again: a picture was damaged since, in a file of the same size."""
+    if isinstance(pictures := whole_of(images), PictureSet):
+        with suppress(OSError):
+            _place(pictures).unlink(missing_ok=True)
+
+
+def _place(images: PictureSet) -> Path:
+    key = sha256_of({"fingerprint": images.fingerprint, "pillow": PIL.__version__})
+    return cache_folder() / "unreadable" / f"{key}.json"
+
+
 def unreadable(images: PictureSet, told: Callable[[int], object] = lambda count: None) -> list[int]:
     """Indices of the pictures that cannot be read, ascending: all are decoded, once per data set.
 
@@ -54,8 +100,7 @@ def unreadable(images: PictureSet, told: Callable[[int], object] = lambda count:
     Args:
         told: of how many more were looked at.
     """
-    key = sha256_of({"fingerprint": images.fingerprint, "pillow": PIL.__version__})
-    place = cache_folder() / "unreadable" / f"{key}.json"
+    place = _place(images)
     try:
         known = parse_json(read_bytes(place, MOST_TEXT))
         assert all(type(i) is int and 0 <= i < len(images) for i in known)

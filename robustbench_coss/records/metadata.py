@@ -192,8 +192,9 @@ class DataSet(BaseModel):
     """How the model's own preprocessing resizes and cuts pictures; absent where it is the usual
     one, the shorter side to size * 256 / 224, of which the centre."""
     unreadable: dict[Name, Positive] = {}
-    """How many pictures of each role cannot be read and were left out (eval --skip-bad-images), of
-    test pictures beyond a limit as well; absent where all can be, or a single one ends it."""
+    """How many pictures of each role, or other set of `others`, cannot be read and were left out
+    (eval --skip-bad-images), of those beyond a limit as well; absent where all can be, or a single
+    one ends it."""
     image_list: ImageList | None = None
     """The list that names the images (eval --image-list); absent without one."""
     others: list[OtherImages] = []

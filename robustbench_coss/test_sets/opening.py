@@ -20,6 +20,7 @@ from torch import Tensor
 from robustbench_coss.datasets.base import ArraySet, ImageSet
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures
+from robustbench_coss.datasets.pictures import BadPicture
 from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.reading import MOST_JSON, check_regular, parse_json, read_bytes
@@ -104,7 +105,7 @@ class CutPictures(FolderSet):
         picture = super()._picture(index)
         (width, height), cut = picture.size, self.border
         if min(width, height) <= 2 * cut:
-            raise CossError(f"picture {self.path(index)} is all border ({width} × {height} px)")
+            raise BadPicture(f"picture {self.path(index)} is all border ({width} × {height} px)")
         return picture.crop((cut, cut, width - cut, height - cut))
 
 
