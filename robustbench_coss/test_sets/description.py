@@ -5,6 +5,7 @@ Nothing is opened here but these files.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,22 @@ Decision = Literal["all", "within", "mean"]
 LEVELS = (1, 2, 3, 4, 5)
 
 
+class Archive(BaseModel):
+    """A file that a set is published as.
+
+    Attributes:
+        name: of the file.
+        bytes: its size.
+        digest: ALGORITHM:HEX, of sha256, md5, or git (what `git hash-object` prints).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    bytes: int | None = Field(None, ge=1)
+    digest: str = Field(pattern="^(sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}|git:[0-9a-f]{40})$")
+
+
 class Description(BaseModel):
     """A published test set.
 
@@ -31,8 +48,11 @@ class Description(BaseModel):
             JSON file with a list of right classes for each test picture), or "cue-conflict"
             (SHAPE/SHAPE1-TEXTURE2.png).
         classes: class folder to training class or classes; or a list of classes, which are both;
-            or the name of a file beside this one, with one a line.
+            or the name of a file beside this one, with one a line; or of a shipped set whose map
+            it is.
         numbered: whether class folders are named by the class's place in `classes`, from 0.
+        class_in: where pictures of all classes lie together: a regular expression that a picture's
+            path below the folder matches whole, whose one group is the class.
         others: whether there may be class folders of other names, which are left out.
         decision: "all": the highest output decides, and one beyond the set's classes is wrong;
             "within": the highest among the set's classes; "mean": the class whose training classes
@@ -44,8 +64,10 @@ class Description(BaseModel):
         images, labels: NumPy files of "arrays", also as FILE.npz/KEY; `images` may hold {kind}.
         answers: file of "answers".
         pictures: how many there are, under each condition; None where no source says.
+        archives: the files that it is published as, with sizes and digests where a source states
+            them.
         paper, source, licence: where it comes from, and its terms.
-        checked: what the class map was held against.
+        checked: what class map, number of pictures and digests were held against, and what was not.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,6 +79,7 @@ class Description(BaseModel):
     layout: Literal["folders", "arrays", "answers", "cue-conflict"]
     classes: str | tuple[str, ...] | dict[str, str | tuple[str, ...]]
     numbered: bool = False
+    class_in: str = ""
     others: bool = False
     decision: Decision = "all"
     kinds: tuple[str, ...] = ()
@@ -68,6 +91,7 @@ class Description(BaseModel):
     labels: str = ""
     answers: str = ""
     pictures: int | None = Field(ge=1)
+    archives: tuple[Archive, ...] = ()
     paper: str
     source: str
     licence: str
@@ -87,6 +111,14 @@ class Description(BaseModel):
             raise ValueError(f"layout {self.layout} needs {' and '.join(missing)}")
         if self.pairs and self.layout != "answers" and not self.kinds:
             raise ValueError("pictures that are those of the test set, disturbed, need kinds")
+        if self.class_in and (self.layout != "folders" or self.pairs):
+            raise ValueError("class_in is for pictures in folders that are not the test set's")
+        try:
+            groups = re.compile(self.class_in).groups
+        except re.error as error:
+            raise ValueError(f"class_in is no regular expression ({error})") from None
+        if self.class_in and groups != 1:
+            raise ValueError(f"class_in needs one group, which is the class, and has {groups}")
         if self.numbered and isinstance(self.classes, dict):
             raise ValueError("classes that folders are numbers of must be a list")
         return self
@@ -137,6 +169,8 @@ def class_map(name: str) -> dict[str, tuple[str, ...]]:
     """
     told = describe(name)
     classes = told.classes
+    if classes in shipped():
+        return class_map(classes)
     if isinstance(classes, str):
         classes = tuple(_beside(name, classes).split())
     if isinstance(classes, dict):

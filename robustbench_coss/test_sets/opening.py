@@ -6,7 +6,8 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,16 +134,14 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
     Raises:
         CossError: its class folders are not those of the set's map, or hold no pictures.
     """
-    told, known, left_out = describe(name), class_map(name), LeftOut()
-    present = class_folders(place, left_out)
-    keys = {str(int(n)) if told.numbered and n.isdecimal() else n: n for n in present}
-    lacking = [key for key in known if key not in keys]
-    foreign = [] if told.others else [n for key, n in keys.items() if key not in known]
+    told, known = describe(name), class_map(name)
+    found = _by_pattern(told, place) if told.class_in else _by_folder(told, place, known)
+    lacking = [key for key in known if key not in found]
+    foreign = [] if told.others else [key for key in found if key not in known]
     if lacking or foreign:
+        what = "classes" if told.class_in else "class folders"
         parts = [
-            f"has {len(foreign):,} class folders that its map lacks ({_some(foreign)})"
-            if foreign
-            else "",
+            f"has {len(foreign):,} {what} that its map lacks ({_some(foreign)})" if foreign else "",
             f"lacks {len(lacking):,} of its map ({_some(lacking)})" if lacking else "",
         ]
         raise CossError(
@@ -153,13 +152,13 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
     sizes: list[int] = []
     labels: list[int] = []
     for number, key in enumerate(chosen.names):
-        with explain_os_errors("read", place):
-            found = list(pictures(str(place), keys[key], left_out))
-        if not found:
-            raise CossError(f"{place / keys[key]} holds no pictures; unpack the archive again")
-        paths += [os.fsencode(path) for path, _ in found]
-        sizes += [size for _, size in found]
-        labels += [number] * len(found)
+        if not found[key]:
+            raise CossError(
+                f"class folder {key} in {place} holds no pictures; unpack the archive again"
+            )
+        paths += [os.fsencode(path) for path, _ in found[key]]
+        sizes += [size for _, size in found[key]]
+        labels += [number] * len(found[key])
     if told.numbered:
         shown = [f"{key} is {known[key][0]}" for key in chosen.names]
         warnings.warn(
@@ -173,6 +172,42 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
     opened.geometry = getattr(test, "geometry", opened.geometry)
     opened.workers = getattr(test, "workers", opened.workers)
     return opened
+
+
+Found = dict[str, list[tuple[str, int]]]
+"""Class to its pictures: path below the folder, and size in bytes."""
+
+
+def _by_folder(told: Description, place: Path, known: Container[str]) -> Found:
+    """Pictures by class folder; of folders beyond the map only the name."""
+    left_out, found = LeftOut(), {}
+    for folder in class_folders(place, left_out):
+        key = str(int(folder)) if told.numbered and folder.isdecimal() else folder
+        if key in found:
+            raise CossError(f"{place} has two class folders of number {key}; unpack it again")
+        with explain_os_errors("read", place):
+            found[key] = list(pictures(str(place), folder, left_out)) if key in known else []
+    return found
+
+
+def _by_pattern(told: Description, place: Path) -> Found:
+    """Pictures by the class that their paths name.
+
+    Raises:
+        CossError: a path of another form.
+    """
+    found: Found = defaultdict(list)
+    with explain_os_errors("read", place):
+        for path, size in pictures(str(place), ".", LeftOut()):
+            path = path.removeprefix("./")
+            match = re.fullmatch(told.class_in, path)
+            if match is None:
+                raise CossError(
+                    f"{place / path} is not called as the pictures of this set are "
+                    f"({told.class_in}); unpack the archive again"
+                )
+            found[match[1]].append((path, size))
+    return found
 
 
 def textures(opened: FolderSet) -> Tensor:

@@ -76,6 +76,13 @@ def publish(name: str, root: Path, labels: NDArray[np.int64] = FORTY) -> Path:
             path = folder / shape / f"{shape}1-{texture}2.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture(17 * number, ending="png"))
+    elif told.class_in:  # as raw-data of model-vs-human names them
+        place = folder / "dnn" / "session-1"
+        place.mkdir(parents=True)
+        for number, key in enumerate(class_map(name)):
+            for k in range(2):
+                file = f"{number:04d}_sty_dnn_0_{key}_00_{key}-{k:04d}-ILSVRC2012-val-0000{k}.png"
+                (place / file).write_bytes(picture(16 * number + k, ending="png"))
     else:
         places = [told.path.format(kind=k, level=v) for k in told.kinds for v in told.levels] or [
             "."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,16 @@ def test_the_page_has_a_row_for_every_set() -> None:
         assert told.source in cells[-1]
 
 
+def test_the_page_states_the_digest_of_every_archive() -> None:
+    page = (ROOT / "docs" / "test-sets.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{each.name}` | `{name}` | {each.bytes:,} | `{each.digest}` |"
+        for name in shipped()
+        for each in describe(name).archives
+    ]
+    assert [line for line in page.splitlines() if re.search(r"(sha256|md5|git):\w", line)] == rows
+
+
 # ---- one's own ----
 
 
@@ -121,6 +132,10 @@ def written(tmp_path: Path, **changes: Any) -> str:
         ({"layout": "answers"}, "layout answers needs answers"),
         ({"pairs": True}, "need kinds"),
         ({"folders": []}, "folders: Tuple should have at least 1 item"),
+        ({"class_in": "("}, "class_in is no regular expression"),
+        ({"class_in": "[a-z]+"}, "class_in needs one group, which is the class, and has 0"),
+        ({"class_in": "(a)", "layout": "cue-conflict"}, "class_in is for pictures in folders"),
+        ({"archives": [{"name": "x", "digest": "sha256:12"}]}, "archives.0.digest: String should"),
     ],
 )
 def test_a_wrong_key_is_named(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -203,7 +218,7 @@ def test_a_numbered_set_under_names_is_refused(tmp_path: Path) -> None:
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     folder = publish("imagenet-r", tmp_path)
     next((folder / "n01443537").iterdir()).unlink()
-    with pytest.raises(CossError, match=r"n01443537 holds no pictures"):
+    with pytest.raises(CossError, match=r"class folder n01443537 in .* holds no pictures"):
         open_folders("imagenet-r", folder, whole("imagenet-r"), test_images(WNIDS))
 
 
@@ -218,6 +233,35 @@ def test_numbers_are_sorted_by_value_with_and_without_zeros(tmp_path: Path) -> N
             opened = open_folders(name, folder, chosen, test_images(["x"]))
         found = [int(opened.path(i).parent.name) for i in range(12)]
         assert found == opened.labels.tolist() == list(range(12))
+
+
+def test_two_folders_of_one_number_are_refused(tmp_path: Path) -> None:
+    name = written(tmp_path, numbered=True)
+    put(tmp_path / "v2", ["0", "1", "01"])
+    chosen = members(name, ["a", "b"], "toy")
+    with pytest.raises(CossError, match="two class folders of number 1; unpack it again"):
+        open_folders(name, tmp_path / "v2", chosen, test_images(["x"]))
+
+
+def test_classes_are_told_by_names_of_pictures_where_a_pattern_says_so(tmp_path: Path) -> None:
+    name = written(tmp_path, class_in=r"(?:.+/)?\d+-([a-z]+)\.png")
+    for path in ("1-a.png", "deep/2-b.png", "deep/3-a.png"):
+        (tmp_path / "mine" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "mine" / path)
+    chosen = members(name, ["a", "b"], "toy")
+    opened = open_folders(name, tmp_path / "mine", chosen, test_images(["x"]))
+    assert [opened.path(i).name for i in range(3)] == ["1-a.png", "3-a.png", "2-b.png"]
+    assert opened.labels.tolist() == [0, 0, 1]
+    (tmp_path / "mine" / "1-c.png").touch()
+    with pytest.raises(CossError, match=r"has 1 classes that its map lacks \(c\)"):
+        open_folders(name, tmp_path / "mine", chosen, test_images(["x"]))
+    (tmp_path / "mine" / "a.png").touch()
+    with pytest.raises(CossError, match=r"mine/a.png is not called as the pictures of"):
+        open_folders(name, tmp_path / "mine", chosen, test_images(["x"]))
+
+
+def test_a_map_may_be_that_of_a_shipped_set(tmp_path: Path) -> None:
+    assert class_map(written(tmp_path, classes="cue-conflict")) == class_map("cue-conflict")
 
 
 def test_classes_of_another_data_set_are_refused_with_the_first_of_both() -> None:

@@ -121,6 +121,7 @@ def names_of(root: Path) -> list[str]:
 # ---- natural sets ----
 
 BY_FOLDER = ["imagenet-a", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-v2-threshold"]
+BY_FOLDER.append("stylized-imagenet")
 
 
 def right(outputs: Outputs, wanted: tuple[str, ...], known: set[str], names: list[str]) -> bool:
@@ -223,6 +224,20 @@ def test_superclasses_are_decided_by_mean_probability(root: Path, measure: Measu
     assert record.column("laion-c: clean", "correct").mean() == pytest.approx(np.mean(clean))
 
 
+@pytest.mark.parametrize("kind", ["edge", "silhouette", "sketch", "stylized"])
+def test_pictures_of_model_vs_human_are_decided_as_its_code_does(
+    kind: str, root: Path, measure: Measure
+) -> None:
+    name, head, names = f"model-vs-human-{kind}", Shades(1000), names_of(root)
+    known, right = class_map("cue-conflict"), []
+    for path in publish(name, root).rglob("*.*"):
+        wanted = path.name.split("_")[4] if "dnn" in path.parts else path.parent.name
+        right.append(superclass(head.of(path), known, names) == wanted)
+    assert 0 < sum(right) < len(right) >= 16
+    record = measure(root, name)
+    assert value(record, f"shift_model_vs_human_{kind}_top1") == pytest.approx(np.mean(right))
+
+
 def test_shape_bias_is_the_share_of_shapes_among_answers_that_are_either(
     root: Path, measure: Measure
 ) -> None:
@@ -295,9 +310,9 @@ def test_arrays_are_mapped_by_the_names_of_classes(
     record, head = measure(cifar, name, dataset="imagefolder"), Shades(10)
     condition = name if not told.kinds else f"{name}: ripple@3"
     file = told.images.format(kind="ripple").partition("/")[0]
-    with np.load(folder / file) if file.endswith(".npz") else _no_archive(folder / file) as opened:
-        pixels = opened["images"] if file.endswith(".npz") else opened
-        pixels = pixels if not told.kinds else pixels[80:120]
+    opened = np.load(folder / file)
+    pixels = opened["images"] if file.endswith(".npz") else opened
+    pixels = pixels if not told.kinds else pixels[80:120]
     planes = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     small = nn.functional.interpolate(
         planes.float(), (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False
@@ -305,17 +320,6 @@ def test_arrays_are_mapped_by_the_names_of_classes(
     expected = head(small.round() / 255).argmax(1) == torch.from_numpy(labels)
     found = record.column(condition, "correct")
     assert sorted(found.tolist()) == sorted(expected.tolist())
-
-
-class _no_archive:
-    def __init__(self, path: Path) -> None:
-        self.array = np.load(path)
-
-    def __enter__(self) -> NDArray[np.uint8]:
-        return self.array
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def test_an_encoder_with_a_probe_is_measured_too_and_a_limit_takes_some_of_each(
