@@ -54,6 +54,8 @@ SMALLER: list[tuple[str, str]] = [
         "--dataset imagefolder --transfer --data-root pictures --corruption-root corrupted",
     ),
     (r"coss-bench show", "--device cpu"),
+    # Drawing: one figure; `make quickstart`, which README.md shows, draws all of them.
+    (r"coss-bench plot(?!.*--figure)", "--figure summary"),
     (r"--results /data/study/results", "--results results"),
     # Drawing architectures: all fields and kernels, few channels.
     (r"coss-bench arch (?!.*timm:)", "--width 0.0625"),
@@ -221,10 +223,11 @@ def for_sweeps(folder: Path) -> None:
 
 
 def for_gallery(folder: Path) -> None:
-    """The records of the repository's studies."""
-    for study in ("", "-crop"):
-        name = f"fashion-mnist{study}"
-        shutil.copytree(ROOT / "results" / name / "records", folder / "results" / name / "records")
+    """Records of the repository's studies: two seeds of each model."""
+    for study in ("fashion-mnist", "fashion-mnist-crop"):
+        for run in sorted((ROOT / "results" / study / "records").iterdir()):
+            if re.search(r"-s[2-9]-[0-9a-f]{8}$", run.name) is None:
+                shutil.copytree(run, folder / "results" / study / "records" / run.name)
 
 
 def for_readme(folder: Path) -> None:
