@@ -7,12 +7,14 @@ that a run of `coss-bench pretrain` with this seed begins with, BatchNorm statis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from robustbench_coss import registry
 from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
@@ -51,13 +53,14 @@ def control(spec: str, *, size: int | None, dataset: str | None) -> Checkpoint:
     _, kind, *rest = spec.split(":")
     if kind not in ("pixels", "untrained") or (kind == "pixels" and rest):
         raise CossError(f"unknown control {spec!r}; known: {KNOWN}")
+    named = None if kind == "pixels" else _named_untrained(spec, rest)
     usual = None if dataset is None else dataset_source(dataset).default_size
     side = size or usual
     if side is None:
         raise CossError(f"{spec} has no data set of its own; name one with --dataset NAME")
-    if kind == "pixels":
+    if named is None:
         return pixels(side)
-    found = _named_untrained(spec, rest, side)
+    found = named(size=side)
     if side == usual:
         return found
     return replace(found, sha256=sha256_of({"weights": found.sha256, "size": side}))
@@ -89,7 +92,8 @@ def untrained(
     return Checkpoint(encoder, name, None, state_sha256(encoder), metadata)
 
 
-def _named_untrained(spec: str, rest: Sequence[str], size: int) -> Checkpoint:
+def _named_untrained(spec: str, rest: Sequence[str]) -> Callable[..., Checkpoint]:
+    """`untrained` with all that a name says; the size is still to be given."""
     mlp = False if rest[-1:] == ["no-mlp"] else None
     rest = rest[:-1] if mlp is False else rest
     if not rest or not rest[0] or len(rest) > 3:
@@ -106,7 +110,8 @@ def _named_untrained(spec: str, rest: Sequence[str], size: int) -> Checkpoint:
         raise CossError(f"the width in {spec} must be a positive number, got {width!r}") from None
     if not (seed.isascii() and seed.isdigit()):
         raise CossError(f"the seed in {spec} must be a whole number from 0, got {seed!r}")
-    return untrained(rest[0], size=size, width=factor, mlp=mlp, seed=int(seed))
+    registry.load("encoder", rest[0])  # a name that is none is refused before anything is asked for
+    return partial(untrained, rest[0], width=factor, mlp=mlp, seed=int(seed))
 
 
 def _metadata(kind: str, arch: str, width: float, size: int) -> dict[str, object]:

@@ -101,7 +101,8 @@ def without_constants(columns: Sequence[Column]) -> tuple[list[Column], list[str
     kept, said = [], []
     for heading, cells in columns:
         if len(cells) > 1 and len(set(cells)) == 1:
-            said += [f"{heading.lower()} {cells[0].text}"] * (cells[0].text != MISSING)
+            word = heading[0].lower() + heading[1:] if heading[1:2].islower() else heading
+            said += [f"{word} {cells[0].text}"] * (cells[0].text != MISSING)
         else:
             kept.append((heading, cells))
     return kept, said

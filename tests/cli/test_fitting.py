@@ -87,12 +87,13 @@ def test_packs_hold_every_column_once_and_keep_to_the_width(
 def test_what_all_rows_share_is_said_once() -> None:
     columns = [
         ("Width", [TableCell("0.5")] * 3),
+        ("p (Holm)", [TableCell("0.1")] * 3),
         ("Epochs", [TableCell("–")] * 3),
         ("Seeds", [TableCell("3"), TableCell("3"), TableCell("5")]),
     ]
     kept, said = without_constants(columns)
     assert [heading for heading, _ in kept] == ["Seeds"]
-    assert said == ["width 0.5"]
+    assert said == ["width 0.5", "p (Holm) 0.1"]
     assert without_constants([("Width", [TableCell("0.5")])])[1] == []
 
 

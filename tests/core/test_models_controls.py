@@ -84,9 +84,10 @@ def test_pixels_of_another_size_are_another_model() -> None:
     ],
 )
 def test_what_is_no_control_is_refused_in_one_line(spec: str, message: str) -> None:
-    with pytest.raises(CossError, match=message) as refused:
-        load_model(spec, dataset="parts")
-    assert "\n" not in str(refused.value)
+    for dataset in ("parts", None):  # a wrong name comes before a missing data set
+        with pytest.raises(CossError, match=message) as refused:
+            load_model(spec, dataset=dataset)
+        assert "\n" not in str(refused.value)
 
 
 def test_a_control_without_a_data_set_asks_for_one() -> None:
