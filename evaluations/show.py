@@ -200,13 +200,14 @@ def look(
     else:
         logits = subject.classify(whole)
         found = top1(logits)
-        answers = _in_words(logits, found, classifier.classes)
+        answers = _in_words(logits, found, classifier.classes, label)
         right = int(found[0]) if label is None else label
         held = [int(answer) == right for answer in found]
         if label is None:
             held[0] = None
         saliency_of = "the answer's logit"
         about = "the model's answer and its softmax"
+        about += "" if label is None else ", and where wrong that of the right class"
         marks = "✓ same as original, ✗ other" if label is None else "✓ right, ✗ wrong"
         subtitle = f"answers: {classifier.about}; {marks}"
         target = found.clamp_min(0)
@@ -344,10 +345,19 @@ def _represent(encoder: Encoder, images: Tensor) -> tuple[Tensor, Tensor]:
     return local, whole
 
 
-def _in_words(logits: Tensor, answers: Tensor, classes: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Class and share of the softmax of each of [B, K] logits."""
-    share = logits.double().softmax(dim=1)
-    return [
-        (classes[k], f"{100 * float(share[i, k]):.0f} %") if k >= 0 else ("no answer", "")
-        for i, k in enumerate(answers.tolist())
-    ]
+def _in_words(
+    logits: Tensor, answers: Tensor, classes: tuple[str, ...], label: int | None
+) -> list[tuple[str, str]]:
+    """Class and share of the softmax of each of [B, K] logits, and that of the right class where
+    it is another.
+    """
+    words = []
+    for share, k in zip(logits.double().softmax(dim=1).tolist(), answers.tolist(), strict=True):
+        known = label is not None and label < len(share)  # a head may have other classes
+        right = f"; right class {_percent(share[label])}" if known and k != label else ""
+        words.append((classes[k], _percent(share[k]) + right) if k >= 0 else ("no answer", ""))
+    return words
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "< 0.5 %"

@@ -113,7 +113,11 @@ class Corruption(BaseSuite):
         "15 standard ones and all severities; the extra ones stand apart.",
         order=20,
         panels={group: group.capitalize() for group in GROUPS},
-        captions={"": "Top-1 against severity, a panel per family of corruptions."},
+        also=(Axis("severity", "ece", "ECE (%)"),),
+        captions={
+            "": "Top-1 against severity, a panel per family of corruptions.",
+            "ece": "Expected calibration error against severity, averaged over corruptions.",
+        },
     )
 
     def __init__(

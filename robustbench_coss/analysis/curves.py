@@ -17,6 +17,7 @@ from robustbench_coss.analysis.configurations import (
     without_local_term,
 )
 from robustbench_coss.analysis.numbers import columns_of, number
+from robustbench_coss.records.confidence import has
 from robustbench_coss.records.record import Axis, Metric, Record
 from robustbench_coss.statistics.intervals import Estimate
 from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
@@ -68,10 +69,11 @@ def _by_seed(m: SeedGroup, conditions: Sequence[str], column: str) -> str:
 
 
 def _points(record: Record, column: str) -> dict[tuple[str, float], list[str]]:
-    """(group, level) -> names of the conditions there that have an outcome column."""
+    """(group, level) -> names of the conditions there that have an outcome column, or all that a
+    statistic of that name is computed from."""
     points: dict[tuple[str, float], list[str]] = {}
     for cell in record.cells:
-        if column in cell.outcomes:
+        if has(cell.outcomes, column):
             points.setdefault((cell.group, cell.level), []).append(cell.condition)
     return points
 

@@ -36,7 +36,8 @@ class SuiteAbout(BaseModel):
         control: what the thin lines are.
         suffices: whether levels are shares of which the smallest that keeps 95 % of the reference
             value is marked.
-        also: further outcome columns that are drawn in figures of their own.
+        also: further outcome columns that are drawn in figures of their own, or statistics of the
+            probabilities (`records.confidence.STATISTICS`), of records that hold these.
         pictures: further figures, of what the suite leaves in `Record.extra`: "fields" (as `rf`
             does, `{"fields": …}`) and "cka" (as `redundancy` does, `{"cka": …}`).
         captions: of the figures, by what follows the suite's name in theirs: "" for its curves,

@@ -68,10 +68,16 @@ class _Table:
 
 
 def _table(statistic: Statistic, columns: Columns) -> _Table:
-    stacked = np.stack([np.asarray(columns[k], np.float64) for k in statistic.columns], axis=1)
-    distinct, inverse, counts = np.unique(stacked, axis=0, return_inverse=True, return_counts=True)
-    rows = dict(zip(statistic.columns, distinct.T, strict=True))
-    return _Table(rows, counts.astype(np.float64), inverse.reshape(-1))
+    values = {k: np.asarray(columns[k], np.float64) for k in statistic.columns}
+    number = np.zeros(len(next(iter(values.values()))), np.int64)  # of a row, in their order
+    for column in values.values():
+        levels, place = np.unique(column, return_inverse=True)
+        number = number * len(levels) + place
+    _, first, inverse, counts = np.unique(
+        number, return_index=True, return_inverse=True, return_counts=True
+    )
+    rows = {k: column[first] for k, column in values.items()}
+    return _Table(rows, counts.astype(np.float64), inverse)
 
 
 def value_of(statistic: Statistic, columns: Columns) -> float:

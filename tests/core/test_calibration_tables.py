@@ -16,6 +16,7 @@ from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.numbers import load_table, number, values_of
 from robustbench_coss.errors import CossError
+from robustbench_coss.figures.write import write_figures
 from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.records.columns import Column
 from robustbench_coss.records.confidence import CONFIDENCES
@@ -175,3 +176,21 @@ def test_reports_and_pages_show_nll_and_ece_and_no_means_of_codes(
         assert "true class" not in text
         assert "other squares" not in text
     assert "corruption_ece" not in set(load_table(results)["metric"])  # no record was changed
+
+
+def test_the_calibration_error_is_drawn_against_severity(results: Path, tmp_path: Path) -> None:
+    write_figures(results, ["corruption-ece"], out=tmp_path)
+    (path,) = tmp_path.rglob("corruption-ece.csv")
+    drawn = pd.read_csv(path)
+    assert drawn["model"].nunique() == 2  # of the third there are no probabilities
+    for made, label in ((corruption(0, 10), "BYOL"), (corruption(0, 30), "SimCLR")):
+        lines = drawn[drawn["model"].str.contains(label, case=False)]
+        assert lines["level"].tolist() == [0, 1, 2, 3]
+        for cell, value in zip(made.cells, lines["value"], strict=True):
+            logit = 2 * np.sinh(cell.outcomes["confidence"] * np.arcsinh(16) / 127)
+            sure, right = 1 / (1 + np.exp(-logit)), cell.outcomes["correct"]
+            gap = 0.0
+            for low in range(15):
+                inside = (sure > low / 15) & (sure <= (low + 1) / 15)
+                gap += abs(sure[inside].sum() - right[inside].sum())
+            assert value == pytest.approx(gap / N)

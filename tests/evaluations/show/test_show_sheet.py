@@ -36,7 +36,10 @@ def test_the_sheet_has_a_view_of_each_version_with_the_answer_of_the_model() -> 
         logits = subject(torch.from_numpy(view.image)[None])
         answer = int(logits.argmax())
         assert view.answer == f"kind {answer}"
-        assert view.detail == f"{100 * float(logits.softmax(1).max()):.0f} %"
+        shares = logits.softmax(1)[0].tolist()
+        said = ["< 0.5 %" if share < 0.005 else f"{100 * share:.0f} %" for share in shares]
+        right = "" if answer == 2 else f"; right class {said[2]}"
+        assert view.detail == said[answer] + right
         assert view.held == (answer == 2)
         assert view.likeness[sheet.chosen] == pytest.approx(1)
 
