@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import ModuleType
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ def timm_model(name: str, size: int, **options: Any) -> Any:
     Raises:
         CossError: timm is not installed, no such model, or it refuses the size.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name.partition(".")[0])
     with _refusals(name, size):
         return _create(timm, name, size, **options)
@@ -62,7 +62,7 @@ def timm_encoder(name: str, size: int, width: float = 1.0) -> Encoder:
         CossError: timm is not installed, no such model, a width, a size that the model does not
             take, or a model whose pooling cannot leave out positions.
     """
-    timm = _timm()
+    timm = timm_module()
     if width != 1:
         raise CossError(f"timm models have a fixed width; drop the width {width:g}")
     _check_name(timm, name)
@@ -82,7 +82,7 @@ def timm_elements(name: str, size: int) -> int:
     Raises:
         CossError: as `timm_encoder`.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name)
     with _refusals(name, size), torch.device("meta"):
         return sum(p.numel() for p in _create(timm, name, size, num_classes=0).parameters())
@@ -99,7 +99,7 @@ def timm_with_head(name: str, size: int | None) -> tuple[Encoder, nn.Module | No
         CossError: as `timm_encoder`.
         Exception: whatever timm raises when weights cannot be fetched.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name.partition(".")[0])
     size = size or made_for(name)
     model = _create(timm, name, size, pretrained=True)
@@ -127,7 +127,7 @@ def take_apart(model: Any, input: InputSpec) -> tuple[Encoder, nn.Module | None,
     with torch.inference_mode():
         expected = model.eval()(Encoder(input, 1, 1).normalise(image))
     model.reset_classifier(0)
-    encoder = _wrap(_timm(), model, input)
+    encoder = _wrap(timm_module(), model, input)
     if encoder is None:
         return None
     encoder.eval()
@@ -161,7 +161,7 @@ def classifier_name(name: str) -> str:
     Raises:
         CossError: no such model, or timm is not installed.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name)
     found = timm.get_pretrained_cfg(name).classifier
     return found if isinstance(found, str) else ""
@@ -173,7 +173,7 @@ def made_for(name: str) -> int:
     Raises:
         CossError: no such model, or timm is not installed.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name.partition(".")[0])
     size: int = timm.get_pretrained_cfg(name).input_size[-1]
     return size
@@ -186,7 +186,7 @@ def timm_geometry(name: str, size: int) -> Geometry:
     Raises:
         CossError: no such model, or timm is not installed.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name.partition(".")[0])
     return geometry_from(timm.get_pretrained_cfg(name).to_dict(), size)
 
@@ -195,7 +195,7 @@ def geometry_from(known: dict[str, Any], size: int) -> Geometry:
     """The same by a pretrained configuration of timm's."""
     test = known.get("test_input_size")
     for_tests = test is not None and size == test[-1] != known["input_size"][-1]
-    config = _timm().data.resolve_data_config(pretrained_cfg=known, use_test_size=for_tests)
+    config = timm_module().data.resolve_data_config(pretrained_cfg=known, use_test_size=for_tests)
     r, g, b = (round(255 * value) for value in config["mean"])
     resize = math.floor(size / config["crop_pct"])
     return Geometry(resize, config["interpolation"], config["crop_mode"], (r, g, b))
@@ -207,7 +207,7 @@ def tags(name: str) -> list[str]:
     Raises:
         CossError: no such model, or timm is not installed.
     """
-    timm = _timm()
+    timm = timm_module()
     _check_name(timm, name)
     return [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
 
@@ -231,16 +231,25 @@ def _refusals(name: str, size: int) -> Iterator[None]:
         ) from error
 
 
-def _timm() -> ModuleType:
+def timm_module(part: str = "", what: str = "timm:NAME") -> Any:
+    """The package timm, or a module in it.
+
+    Args:
+        part: of the package, such as "models.convnext".
+        what: needs it, for people.
+
+    Raises:
+        CossError: it is not installed.
+    """
     try:
         import timm
         import timm.data
+
+        return import_module(f"timm.{part}") if part else timm
     except ImportError as error:
         raise CossError(
-            "timm:NAME needs the package timm; run pip install 'robustbench-coss[models]'"
+            f"{what} needs the package timm; run pip install 'robustbench-coss[models]'"
         ) from error
-    module: ModuleType = timm
-    return module
 
 
 def _create(timm: Any, name: str, size: int, pretrained: bool = False, **more: Any) -> Any:
@@ -275,7 +284,7 @@ def _subsample_before_strided_1x1(model: nn.Module) -> None:
 
 def input_of(model: Any, size: int) -> InputSpec:
     """The pixel contract of a model's own configuration."""
-    config = _timm().data.resolve_model_data_config(model)
+    config = timm_module().data.resolve_model_data_config(model)
     return InputSpec(size, tuple(config["mean"]), tuple(config["std"]))
 
 

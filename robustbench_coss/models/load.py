@@ -216,7 +216,7 @@ def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
     if file.encoder:
         other = " (--weights raw for the one that was trained)"
         said.append(f"its {file.encoder} network{other if file.encoder == 'average' else ''}")
-    if file.embedding:
+    if file.embedding or file.after:
         said.append("its embedding of an image")
     elif file.pooling is not None:
         said.append(TOKENS[file.pooling])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
-from robustbench_coss.encoders.timm_models import geometry_from
+from robustbench_coss.encoders.timm_models import geometry_from, timm_module
 from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint
@@ -48,13 +48,7 @@ def timm_folder(folder: Path, size: int | None, spec: str = "", commit: str = ""
     Raises:
         CossError: timm is missing or cannot read it, or a size that the model does not take.
     """
-    try:
-        import timm
-        import timm.data
-    except ImportError as error:
-        raise CossError(
-            f"{spec or folder} needs the package timm; run pip install 'robustbench-coss[models]'"
-        ) from error
+    timm = timm_module(what=str(spec or folder))
     options = {} if size is None else {"img_size": size}
     with fetched(f"the timm model in {folder}", _remedy(size)):
         try:

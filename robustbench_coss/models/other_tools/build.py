@@ -22,7 +22,7 @@ from robustbench_coss.models.other_tools.find import some, some_of
 from robustbench_coss.models.other_tools.named import named
 from robustbench_coss.models.other_tools.names import NO_PART
 from robustbench_coss.models.other_tools.read import Foreign, contradictions
-from robustbench_coss.models.other_tools.resnets import ShapedResNet, set_stem
+from robustbench_coss.models.other_tools.resnets import ShapedResNet, build_clip_resnet, set_stem
 from robustbench_coss.models.seams import Cut, Followed
 from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.models.wide_resnet import WideResNet, wide_shape
@@ -51,12 +51,40 @@ def built(path: Path, file: Foreign, side: int, allow_partial: bool) -> tuple[Cu
         left = load_state(module, file, path=path, allow_partial=allow_partial)
         spec = InputSpec(side, file.mean, file.std)
         parts = _parts(module, file, spec)
+    if file.after:
+        layers, width = _projection(path, file.after)
+        parts = Cut(Followed(parts.encoder, layers, width).eval(), None, None)
     if file.embedding and isinstance(parts.head, nn.Linear):
         embedding = Followed(parts.encoder, parts.head, parts.head.out_features)
         parts = Cut(embedding.eval(), None, None)
     if file.classes is None or file.embedding:
         parts = replace(parts, head=None, classes=None)
     return parts, left
+
+
+def _projection(path: Path, state: State) -> tuple[nn.Module, int]:
+    """What open_clip puts behind a network of timm (open_clip/timm_model.py), and its outputs.
+
+    Raises:
+        CossError: it pools there as well.
+    """
+    names = {
+        ("proj.weight",): ["proj"],
+        ("mlp.fc1.weight", "mlp.fc2.weight"): ["mlp.fc1", "mlp.fc2"],
+    }
+    known = tuple(sorted(key for key in state if key.endswith("weight")))
+    if known not in names:
+        raise CossError(
+            f"{path} pools its features in a way that no weight settles ({some(state)}); pass "
+            f"open_clip:NAME:{path}"
+        )
+    layers: list[nn.Module] = []
+    for name in names[known]:
+        weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+        layer = nn.Linear(weight.shape[1], len(weight), bias=bias is not None)
+        layer.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+        layers += [layer] if not layers else [nn.GELU(), layer]
+    return nn.Sequential(*layers), len(weight)
 
 
 def _parts(module: nn.Module, file: Foreign, spec: InputSpec) -> Cut:
@@ -97,6 +125,8 @@ def _initial(file: Foreign, side: int) -> Any:
         shape = wide_shape(file.state)
         assert shape is not None
         return WideResNet(*shape, file.classes)
+    if file.kind == "clip_resnet":
+        return build_clip_resnet(file.state)
     return _named(file, side) if file.kind == "named" else _of_timm(file, side)
 
 
@@ -220,7 +250,8 @@ def _head_name(file: Foreign) -> str:
     """What an architecture calls its last linear layer; "" if unknown."""
     if file.kind == "named":
         return named(file.arch).classifier
-    return {"resnet": "fc", "wide": "fc", "vit": "head"}.get(file.kind, "head.fc")
+    known = {"resnet": "fc", "wide": "fc", "vit": "head", "clip_resnet": "head.proj"}
+    return known.get(file.kind, "head.fc")
 
 
 def _with_classes(file: Foreign) -> Foreign:

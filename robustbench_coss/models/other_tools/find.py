@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Found:
         encoder: its role: "online", "teacher", "average" or "".
         head: names of its classifier, as in `Source`.
         probe: whether a linear probe lies beside it as other tools save one (`read_head`).
+        after: what open_clip puts behind a tower of timm, by its own names.
     """
 
     form: Format
@@ -41,6 +42,7 @@ class Found:
     encoder: str
     head: str
     probe: bool = False
+    after: State = field(default_factory=dict)
 
 
 def find(path: Path, asked: Asked, tree: Tree) -> Found:
@@ -101,7 +103,10 @@ def _found(form: Format, source: Source, place: Place, tree: Tree) -> Found:
         head += "|/classifier"  # of a network trained with it: there is nothing else
     if place.prefix.endswith("vit."):  # lightly's, whose ViT keeps a classifier that nobody uses
         state = {k: v for k, v in state.items() if not k.startswith(("head.", "heads."))}
-    return Found(form, place, state, source.encoder, head, probe)
+    after: State = {}
+    if form.name == "clip" and place.prefix.endswith("trunk."):
+        after = tree.inside(Place(place.root, f"{place.prefix.removesuffix('trunk.')}head."))
+    return Found(form, place, state, source.encoder, head, probe, after)
 
 
 def _placed(path: Path, asked: Asked, tree: Tree, weights: str) -> Found:

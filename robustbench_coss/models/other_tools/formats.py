@@ -249,7 +249,7 @@ TABLE = (
     Format(
         "clip",  # CLIP/clip/model.py; open_clip/transformer.py, timm_model.py, train files
         "OpenAI's and open_clip's `visual.` and `visual.trunk.`, whole, training or the tower; "
-        "ViTs; the feature is the image's embedding",
+        "ViTs, ResNets and networks of timm, SigLIP's too; the feature is the image's embedding",
         told.is_visual,
         tuple(
             Source(root, prefix)

@@ -92,6 +92,24 @@ def _clip(state: State) -> State:
     return found
 
 
+def _clip_resnet(state: State) -> State:
+    """CLIP's ResNet as timm's ByobNet has it: stages from 0, convolutions with their norms."""
+    layers = {"1": "conv1_1x1", "2": "conv2_kxk", "3": "conv3_1x1"}
+    kinds = {"conv": "conv", "bn": "bn", "0": "conv", "1": "bn"}
+    found = {}
+    for key, value in state.items():
+        if match := re.match(r"(conv|bn)(\d)\.(.*)", key):
+            key = f"stem.conv{match[2]}.{kinds[match[1]]}.{match[3]}"
+        elif match := re.match(r"layer(\d)\.(\d+)\.(conv|bn)(\d)\.(.*)", key):
+            place = f"stages.{int(match[1]) - 1}.{match[2]}.{layers[match[4]]}"
+            key = f"{place}.{kinds[match[3]]}.{match[5]}"
+        elif match := re.match(r"layer(\d)\.(\d+)\.downsample\.([01])\.(.*)", key):
+            place = f"stages.{int(match[1]) - 1}.{match[2]}.shortcut.conv"
+            key = f"{place}.{kinds[match[3]]}.{match[4]}"
+        found[key] = value
+    return found
+
+
 def _swin(state: State) -> State:
     """The original's Swin merges patches at the end of a stage, timm's at the start of the next."""
     found = {}
@@ -216,6 +234,16 @@ NAMINGS = (
             (r"\.mlp\.c_proj\.", ".mlp.fc2."),
         ),
         _clip,
+    ),
+    Naming(
+        "CLIP's ResNet",  # CLIP/clip/model.py, open_clip/modified_resnet.py
+        r"attnpool\.",
+        (
+            (r"^attnpool\.positional_embedding$", "head.pos_embed"),
+            (r"^attnpool\.([qkv])_proj\.", r"head.\1."),
+            (r"^attnpool\.c_proj\.", "head.proj."),
+        ),
+        _clip_resnet,
     ),
     Naming(
         "the original ConvNeXt",  # ConvNeXt/models/convnext.py, ConvNeXt-V2/models/convnextv2.py

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_coss.errors import CossError, one_line
-from robustbench_coss.models.containers import load_torch, read_safetensors
+from robustbench_coss.models.containers import MOST_PICKLE, load_torch, read_safetensors
 from robustbench_coss.models.export_source import SOURCE
 from robustbench_coss.models.stubs import Forbidden, Stub, parts
 from robustbench_coss.reading import open_regular, parse_json
@@ -43,7 +43,7 @@ def read_file(path: Path) -> Content:
             export = content.get(SOURCE)
     if not isinstance(content, dict) or not _holds_tensor(content):
         raise CossError(f"{path} {_without_tensors(path, content)}")
-    return content, export if isinstance(export, dict) else {}
+    return _gathered(content, path), export if isinstance(export, dict) else {}
 
 
 def check_kind(path: Path) -> None:
@@ -78,6 +78,8 @@ def _read_torch(path: Path, head: bytes) -> Any:
     try:
         return load_torch(path, stubs=True)
     except Forbidden as error:
+        if b"torch.distributed._shard.sharded_tensor" in _pickle_in(path):
+            raise CossError(f"{path} holds {PART}") from error
         raise CossError(
             f"{path} holds an object of type {error}, which is not opened: that could execute "
             "code; get the file from a source that you trust, or save the state dict alone with "
@@ -104,6 +106,49 @@ def _holds_tensor(content: Any) -> bool:
     if isinstance(content, dict):
         return any(_holds_tensor(value) for value in content.values())
     return isinstance(content, Tensor)
+
+
+# ---- what processes share out ----
+
+PART = (
+    "one process's part of weights that several share (FSDP); where it was trained, save "
+    "`get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))` of "
+    "torch.distributed.checkpoint.state_dict, or pass the file that holds all (DINOv2: "
+    "eval/training_*/teacher_checkpoint.pth)"
+)
+FLAT = re.compile(r"(.*\.)?_?flat_param(_\d+)?")
+"""How FSDP calls the weights of a module in one row, without their shapes."""
+
+
+def _gathered(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """Tensors that are shared out (DTensor) as plain ones, where a file has all of them.
+
+    Raises:
+        CossError: it has a part.
+    """
+    found: dict[Any, Any] = {}
+    for key, value in content.items():
+        local = getattr(value, "_local_tensor", None) if isinstance(value, Tensor) else None
+        if isinstance(value, dict):
+            value = _gathered(value, path)
+        elif local is not None:
+            partial = any(kind.is_partial() for kind in getattr(value, "placements", ()))
+            if partial or local.shape != value.shape:
+                raise CossError(f"{path} holds {PART}")
+            value = local
+        elif isinstance(value, Tensor) and isinstance(key, str) and FLAT.fullmatch(key):
+            raise CossError(f"{path} holds {PART}")
+        found[key] = value
+    return found
+
+
+def _pickle_in(path: Path) -> bytes:
+    """The values of a zip archive of torch without its tensors."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith("data.pkl") and member.file_size <= MOST_PICKLE:
+                return archive.read(member)
+    return b""
 
 
 # ---- what else a file may be ----

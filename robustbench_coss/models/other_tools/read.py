@@ -32,9 +32,15 @@ from robustbench_coss.models.other_tools.format import (
 from robustbench_coss.models.other_tools.named import Named, has_names_of, named, named_by
 from robustbench_coss.models.other_tools.names import parts_of_encoder, translated
 from robustbench_coss.models.other_tools.opening import Content, read_file
-from robustbench_coss.models.other_tools.resnets import Stem, shape_of, stem_of, usual_stem
+from robustbench_coss.models.other_tools.resnets import (
+    Stem,
+    clip_shape,
+    shape_of,
+    stem_of,
+    usual_stem,
+)
 from robustbench_coss.models.other_tools.shapes import features_of, shaped
-from robustbench_coss.models.other_tools.told import mmengine, three, untouched
+from robustbench_coss.models.other_tools.told import eps_of, mmengine, three, untouched
 from robustbench_coss.models.other_tools.tree import State, Tree, zero_class_position
 from robustbench_coss.models.tensors import ordinary
 
@@ -70,6 +76,7 @@ class Foreign:
         eps: of its layer norms, which no weight shows either; every code has one.
         quick: whether the GELU is OpenAI's.
         embedding: whether the last linear layer is part of the feature.
+        after: layers behind the network that are part of the feature too, by open_clip's names.
         probe: whether its classifier is to be read from the same file with `read_head`.
         assumed: what nothing told, in words, with the options that set it.
         notes: what else a reader should know.
@@ -93,6 +100,7 @@ class Foreign:
     eps: float = 1e-6
     quick: bool = False
     embedding: bool = False
+    after: dict[str, Tensor] = field(default_factory=dict)
     probe: bool = False
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -171,7 +179,8 @@ class _Reader:
         self._refuse_unused(kind == "resnet" or network is not None, vit)
         mean, std = self._colours(found, state, network)
         quick = found.form.name == "clip" and self._is_openai()
-        if found.form.name == "clip" and not quick and network is None:
+        plain = vit and network is None and "attn_pool.latent" not in state
+        if found.form.name == "clip" and not quick and plain:
             self.assumed.append("the exact GELU (--arch timm:…_clip_quickgelu_224 for OpenAI's)")
         said = self.tree.said("method")
         return Foreign(
@@ -187,9 +196,10 @@ class _Reader:
             mean,
             std,
             bare_stem=self._bare_stem(found),
-            eps=_eps(found.state, state),
+            eps=eps_of(found.state, state),
             quick=quick,
             embedding=embedding,
+            after=ordinary(found.after, self.path),
             probe=found.probe,
             assumed=tuple(self.assumed),
             notes=tuple(self.notes),
@@ -217,8 +227,6 @@ class _Reader:
             return known
         if self.tree.export:
             remedy = "it is an export of a run of this tool: measure the run itself"
-        elif any(key.startswith("attnpool.") for key in state):
-            remedy = "CLIP's ResNets are timm's: measure timm:resnet50_clip:openai"
         elif "head.probe" in state:
             remedy = "measure the folder or the name that transformers knows it by, hf:ORG/NAME"
         else:
@@ -235,6 +243,8 @@ class _Reader:
         """The state with its classifier, number of classes, and whether that is an embedding."""
         if "head.weight" in state and found.form.name == "clip":
             return state, len(state["head.weight"]), True
+        if clip_shape(state) is not None:
+            return state, len(state["head.proj.weight"]), True
         names = found.head.split("|") if found.head else []
         state = dict(state)
         for name in names:
@@ -252,7 +262,7 @@ class _Reader:
                 return state, None, False
             if untouched(weight, state.get(f"{name}.bias")):
                 self.notes.append(f"{name} has its initial values and is no classifier")
-                return _without(state, f"{name}."), None, False
+                return {k: v for k, v in state.items() if not k.startswith(f"{name}.")}, None, False
             if (
                 "/classifier" in names
                 and name in ("fc", "head")
@@ -346,7 +356,7 @@ class _Reader:
         guess, whose = IMAGENET, "ImageNet's"
         if "attn_pool.latent" in state:
             guess, whose = HALF, "SigLIP's 0.5 as"
-        elif "norm_pre.weight" in state:
+        elif "norm_pre.weight" in state or found.form.name == "clip":
             guess, whose = CLIP, "CLIP's"
         self.assumed.append(f"{whose} mean and std (--mean, --std)")
         return guess
@@ -357,6 +367,8 @@ class _Reader:
             return stated
         if nets.is_vit(state):
             return int((nets.side_of(state) or 0) * state["patch_embed.proj.weight"].shape[-1])
+        if (clip := clip_shape(state)) is not None:
+            return clip[2]
         if kind == "swin":
             _, _, window, patch, _ = nets.swin_shape(state)
             mask = raw.get("layers.0.blocks.1.attn_mask")
@@ -384,15 +396,3 @@ class _Reader:
             for option in ("heads", "pooling"):
                 if getattr(self.asked, option) is not None:
                     raise CossError(f"{self.path} is no plain ViT; leave out --{option}")
-
-
-def _eps(raw: State, state: State) -> float:
-    """ε of the layer norms of a ViT: CLIP's 1e-5, transformers' ViT and MAE 1e-12, others' 1e-6."""
-    if "norm_pre.weight" in state:
-        return 1e-5
-    own = any(".layernorm_before." in key for key in raw) and "cls_token" in state
-    return 1e-12 if own else 1e-6
-
-
-def _without(state: State, *beginnings: str) -> State:
-    return {key: v for key, v in state.items() if not key.startswith(beginnings)}

@@ -95,10 +95,10 @@ def supcon_colours(tree: Tree) -> Colours | None:
 
 def clip_colours(tree: Tree) -> Colours | None:
     """SigLIP's towers are timm's with pooling by attention; other towers of timm are of anyone."""
-    if any(".attn_pool." in key for state in tree.states.values() for key in state):
+    keys = [key for state in tree.states.values() for key in state]
+    if any(".attn_pool." in key for key in keys):
         return HALF
-    trunk = any("visual.trunk." in key for state in tree.states.values() for key in state)
-    return None if trunk else CLIP
+    return None if any(key.startswith(("trunk.", "visual.trunk.")) for key in keys) else CLIP
 
 
 def any_colours(tree: Tree) -> Colours | None:
@@ -109,7 +109,11 @@ def is_visual(tree: Tree) -> bool:
     return any(
         place.prefix.endswith(("visual.", "visual.trunk.")) or place.prefix == "trunk."
         for place in tree.networks
-    ) or any("transformer.resblocks.0.ln_1.weight" in state for state in tree.states.values())
+    ) or any(
+        name in state
+        for state in tree.states.values()
+        for name in ("transformer.resblocks.0.ln_1.weight", "attnpool.c_proj.weight")
+    )
 
 
 def anything(tree: Tree) -> bool:

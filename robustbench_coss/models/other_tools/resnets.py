@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models as tv
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from robustbench_coss.encoders.timm_models import timm_module
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.other_tools.tree import State
 
@@ -194,3 +195,47 @@ def _block(state: State, name: str, channels: int, stride: int) -> Any:
     block.bn2 = nn.BatchNorm2d(width)
     block.conv3, block.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
     return block
+
+
+# ---- CLIP's ----
+
+
+def clip_shape(state: State) -> tuple[tuple[int, ...], int, int] | None:
+    """Blocks per stage, channels of the stem and side in px of CLIP's ResNet in timm's names."""
+    stem, places = state.get("stem.conv3.conv.weight"), state.get("head.pos_embed")
+    if stem is None or places is None or places.dim() != 2 or "head.proj.weight" not in state:
+        return None
+    counts = []
+    for stage in range(4):
+        number = 0
+        while f"stages.{stage}.{number}.conv1_1x1.conv.weight" in state:
+            number += 1
+        counts.append(number)
+    return tuple(counts), len(stem), 32 * round((len(places) - 1) ** 0.5)
+
+
+def build_clip_resnet(state: State) -> nn.Module:
+    """timm's network of these shapes, from normalised pixels to CLIP's embedding.
+
+    Raises:
+        CossError: timm is not installed.
+    """
+    shape = clip_shape(state)
+    assert shape is not None
+    counts, width, side = shape
+    net = timm_module("models.byobnet", "a ResNet of CLIP")
+    blocks = tuple(
+        net.ByoBlockCfg(type="bottle", d=count, c=4 * width * 2**i, s=1 if i == 0 else 2, br=0.25)
+        for i, count in enumerate(counts)
+    )
+    config = net.ByoModelCfg(
+        blocks=blocks,
+        stem_chs=(width // 2, width // 2, width),
+        stem_type="",
+        stem_pool="avg2",
+        downsample="avg",
+        aa_layer="avg",
+        head_type="attn_abs",
+    )
+    made: nn.Module = net.ByobNet(config, num_classes=len(state["head.proj.weight"]), img_size=side)
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from robustbench_coss.models.other_tools import transformers as nets
-from robustbench_coss.models.other_tools.resnets import shape_of, usual_name
+from robustbench_coss.models.other_tools.resnets import clip_shape, shape_of, usual_name
 from robustbench_coss.models.other_tools.tree import State
 from robustbench_coss.models.wide_resnet import wide_shape
 
@@ -20,6 +20,8 @@ def shaped(state: State) -> tuple[str, str] | None:
         return "convnext", f"convnext[{'-'.join(map(str, depths_))}]×{dims[0]}"
     if (convnext := nets.torchvision_convnext(state)) is not None:
         return "named", f"torchvision:{convnext}"
+    if (clip := clip_shape(state)) is not None:
+        return "clip_resnet", f"clip_resnet[{'-'.join(map(str, clip[0]))}]×{clip[1] / 64:g}"
     if (wide := wide_shape(state)) is not None:
         return "wide", f"wrn{6 * wide[1] + 4}-{wide[0][1] // 16}"
     if (shape := shape_of(state)) is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robustbench_coss.models.other_tools.format import Colours
-from robustbench_coss.models.other_tools.tree import Tree
+from robustbench_coss.models.other_tools.tree import State, Tree
 
 LEFTOVER = 1000
 """Classes of a library's classifier that nobody trained."""
@@ -62,3 +62,11 @@ def mmengine(tree: Tree) -> Colours | None:
                 if (found := three(pair[0], pair[1], 255)) is not None:
                     return found
     return None
+
+
+def eps_of(raw: State, state: State) -> float:
+    """ε of the layer norms of a ViT: CLIP's 1e-5, transformers' ViT and MAE 1e-12, others' 1e-6."""
+    if "norm_pre.weight" in state:
+        return 1e-5
+    own = any(".layernorm_before." in key for key in raw) and "cls_token" in state
+    return 1e-12 if own else 1e-6

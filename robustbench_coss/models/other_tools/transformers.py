@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from robustbench_coss.encoders.timm_models import in_timm
+from robustbench_coss.encoders.timm_models import in_timm, timm_module
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.other_tools.tree import State
 
@@ -23,6 +23,9 @@ CONVNEXTS: dict[tuple[tuple[int, ...], int], str] = {
     ((3, 3, 27, 3), 192): "large",
 }
 """torchvision's name of a ConvNeXt by depths and channels (Liu et al. 2022)."""
+
+
+NEEDED_BY = "what builds this architecture"
 
 
 def side_of(state: State) -> int | None:
@@ -107,7 +110,7 @@ def build_vit(
     Raises:
         CossError: timm is not installed, or cannot build it.
     """
-    vits = _timm("vision_transformer")
+    vits = timm_module("models.vision_transformer", NEEDED_BY)
     patch, hidden = state["patch_embed.proj.weight"], state["blocks.0.mlp.fc1.weight"]
     dim, registers = len(patch), state.get("reg_token")
     head_width(dim, heads)  # refuses heads that do not fit
@@ -140,30 +143,13 @@ def build_vit(
     if quick:
         options["act_layer"] = "quick_gelu"
     if gated:
-        options |= {"mlp_layer": _timm_layers().SwiGLUPacked, "act_layer": nn.SiLU}
+        options |= {"mlp_layer": timm_module("layers").SwiGLUPacked, "act_layer": nn.SiLU}
     options["norm_layer"] = partial(nn.LayerNorm, eps=eps)
     kind: Any = vits.VisionTransformer
     if "dist_token" in state:
-        kind = _timm("deit").VisionTransformerDistilled
+        kind = timm_module("models.deit", NEEDED_BY).VisionTransformerDistilled
     made: nn.Module = kind(**options)
     return made
-
-
-def _timm(module: str) -> Any:
-    try:
-        import importlib
-
-        return importlib.import_module(f"timm.models.{module}")
-    except ImportError as error:
-        raise CossError(
-            "transformers are built by the package timm; run pip install 'robustbench-coss[models]'"
-        ) from error
-
-
-def _timm_layers() -> Any:
-    import timm.layers
-
-    return timm.layers
 
 
 # ---- Swin ----
@@ -200,7 +186,7 @@ def swin_size(mask: Tensor | None, window: int, patch: int) -> int | None:
 def build_swin(state: State, size: int, classes: int | None) -> nn.Module:
     """timm's SwinTransformer of these shapes."""
     depths, heads, window, patch, dim = swin_shape(state)
-    made: nn.Module = _timm("swin_transformer").SwinTransformer(
+    made: nn.Module = timm_module("models.swin_transformer", NEEDED_BY).SwinTransformer(
         img_size=size,
         patch_size=patch,
         embed_dim=dim,
@@ -234,7 +220,7 @@ def convnext_shape(state: State) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def build_convnext(state: State, size: int, classes: int | None) -> nn.Module:
     """timm's ConvNeXt of these shapes, v1 or v2."""
     depths, dims = convnext_shape(state)
-    made: nn.Module = _timm("convnext").ConvNeXt(
+    made: nn.Module = timm_module("models.convnext", NEEDED_BY).ConvNeXt(
         depths=depths,
         dims=dims,
         patch_size=state["stem.0.weight"].shape[-1],
