@@ -94,13 +94,19 @@ def test_the_list_says_where_everything_in_it_was_read() -> None:
     assert len({e.source for e in found}) == len(found)
     for e in found:
         assert e.source.startswith("https://")
-        assert re.fullmatch(r"facebookresearch/[\w-]+@[0-9a-f]{12} .+", e.checked), e.name
+        pattern = r"(facebookresearch|open-mmlab)/[\w-]+@[0-9a-f]{12} .+"
+        assert re.fullmatch(pattern, e.checked), e.name
         assert e.licence in ("Apache-2.0", "CC-BY-NC-4.0", "MIT")
         assert e.command == f"coss-bench eval zoo:{e.name} --dataset imagenet"
     # As their publishers' READMEs have them, at the commits named.
     known = {e.name: e.digest for e in found if e.digest[0]}
     assert known["mocov2-resnet50-800ep"] == ("md5", "a04e12f8")
     assert known["mae-vitb16"] == ("md5", "8cad7c")
+    # OpenMMLab's publish_model.py: NAME_DATE-XXXXXXXX.pth by the SHA-256 of the file.
+    theirs = [e for e in found if "openmmlab" in e.source]
+    assert len(theirs) == 16
+    for e in theirs:
+        assert e.digest == ("sha256", e.source[-12:-4]), e.name
 
 
 def test_the_command_lists_all_and_tells_all_of_one(bench: Bench) -> None:
@@ -130,12 +136,17 @@ def test_a_damaged_list_is_one_line(tmp_path: Path, text: str) -> None:
 # ---- downloads ----
 
 
-@pytest.mark.parametrize("kind", ["sha256", "md5", ""])
+@pytest.mark.parametrize("kind", ["sha256", "the first of sha256", "md5", ""])
 def test_a_file_is_downloaded_once_and_held_to_what_is_published(
     server: Server, cache: Path, kind: str
 ) -> None:
     sha256, md5 = digests(BODY)
-    stated = {"sha256": {"sha256": sha256}, "md5": {"md5": md5[:6]}, "": {}}[kind]
+    stated = {
+        "sha256": {"sha256": sha256},
+        "the first of sha256": {"sha256": sha256[:8]},
+        "md5": {"md5": md5[:6]},
+        "": {},
+    }[kind]
     seen: list[tuple[int, int | None]] = []
     path = file_of(entry(server.url, **stated), lambda done, total: seen.append((done, total)))
     assert path == cache / "net.pth"
