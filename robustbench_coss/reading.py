@@ -100,14 +100,21 @@ def read_bytes(path: Path, most: int, doing: str = "read") -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_TEXT, errors: str = "replace") -> str:
-    """The content of a regular file as UTF-8, with "\\n" between lines."""
-    text = read_bytes(path, most).decode("utf-8", errors)
+    """The content of a regular file as UTF-8, without a byte order mark, "\\n" between lines."""
+    text = read_bytes(path, most).decode("utf-8-sig", errors)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file but for empty ones and those that begin with #, stripped."""
-    lines = (line.strip() for line in read_text(path).splitlines())
+    """The lines of a text file but for empty ones and those that begin with #, stripped.
+
+    Raises:
+        CossError: as `read_bytes`, or it is no text.
+    """
+    text = read_text(path)
+    if "\0" in text:
+        raise CossError(f"{path} is no text in UTF-8; save it as such")
+    lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -156,6 +156,9 @@ class Shift(BaseSuite):
             raise CossError(f"shift.root must be a folder, got {root!r}")
         for name in sets or ():
             describe(name)
+        labels = [label_of(name) for name in sets or ()]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise CossError(f"shift.sets names {twice[0]} twice; name each set once")
         self.asked, self.root = sets, None if root is None else Path(root).expanduser()
         self._sets: list[TestSet] = []
 

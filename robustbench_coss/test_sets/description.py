@@ -6,9 +6,11 @@ Nothing is opened here but these files.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -70,7 +72,8 @@ class Description(BaseModel):
         checked: what class map, number of pictures and digests were held against, and what was not.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Folders may be called by numbers, which YAML reads as such.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     title: str
     about: str
@@ -111,6 +114,13 @@ class Description(BaseModel):
             raise ValueError(f"layout {self.layout} needs {' and '.join(missing)}")
         if self.pairs and self.layout != "answers" and not self.kinds:
             raise ValueError("pictures that are those of the test set, disturbed, need kinds")
+        for key, allowed in (("path", {"kind", "level"}), ("images", {"kind"})):
+            try:
+                named = {field for _, field, _, _ in Formatter().parse(getattr(self, key))}
+            except ValueError as error:
+                raise ValueError(f"{key} is no pattern ({error})") from None
+            if foreign := named - allowed - {None}:
+                raise ValueError(f"{key} may hold {_braced(allowed)}, and has {_braced(foreign)}")
         if self.class_in and (self.layout != "folders" or self.pairs):
             raise ValueError("class_in is for pictures in folders that are not the test set's")
         try:
@@ -124,32 +134,48 @@ class Description(BaseModel):
         return self
 
 
+def _braced(names: Iterable[str | None]) -> str:
+    return " and ".join(f"{{{name}}}" for name in sorted(map(str, names)))
+
+
 def shipped() -> tuple[str, ...]:
     """Names of the test sets that this package describes, sorted."""
     names = (entry.name for entry in files("robustbench_coss.test_sets").iterdir())
     return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
 
 
-@cache
 def describe(name: str) -> Description:
     """The description of a shipped test set, or of a YAML file of the user's.
 
     Raises:
         CossError: no such set, or a file that is none; a wrong key is named.
     """
-    if name.endswith((".yaml", ".yml")):
-        text, where = read_text(Path(name).expanduser()), name
-    elif name in shipped():
-        place = files("robustbench_coss.test_sets") / f"{name}.yaml"
-        text, where = place.read_text("utf-8"), f"{name}.yaml"
-    else:
-        hint = did_you_mean(name, shipped(), f"known: {', '.join(shipped())}")
-        raise CossError(f"unknown test set {name!r}; {hint}, or name a YAML file of yours")
+    if name.endswith((".yaml", ".yml")):  # of a user, who may have changed it since
+        return _parse(read_text(Path(name).expanduser()), name)
+    if name in shipped():
+        return _describe_shipped(name)
+    hint = did_you_mean(name, shipped(), f"known: {', '.join(shipped())}")
+    raise CossError(f"unknown test set {name!r}; {hint}, or name a YAML file of yours")
+
+
+@cache
+def _describe_shipped(name: str) -> Description:
+    place = files("robustbench_coss.test_sets") / f"{name}.yaml"
+    return _parse(place.read_text("utf-8"), place.name)
+
+
+def _parse(text: str, where: str) -> Description:
     try:
         return Description.model_validate(parse_yaml(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
+        found = error.errors(include_url=False)
+        same = [each for each in found if each["loc"][:1] == found[0]["loc"][:1]]
+        first = max(same, key=lambda each: len(each["loc"]))
+        # What may be of several kinds has the kind in its place, as "tuple[str, ...]".
+        key = ".".join(str(p) for p in first["loc"] if str(p) != "str" and "[" not in str(p))
+        if not key and first["type"] == "model_type":
+            raise CossError(f"{where} holds no keys and values") from error
+        key = key or "the file"
         raise CossError(f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}") from error
     except ValueError as error:
         raise CossError(f"{where} is no YAML: {one_line(error)}") from error
@@ -179,6 +205,8 @@ def class_map(name: str) -> dict[str, tuple[str, ...]]:
         found = {str(number): (each,) for number, each in enumerate(classes)}
     else:
         found = {each: (each,) for each in classes}
+    if empty := [key for key, targets in found.items() if not targets]:
+        raise CossError(f"test set {name}: classes gives {empty[0]} no training class; remove it")
     every = [target for targets in found.values() for target in targets]
     if len(set(every)) < len(every) or not every:
         twice = next((t for t in every if every.count(t) > 1), "none at all")

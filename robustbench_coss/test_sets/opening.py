@@ -66,6 +66,8 @@ def members(name: str, trained: Sequence[str], dataset: str) -> Members:
     place = {each: number for number, each in enumerate(trained)}
     groups = {k: tuple(place[t] for t in targets if t in place) for k, targets in known.items()}
     there = {k: group for k, group in groups.items() if group}
+    if len(known) < 2:
+        raise CossError(f"test set {name} has one class, and there is nothing to tell apart")
     if len(there) < 2:
         wanted = [target for targets in known.values() for target in targets if target not in place]
         raise CossError(
@@ -106,7 +108,9 @@ class CutPictures(FolderSet):
         picture = super()._picture(index)
         (width, height), cut = picture.size, self.border
         if min(width, height) <= 2 * cut:
-            raise BadPicture(f"picture {self.path(index)} is all border ({width} × {height} px)")
+            raise BadPicture(
+                f"picture {self.path(index)} is all border ({width} × {height} px); remove it"
+            )
         return picture.crop((cut, cut, width - cut, height - cut))
 
 
@@ -146,7 +150,7 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
         ]
         raise CossError(
             f"{place} is not laid out as test set {label_of(name)}: it "
-            f"{' and '.join(filter(None, parts))}; unpack the archive again"
+            f"{' and '.join(filter(None, parts))}; {_remedy(place, known, foreign)}"
         )
     paths: list[bytes] = []
     sizes: list[int] = []
@@ -172,6 +176,14 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
     opened.geometry = getattr(test, "geometry", opened.geometry)
     opened.workers = getattr(test, "workers", opened.workers)
     return opened
+
+
+def _remedy(place: Path, known: Container[str], foreign: Sequence[str]) -> str:
+    if len(foreign) == 1 and (place / foreign[0]).is_dir():
+        below = class_folders(place / foreign[0], LeftOut())
+        if any(name in known for name in below):
+            return f"move the folders in {place / foreign[0]} up"
+    return "unpack the archive again"
 
 
 Found = dict[str, list[tuple[str, int]]]

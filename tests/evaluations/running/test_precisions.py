@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT, simulate
 from helpers.toy_suite import ToyEncoder, ToySuite, measure
+from scipy.special import expit
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,9 +30,11 @@ from robustbench_coss.machine.executors import in_process
 from robustbench_coss.machine.precision import tf32
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
 from robustbench_coss.records.commands import commands_of
+from robustbench_coss.records.confidence import CONFIDENCE, TRUE_CLASS, logits_of
 from robustbench_coss.records.record import find_records, path_of, read_record
 
 TOLERANCE = 0.3  # points that a share may move by against 32 bit
+PROBABILITIES = 0.005  # what those of single images may, on average
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +344,10 @@ def test_shares_of_a_trained_model_move_by_at_most_0_3_points(
         assert moved <= TOLERANCE, metric.name
     pairs = zip(full.cells, short.cells, strict=True)
     columns = [(a.outcomes[k], b.outcomes[k]) for a, b in pairs for k in a.outcomes]
+    for one, other in zip(full.cells, short.cells, strict=True):
+        for k in (CONFIDENCE, TRUE_CLASS):
+            p, q = (expit(logits_of(cell.outcomes[k])) for cell in (one, other))
+            assert np.abs(p - q).mean() <= PROBABILITIES, (one.condition, k)
     assert not all(np.array_equal(*pair) for pair in columns)  # it was another computation
 
 
