@@ -27,6 +27,9 @@ from robustbench_coss.models.hub.folders import is_hub_folder
 from robustbench_coss.models.load import LIBRARIES, load_model
 from robustbench_coss.records.record import Record, find_records, path_of
 
+Measured = tuple[Path | None, str, dict[Path, Record]]
+"""What `measured` finds of a model."""
+
 
 def submit(
     run: str,
@@ -34,6 +37,7 @@ def submit(
     out: Path | None = None,
     with_encoder: bool = False,
     force: bool = False,
+    found: Measured | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Bundle every record of a model with the probes that they were made with.
 
@@ -45,6 +49,7 @@ def submit(
         out: file to write; None is `<model>-<hash>.zip` in this folder.
         with_encoder: put the encoder into the bundle, too.
         force: replace a file that is no bundle.
+        found: what `measured` gave for it, if that was read already.
 
     Returns:
         The file, and its manifest without the list of files.
@@ -53,10 +58,10 @@ def submit(
         CossError: nothing was measured of it, several models are meant, a probe is missing, or the
             encoder cannot be bundled.
     """
-    checkpoint, sha256, found = measured(run, results)
+    checkpoint, sha256, kept = found or measured(run, results)
     files: dict[str, bytes] = {}
     records: dict[str, Record] = {}
-    for path, record in found.items():
+    for path, record in kept.items():
         with explain_os_errors("read", path):
             files[entry_of(record)] = path.read_bytes()
         check_record(path, record)
@@ -80,7 +85,7 @@ def submit(
     return path, manifest
 
 
-def measured(run: str, results: Path) -> tuple[Path | None, str, dict[Path, Record]]:
+def measured(run: str, results: Path) -> Measured:
     """Checkpoint file (None if there is none at hand), its SHA-256, and a model's records.
 
     Raises:

@@ -75,6 +75,18 @@ class Checkpoint:
     recognised: bool = True
 
 
+def foreign_metadata(arch: str, size: int, source: str, **known: Any) -> dict[str, Any]:
+    """`Checkpoint.metadata` of a model that this tool has not pretrained.
+
+    Args:
+        arch, size, source: as there.
+        known: what else is there to say of it.
+    """
+    found = {"arch": arch, "width": 1.0, "size": size, "method": None, "dataset": None}
+    found |= {"encoder": None, "source": source}
+    return found | known | {"training": {}}
+
+
 def save_encoder(path: Path, encoder: Encoder, metadata: dict[str, Any]) -> None:
     """Write an encoder atomically.
 

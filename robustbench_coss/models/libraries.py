@@ -25,7 +25,7 @@ from robustbench_coss.encoders.timm_models import (
 )
 from robustbench_coss.errors import CossError, did_you_mean, kind_and_line, one_line
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.checkpoint import Checkpoint, foreign_metadata
 from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.seams import Cut, cut, twin
 from robustbench_coss.models.wrap import OpaqueEncoder, describe_input, trial
@@ -59,16 +59,12 @@ def library_model(spec: str, size: int | None) -> Checkpoint:
         spec.replace(":", "-") if weights else f"{library}-{name}-untrained",
         None,
         _sha256(f"{library}:{name}", parts),
-        {
-            "arch": f"{library}:{name}",
-            "width": 1.0,
-            "size": encoder.input.size,
-            "method": None,
-            "dataset": "imagenet" if imagenet else None,
-            "encoder": None,
-            "source": trained,
-            "training": {},
-        },
+        foreign_metadata(
+            f"{library}:{name}",
+            encoder.input.size,
+            trained,
+            dataset="imagenet" if imagenet else None,
+        ),
         parts.head if own_head else None,
         parts.classes if own_head else None,
         describe_input(encoder.input, source),

@@ -17,6 +17,7 @@ from robustbench_coss.models.checkpoint import (
     HEADER,
     Checkpoint,
     find_checkpoint,
+    foreign_metadata,
     load_checkpoint,
 )
 from robustbench_coss.models.controls import FAMILY, control
@@ -173,19 +174,16 @@ def _foreign(path: Path, asked: Asked, size: int | None) -> Checkpoint:
         path.stem,
         path,
         sha256_of(told),
-        {
-            "arch": file.arch,
-            "width": 1.0,
-            "size": side,
-            "method": file.method,
-            "dataset": None,
-            "encoder": file.encoder or None,
-            "source": f"{file.format} checkpoint",
-            "file": _end_of(path),
-            "file_sha256": file_sha256,
-            "reading": reading | ({"allow_partial": True} if left else {}),
-            "training": {},
-        },
+        foreign_metadata(
+            file.arch,
+            side,
+            f"{file.format} checkpoint",
+            method=file.method,
+            encoder=file.encoder or None,
+            file=_end_of(path),
+            file_sha256=file_sha256,
+            reading=reading | ({"allow_partial": True} if left else {}),
+        ),
         head,
         parts.classes,
         describe_input(parts.encoder.input, f"the defaults of {file.format}")

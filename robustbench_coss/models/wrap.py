@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.errors import CossError, kind_and_line
-from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.checkpoint import Checkpoint, foreign_metadata
 from robustbench_coss.models.identity import answers_sha256, module_sha256
 from robustbench_coss.models.loan import Loan, ordinary_mode
 from robustbench_coss.models.seams import cut
@@ -118,16 +118,7 @@ def wrap_module(
         name,
         None,
         digest,
-        {
-            "arch": type(module).__name__,
-            "width": 1.0,
-            "size": size,
-            "method": None,
-            "dataset": None,
-            "encoder": None,
-            "source": "python object",
-            "training": {},
-        },
+        foreign_metadata(type(module).__name__, size, "python object"),
         head,
         classes,
         describe_input(spec, "the call"),

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_coss.errors import CossError, one_line
-from robustbench_coss.reading import parse_json
+from robustbench_coss.reading import parse_json, read_text
 
 CONFIG = "config.json"
+MOST_CONFIG = 1 << 22  # bytes
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 OLDER = ("*pytorch_model*.bin", "*pytorch_model.bin.index.json")
 """Read with `weights_only`, where there are no safetensors."""
@@ -108,8 +109,9 @@ def _complete(folder: Path, config: str) -> bool:
     if config and config not in files:
         return False
     for index in folder.glob("*.index.json"):
-        wanted = set(parse_json(index.read_text())["weight_map"].values())
-        return wanted <= set(files)
+        with suppress(CossError, ValueError, KeyError, TypeError, AttributeError):
+            return set(parse_json(read_text(index))["weight_map"].values()) <= set(files)
+        return False  # a damaged list
     return any(_any(files, kind) for kind in (WEIGHTS[0], OLDER[0]))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustbench_coss.errors import CossError, explain_os_errors, one_line
+from robustbench_coss.errors import CossError, one_line
 from robustbench_coss.models.checkpoint import FILE_NAME, Checkpoint
-from robustbench_coss.models.hub.fetch import CONFIG
+from robustbench_coss.models.hub.fetch import CONFIG, MOST_CONFIG
 from robustbench_coss.models.hub.libraries import CLIP_CONFIG, open_clip_folder, timm_folder
 from robustbench_coss.models.hub.read import transformers_model
 from robustbench_coss.models.other_tools.format import Colours
-from robustbench_coss.reading import parse_json
-
-MOST_CONFIG = 1 << 22  # bytes
+from robustbench_coss.reading import parse_json, read_text
 
 
 def is_hub_folder(path: Path) -> bool:
@@ -39,10 +37,7 @@ def model_in_folder(
         return open_clip_folder(folder, size)
     path = folder / CONFIG
     try:
-        with explain_os_errors("read", path):
-            if path.stat().st_size > MOST_CONFIG:
-                raise ValueError(f"more than {MOST_CONFIG:,} bytes")
-            stated = parse_json(path.read_text())
+        stated = parse_json(read_text(path, MOST_CONFIG))
         if not isinstance(stated, dict):
             raise ValueError("it is no object")
     except (ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ from robustbench_coss.encoders.class_token import ClassTokenEncoder
 from robustbench_coss.encoders.timm_models import geometry_from, timm_module
 from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.checkpoint import Checkpoint
+from robustbench_coss.models.checkpoint import Checkpoint, foreign_metadata
 from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.hub.fetch import file_of, folder_of, quiet
 from robustbench_coss.models.identity import state_sha256
@@ -261,17 +261,13 @@ def _checkpoint(
         name,
         None,
         digest,
-        {
-            "arch": arch,
-            "width": 1.0,
-            "size": contract.size,
-            "method": None,
-            "dataset": "imagenet" if imagenet else None,
-            "encoder": None,
-            "source": source + (f", commit {commit}" if commit else ""),
-            "reading": read | ({"commit": commit} if commit else {}),
-            "training": {},
-        },
+        foreign_metadata(
+            arch,
+            contract.size,
+            source + (f", commit {commit}" if commit else ""),
+            dataset="imagenet" if imagenet else None,
+            reading=read | ({"commit": commit} if commit else {}),
+        ),
         parts.head,
         parts.classes if parts.head is not None else None,
         describe_input(contract, source) + (f"; commit {commit[:12]}" if commit else ""),

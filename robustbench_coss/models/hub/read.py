@@ -21,15 +21,15 @@ from torch import nn
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.checkpoint import Checkpoint
-from robustbench_coss.models.hub.fetch import CONFIG, NEEDS, folder_of, quiet
+from robustbench_coss.models.checkpoint import Checkpoint, foreign_metadata
+from robustbench_coss.models.hub.fetch import CONFIG, MOST_CONFIG, NEEDS, folder_of, quiet
 from robustbench_coss.models.hub.networks import POOLINGS, Whole, cut_model, of_family
 from robustbench_coss.models.hub.pictures import input_of
 from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.models.other_tools.format import Colours
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input
-from robustbench_coss.reading import parse_json
+from robustbench_coss.reading import parse_json, read_text
 
 FIRST_CLASS = "tench"
 """How the labels of ImageNet-1K begin."""
@@ -75,17 +75,13 @@ def transformers_model(
         _name(spec, named),
         None,
         _sha256(arch if named else "", tower, parts, read, picked.geometry.stored(picked.size)),
-        {
-            "arch": arch,
-            "width": 1.0,
-            "size": picked.size,
-            "method": None,
-            "dataset": "imagenet" if own_head and _imagenet(labels) else None,
-            "encoder": None,
-            "source": f"transformers' {type(tower).__name__}{commit and f', commit {commit}'}",
-            "reading": read | ({"commit": commit} if commit else {}),
-            "training": {},
-        },
+        foreign_metadata(
+            arch,
+            picked.size,
+            f"transformers' {type(tower).__name__}{commit and f', commit {commit}'}",
+            dataset="imagenet" if own_head and _imagenet(labels) else None,
+            reading=read | ({"commit": commit} if commit else {}),
+        ),
         parts.head,
         parts.classes if own_head else None,
         f"{describe_input(picked, source)}; features: {POOLINGS[chosen]}"
@@ -100,7 +96,7 @@ def _stated(folder: Path, spec: str) -> dict[str, Any]:
         CossError: it is of another library, or needs code of its own.
     """
     try:
-        found = parse_json((folder / CONFIG).read_text())
+        found = parse_json(read_text(folder / CONFIG, MOST_CONFIG))
         kind = found["model_type"]
     except (OSError, ValueError, RecursionError, TypeError, KeyError) as error:
         raise CossError(
