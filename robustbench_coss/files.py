@@ -226,8 +226,9 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
 
 def cache_folder() -> Path:
     """Where what can be made again is kept for the next process: the user's cache (XDG)."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "robustbench-coss"
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # Relative ones are to be ignored, by the XDG Base Directory Specification.
+    return (root if root.is_absolute() else Path.home() / ".cache") / "robustbench-coss"
 
 
 def canonical_json(value: Any) -> str:

@@ -21,7 +21,8 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import against_the_rest, answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.clean import bank_size, unit_bank
-from robustbench_coss.evaluations.suites.other_sets import label_of, open_others
+from robustbench_coss.evaluations.suites.options import several_names
+from robustbench_coss.evaluations.suites.other_sets import label_of, open_others, shared
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Better, Cell, Metric
 from robustbench_coss.statistics import detection
@@ -81,11 +82,11 @@ class OOD(BaseSuite):
         bank: int | None = None,
         root: Path | str | None = None,
     ) -> None:
-        self.items = {"near": _several("near", near), "far": _several("far", far)}
+        self.items = {"near": several_names("ood.near", near), "far": several_names("ood.far", far)}
         every = [label_of(item) for items in self.items.values() for item in items]
         if twice := [name for name in every if every.count(name) > 1]:
             raise CossError(f"ood.near and ood.far name {twice[0]} twice; name each set once")
-        self.scores = _several("scores", scores)
+        self.scores = several_names("ood.scores", scores)
         if unknown := [name for name in self.scores if name not in SCORES]:
             raise CossError(f"unknown score {unknown[0]!r} in ood.scores; known: {_listed(SCORES)}")
         for option, count in (("k", k), ("bank", bank)):
@@ -107,7 +108,7 @@ class OOD(BaseSuite):
         """Open the other sets.
 
         Raises:
-            CossError: none is named, or one is not there or the data set itself.
+            CossError: none is named, or one is not there or holds images of the data set itself.
         """
         if not any(self.items.values()):
             raise CossError(
@@ -121,6 +122,11 @@ class OOD(BaseSuite):
                 if own.fingerprint == test.fingerprint:
                     raise CossError(
                         f"ood.{group} names {item}, which are the test images; leave it out"
+                    )
+                if count := shared(opened, test):
+                    raise CossError(
+                        f"ood.{group} names {item}, which holds {count:,} of the test images; name "
+                        "what has none"
                     )
                 self._sets[group][opened.name] = opened
 
@@ -235,13 +241,6 @@ class OOD(BaseSuite):
 
     def close(self) -> None:
         self._bank = None
-
-
-def _several(option: str, given: Any) -> list[str]:
-    parts = given.split(",") if isinstance(given, str) else given
-    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
-        raise CossError(f"ood.{option} must be names, one or several, got {given!r}")
-    return [part.strip() for part in parts if part.strip()]
 
 
 def _listed(names: Mapping[str, Any]) -> str:

@@ -1,9 +1,10 @@
-"""Options of suites that are levels of conditions, checked as they come from a command line."""
+"""Options of suites, levels of conditions and names, checked as they come from a command line."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from robustbench_coss.errors import CossError
 
@@ -36,3 +37,15 @@ def levels(
     if len({f"{value:g}" for value in found}) < len(found):
         raise CossError(f"{option} must differ from each other; got {values!r}")
     return tuple(sorted(found))
+
+
+def several_names(option: str, given: Any) -> list[str]:
+    """Names: one, several separated by commas, or a list.
+
+    Raises:
+        CossError: something else.
+    """
+    parts = given.split(",") if isinstance(given, str) else given
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise CossError(f"{option} must be names, one or several, got {given!r}")
+    return [part.strip() for part in parts if part.strip()]

@@ -67,6 +67,16 @@ def open_others(item: str, root: Path, data_root: Path, test: ImageSet) -> Image
     return found
 
 
+def shared(one: ImageSet, other: ImageSet) -> int:
+    """How many pictures of a folder or list are files of another set, links on the way followed."""
+    files = [
+        {os.path.join(os.path.realpath(each.folder), os.fsdecode(p)) for p in each.paths.tolist()}
+        for each in (one, other)
+        if isinstance(each, FolderSet)
+    ]
+    return len(set.intersection(*files)) if len(files) == 2 else 0
+
+
 def _registered(item: str) -> bool:
     return item.partition(":")[0] in registry.names("dataset")
 
@@ -85,7 +95,8 @@ def _listed(file: Path, root: Path) -> tuple[Path, list[bytes]]:
     names = []
     for line in read_lines(file):
         path, _, label = line.rpartition(" ")
-        names.append(path.strip() if path and label.lstrip("-").isdecimal() else line)
+        name = path.strip() if path and label.lstrip("-").isdecimal() else line
+        names.append(name.removeprefix("./"))
     if not names:
         raise CossError(f"{file} names no picture; write a path and a label a line")
     if len(set(names)) < len(names):

@@ -22,6 +22,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered, probability_codes
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_pairs
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.suites.options import several_names
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.columns import Column
@@ -126,7 +127,7 @@ class Shift(BaseSuite):
     conditions.
 
     Args:
-        sets: names of test sets that this package describes, or YAML files; None takes each whose
+        sets: names of test sets that this package describes, or YAML files; none takes each whose
             folder is there and whose classes are among those that the model tells apart.
         root: folder in which theirs lie; None is that of the data sets.
 
@@ -147,19 +148,18 @@ class Shift(BaseSuite):
         captions={"": "Top-1 on published test sets; at 0 the clean test images."},
     )
 
-    def __init__(self, sets: Sequence[str] | None = None, root: Path | str | None = None) -> None:
-        if isinstance(sets, str):
-            sets = [sets]
-        if sets is not None and not all(isinstance(name, str) for name in sets):
-            raise CossError(f"shift.sets must be names of test sets, got {sets!r}")
+    def __init__(
+        self, sets: str | Sequence[str] | None = None, root: Path | str | None = None
+    ) -> None:
+        asked = [] if sets is None else several_names("shift.sets", sets)
         if root is not None and not isinstance(root, str | Path):
             raise CossError(f"shift.root must be a folder, got {root!r}")
-        for name in sets or ():
+        for name in asked:
             describe(name)
-        labels = [label_of(name) for name in sets or ()]
+        labels = [label_of(name) for name in asked]
         if twice := [label for label in labels if labels.count(label) > 1]:
             raise CossError(f"shift.sets names {twice[0]} twice; name each set once")
-        self.asked, self.root = sets, None if root is None else Path(root).expanduser()
+        self.asked, self.root = asked, None if root is None else Path(root).expanduser()
         self._sets: list[TestSet] = []
 
     def look_in(self, data_root: Path) -> None:

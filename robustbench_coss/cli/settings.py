@@ -17,6 +17,7 @@ def parse_setting(text: str, example: str) -> tuple[str, Any]:
         CossError: the text is something else; `example` is shown.
     """
     key, equals, value = text.partition("=")
+    key = key.strip()
     if not equals or not all(key.split(".")):
         raise CossError(f"--set takes KEY=VALUE, such as {example}; got {text!r}")
     try:

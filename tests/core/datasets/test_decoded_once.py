@@ -20,6 +20,7 @@ from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.readable import unreadable
 from robustbench_coss.errors import CossError
+from robustbench_coss.files import cache_folder
 
 ORDER = [5, 0, 8, 3, 7, 1, 2, 6, 4]  # of nine pictures
 
@@ -269,3 +270,11 @@ def test_a_killed_writer_leaves_nothing_torn(
     assert len(list(store.folder.glob("*.npy"))) == 1
     assert all(torch.equal(found, images.images(ORDER)) for found in passes(store, 3))
     assert len(list(store.folder.iterdir())) == 3  # and the temporary file of the dead is gone
+
+
+def test_a_cache_folder_that_is_not_absolute_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("relative", "", "./here"):  # by the XDG Base Directory Specification
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+        assert cache_folder() == Path.home() / ".cache" / "robustbench-coss"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/absolute")
+    assert cache_folder() == Path("/absolute/robustbench-coss")

@@ -102,6 +102,13 @@ def test_a_set_that_is_named_twice_or_shares_a_name_is_refused(tmp_path: Path) -
             Shift(sets=sets)
 
 
+def test_sets_are_named_as_a_list_or_with_commas() -> None:
+    for sets in (["imagenet-a", "imagenet-r"], "imagenet-a,imagenet-r", "imagenet-a, imagenet-r"):
+        assert Shift(sets=sets).asked == ["imagenet-a", "imagenet-r"]
+    with pytest.raises(CossError, match=r"shift.sets must be names, one or several, got 3"):
+        Shift(sets=3)  # type: ignore[arg-type]
+
+
 def test_class_folders_that_lie_one_deeper_are_found_and_named(tmp_path: Path) -> None:
     for part in ("train", "val", "mine/inner"):
         write_pictures(tmp_path / part, ("cat", "dog"), 10 if part == "train" else 2)

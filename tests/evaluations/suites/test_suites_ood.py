@@ -265,3 +265,20 @@ def test_outputs_that_are_not_finite_leave_no_number() -> None:
     ]  # fmt: skip
     (derived,) = suite.derived(cells)
     assert np.isnan(derived.outcomes["ood_auroc"]).all()
+
+
+def test_pictures_of_the_data_set_itself_are_refused_however_they_are_named(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        paint(tmp_path / part / "a", 4, 1)
+        paint(tmp_path / part / "b", 4, 2)
+    paint(tmp_path / "other", 4, 3)
+    test = open_dataset("imagefolder", "test", size=32, root=tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "test" / "b")
+    (tmp_path / "list.txt").write_text("other/deep/1.png 0\ntest/a/deep/1.png 0\n")
+    for item, count in (("test", 8), ("test/a", 4), ("link", 4), ("list.txt", 1)):
+        with pytest.raises(CossError, match=rf"names {item}, which holds {count} of the"):
+            OOD(far=item, root=tmp_path).configure(test)
+    OOD(far="other", root=tmp_path).configure(test)
+    (tmp_path / "list.txt").write_text("other/deep/1.png\n./other/deep/1.png\n")
+    with pytest.raises(CossError, match=r"names other/deep/1.png twice"):
+        OOD(far="list.txt", root=tmp_path).configure(test)
