@@ -64,7 +64,12 @@ def taken_along() -> set[Path]:
 
 
 def on_config(config: Any) -> Any:
-    """Anchors spelled as GitHub spells them."""
+    """Anchors spelled as GitHub spells them; a link to the repository where `REPO_URL` says which.
+
+    In the navigation, not as `repo_url`: for that the theme fetches from GitHub.
+    """
+    if address := os.environ.get("REPO_URL"):
+        config.nav = [*config.nav, {"Repository": address}]
     config.mdx_configs["toc"]["slugify"] = lambda text, separator: (
         re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", separator)
     )

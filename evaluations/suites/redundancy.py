@@ -78,7 +78,7 @@ class Redundancy(BaseSuite):
         suffices=True,
         pictures=("cka",),
         captions={
-            "": "Top-1 against the share of local representations that are pooled. Below: the "
+            "": "Top-1 against the share of local representations that are pooled, and the "
             "smallest share that keeps 95 % of clean top-1.",
             "metrics": "Similarities, effective rank and probes.",
             "cka": "CKA of pairs of positions, ordered row by row.",

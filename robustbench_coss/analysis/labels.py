@@ -244,6 +244,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 def differences(variants: list[dict[str, Any]]) -> list[str]:
     """For each variant what sets it apart from the others, as "epochs=10, width=0.5"."""
+    rows = [(key.rpartition(".")[2], values) for key, values in varied(variants).items()]
+    return [", ".join(f"{key}={of[i]}" for key, of in rows) for i in range(len(variants))]
+
+
+def varied(variants: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Settings that differ -> their value in each variant, "none" where it has none."""
     flat = [_flat(variant) for variant in variants]
     keys = sorted({key for f in flat for key in f if len({g.get(key) for g in flat}) > 1})
-    return [", ".join(f"{k.rpartition('.')[2]}={f.get(k, 'none')}" for k in keys) for f in flat]
+    return {key: [f.get(key, "none") for f in flat] for key in keys}

@@ -54,12 +54,18 @@ def draw_curves(
     pens: dict[str, LineStyle],
     note: str,
 ) -> Figure:
-    """A panel per style in two columns with a common y axis; below them the shares, if any."""
+    """A panel per style in two columns with a common y axis; below them the shares, if any.
+
+    Shares that are all 1 are said in the note instead.
+    """
+    if not shares.empty and (shares["low"] >= 1).all():  # a row of dots at one end says no more
+        shares = shares.iloc[:0]
+        note = f"{note}\nnone keeps {100 * KEPT:.0f} % of its clean top-1 with a smaller share"
     columns = min(panels_across(), len(styles))
     rows = math.ceil(len(styles) / columns)
     drawn = [model for model in pens if model in set(data["model"])]
     band = len(drawn) <= MOST_BANDS
-    heights = [1.6 if columns == 1 else 1.25] * rows
+    heights = [1.6 if columns == 1 and panels_across() < 3 else 1.25] * rows
     if not shares.empty:
         heights.append(0.1 * len(drawn) + 0.25)
     figure = new_figure(sum(heights) + (0.6 if columns == 1 else 0.3))

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from helpers import simulate
@@ -331,9 +330,14 @@ def test_a_short_report_has_every_headline_number_and_what_recipes_differ_in(
 
 def test_recipes_are_what_they_share_and_what_sets_them_apart() -> None:
     views = "views: {crop: 0.2, blur: "
-    texts = {"a": f"method: byol\n{views}0.5}}", "b": f"method: dino\n{views}0}}"}
-    models = [SimpleNamespace(label=label, recipe=text) for label, text in texts.items()]
-    shared, apart = recipes_apart([*models, SimpleNamespace(label="c", recipe="")])  # type: ignore[list-item]
+    texts = {"a": f"method: byol\n{views}0.5}}", "b": f"method: dino\n{views}0}}\nema: 0.9"}
+    shared, (apart,) = recipes_apart(texts | {"c": ""})
     assert shared == "views:\n  crop: 0.2\n"
-    assert apart == [("a", "method=byol, blur=0.5"), ("b", "method=dino, blur=0")]
-    assert recipes_apart([]) == ("", [])
+    assert list(apart.headings) == ["Setting", "a", "b"]
+    assert [[cell.text for cell in row] for row in apart.rows] == [
+        ["ema", "–", "0.9"],
+        ["method", "byol", "dino"],
+        ["blur", "0.5", "0"],
+    ]
+    assert recipes_apart({"a": texts["a"]})[1] == []
+    assert recipes_apart({}) == ("", [])

@@ -52,6 +52,19 @@ def test_the_navigation_has_its_parts_in_order() -> None:
     assert parts == ["Start here", "Pretrain", "Evaluate", "Results", "Extend", "Reference"]
 
 
+def test_pages_link_to_the_repository_where_its_address_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nav() -> list[Any]:
+        config = SimpleNamespace(mdx_configs={"toc": {}}, nav=[{"Overview": "index.md"}])
+        return hooks.on_config(config).nav
+
+    monkeypatch.delenv("REPO_URL", raising=False)
+    assert nav() == [{"Overview": "index.md"}]
+    monkeypatch.setenv("REPO_URL", "https://example.org/coss")
+    assert nav() == [{"Overview": "index.md"}, {"Repository": "https://example.org/coss"}]
+
+
 def test_what_pages_link_to_outside_of_docs_is_there_and_within_the_repository() -> None:
     taken = hooks.taken_along()
     assert ROOT / "results" / "README.md" in taken

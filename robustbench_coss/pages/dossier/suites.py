@@ -171,7 +171,11 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
         ),
         config=pretty(records[0].suite_config),
         origins=tuple(_origins(records)),
-        doubts=tuple((m.label, said) for m in here if (said := doubt_of(m))),
+        doubts=tuple(
+            (m.label, f"{said[0].upper()}{said[1:]}.")
+            for m in here
+            if (said := doubts_of(m.records))
+        ),
         checks=tuple(check_lines(records)),
         models=tuple(models),
         labels=tuple(labels),
@@ -186,12 +190,6 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
 def suite_title(m: SeedGroup) -> str:
     """A suite in words, with the protocol where there are several."""
     return (m.about.title or m.suite) + (f" ({m.protocol})" if m.protocol else "")
-
-
-def doubt_of(m: SeedGroup) -> str:
-    """Failed checks and doubtful outcomes of a model in a sentence; "" if there are none."""
-    said = doubts_of(m.records)
-    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def check_lines(records: Sequence[Record]) -> list[CheckLine]:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from robustbench_coss import __version__
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import TestSet, load_measurements
+from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.claims.verdicts import examine_measured
 from robustbench_coss.figures.styles import styled
@@ -30,8 +31,9 @@ from robustbench_coss.pages.report.svg import inline
 from robustbench_coss.pages.report.tables import full_tables, metric_tables, run_table, runs_of
 from robustbench_coss.tables.cells import MARK, Section
 from robustbench_coss.tables.claims import layout as claims_layout
-from robustbench_coss.tables.leaderboard import WIDE, layout
+from robustbench_coss.tables.leaderboard import layout
 
+ACROSS = 6  # columns of headline numbers in one table
 FULL_WIDTH = 7.0  # inches of figures: panels stand side by side across the page
 ONLY_FULL = (
     "summary",
@@ -124,7 +126,9 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
         claims_said=summary.claims_sentence(outcomes) if len(sets) == 1 else "",
         tested=any(outcome.rows for outcome in outcomes),
         models=models,
-        recipes=recipes_apart(models),
+        recipes=recipes_apart(
+            {label: model.recipe for label, model in zip(_short(subject), models, strict=True)}
+        ),
         full=full,
         runs_of=runs_of,
         metric_tables=metric_tables,
@@ -135,6 +139,13 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
         version=__version__,
         style=Markup(_style()),
     )
+
+
+def _short(subject: Subject) -> list[str]:
+    """What tells its configurations apart."""
+    known = {m.label: m.configuration for m in subject.measurements}
+    labels, _ = short_labels([known[label] for label in subject.configurations])
+    return labels
 
 
 def _style() -> str:
@@ -181,6 +192,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bo
     lines = table[table["test_set"] == test_set.label].reset_index(drop=True)
     pairs = find_pairs(subject, test_set)
     parts = suite_parts(mine, lines)
+    whole = full or len(subject.configurations) == 1  # a short report has no tables of a suite
     pictures: dict[str, list[Picture]] = {}
     with styled(inches=FULL_WIDTH):
         for drawing in draw_figures(mine, test_set):
@@ -191,7 +203,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bo
             picture = Picture(inline(drawing.draw(), prefix, alt), drawing.caption)
             place = "first" if drawing.name == "tradeoff" else drawing.of
             pictures.setdefault(place, []).append(picture)
-    (overview,) = layout(lines, WIDE)
+    (overview,) = layout(lines, ACROSS)
     return SetPart(
         key=test_set.slug,
         label=test_set.label,
@@ -201,7 +213,7 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bo
         overview=overview,
         daggers=tuple(note for note in overview.notes if note.startswith(MARK)),
         pairs=pairs,
-        suites=tuple(parts),
+        suites=tuple(part for part in parts if whole or pictures.get(part.key)),
         pictures=pictures,
     )
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
 import yaml
 
-from robustbench_coss.analysis.labels import differences
-from robustbench_coss.pages.dossier.models import ModelPart
+from robustbench_coss.analysis.labels import varied
 from robustbench_coss.reading import parse_yaml
+from robustbench_coss.tables.cells import MISSING, Block, TableCell, block
+
+ACROSS = 7  # models beside each other
+UNSET = ("none", "null")
 
 
-def recipes_apart(models: Sequence[ModelPart]) -> tuple[str, list[tuple[str, str]]]:
-    """What the recipes of models have in common, as YAML, and of each its other settings.
+def recipes_apart(recipes: Mapping[str, str]) -> tuple[str, list[Block]]:
+    """What the recipes of models have in common, as YAML, and a table of the settings that differ:
+    a column per model, `ACROSS` at a time.
 
-    Models that this tool did not train have no recipe and are left out; ("", []) if none has one.
+    Args:
+        recipes: model -> its recipe as YAML; models with none are left out.
+
+    Returns:
+        ("", []) if none has one.
     """
-    found = {model.label: parse_yaml(model.recipe) for model in models if model.recipe}
+    found = {model: parse_yaml(text) for model, text in recipes.items() if text}
     if not found:
         return "", []
     shared = reduce(_common, found.values())
     text = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
-    apart = differences(list(found.values()))
-    return text, list(zip(found, apart, strict=True)) if len(found) > 1 else []
+    rows = {
+        key: [MISSING if value in UNSET else value for value in of]
+        for key, of in varied(list(found.values())).items()
+        if not set(of) <= set(UNSET)
+    }
+    names = [TableCell(key.rpartition(".")[2]) for key in rows]
+    columns = [(name, [TableCell(of[i]) for of in rows.values()]) for i, name in enumerate(found)]
+    starts = range(0, len(columns) if rows else 0, ACROSS)
+    return text, [block([("Setting", names), *columns[at : at + ACROSS]]) for at in starts]
 
 
 def _common(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
 from robustbench_coss.analysis.controls import NOT_TRAINED
 from robustbench_coss.analysis.labels import Configuration, short_labels
+from robustbench_coss.analysis.numbers import problems
 from robustbench_coss.claims.verdicts import (
     NO_RECORDS,
     NOT_SUPPORTED,
@@ -18,7 +19,7 @@ from robustbench_coss.claims.verdicts import (
     UNDECIDED,
     Outcome,
 )
-from robustbench_coss.pages.dossier.suites import doubt_of, suite_title
+from robustbench_coss.pages.dossier.suites import check_lines, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
 from robustbench_coss.records.about import own_suites
@@ -29,12 +30,28 @@ SINGLE = " These are single runs: with another training seed it may come out dif
 
 
 def doubts(measurements: Sequence[SeedGroup]) -> list[str]:
-    """Failed sanity checks and doubtful outcomes, a sentence each; empty if there are none."""
-    return [
-        f"{m.label}, {suite_title(m)} on {m.test_set.label}: {said}"
-        for m in measurements
-        if (said := doubt_of(m))
-    ]
+    """Failed sanity checks, each with the models that it failed for, and doubtful outcomes, a
+    sentence each; empty if there are none."""
+    found = list({m.label: m.configuration for m in measurements}.values())
+    labels, _ = short_labels(found)
+    short = {c.label: label for c, label in zip(found, labels, strict=True)}
+    failed: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    said = []
+    for m in measurements:
+        where = f"{suite_title(m)} on {m.test_set.label}"
+        for check in check_lines(m.records):
+            if check.failed:
+                count = f" ({check.runs - check.passed} of {check.runs} seeds)" * (check.runs > 1)
+                name = short[m.label] + count
+                failed.setdefault((where, check.name), []).append((name, check.detail))
+        if outcomes := problems(m.records):
+            said.append(f"{short[m.label]}, {where}: doubtful outcomes under {outcomes}.")
+    checks = []
+    for (where, name), of in failed.items():
+        models = listed([model for model, _ in of])
+        first = of[0][0].partition(" (")[0] + ": " if len(of) > 1 else ""
+        checks.append(f"{where}: failed sanity check {name}: {models}; {first}{of[0][1]}.")
+    return checks + said
 
 
 def sentences(

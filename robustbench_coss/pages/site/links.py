@@ -13,10 +13,14 @@ PAPERS = {
 }
 CO_SSL = "2501.02860"
 HUB = "https://huggingface.co/"
+CODE = {
+    "timm": "https://github.com/huggingface/pytorch-image-models",
+    "torchvision": "https://github.com/pytorch/vision",
+}
 
 
 def links_of(model: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """(what, address) of a model's papers and weights.
+    """(what, address) of a model's papers, code and weights.
 
     Args:
         model: metadata of a record.
@@ -28,4 +32,5 @@ def links_of(model: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     found = [(f"Paper, arXiv {number}", ARXIV + number) for number in papers]
     library, _, name = str(model["name"]).partition(":")
     weights = {"timm": f"{HUB}timm/{name.removeprefix('hf-hub:timm/')}", "hf": f"{HUB}{name}"}
+    found += [("Code", CODE[library])] if name and library in CODE else []
     return (*found, *(("Weights", weights[library]) for _ in [0] if name and library in weights))

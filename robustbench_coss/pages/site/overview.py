@@ -68,7 +68,7 @@ class Dot:
     Attributes:
         page: of the model.
         title: its name and both numbers.
-        whiskers: path of both intervals.
+        whiskers: path of both intervals; "" of models that no colour is left for.
         mark: path of its marker.
     """
 
@@ -146,6 +146,11 @@ class Overview:
     keys: tuple[Key, ...]
     heats: tuple[HeatMap, ...]
 
+    @property
+    def unnamed(self) -> bool:
+        """Whether there are more models than colours."""
+        return any(not dot.whiskers for plot in self.scatters for dot in plot.dots)
+
 
 def overview(board: Board, measurements: Sequence[SeedGroup]) -> Overview:
     """The plots of a leaderboard; none where nothing but clean accuracy was measured.
@@ -191,11 +196,13 @@ def _scatter(board: Board, x: int, y: int, looks: Mapping[str, Look]) -> Scatter
             f"M{at[0]:g} {along.px(y_low):g}V{along.px(y_high):g}"
         )
         look = looks.get(row.model, REST)
-        title = (
-            f"{row.model}: {board.headings[x].text} {row.numbers[x].cell.text} %, "
-            f"{board.headings[y].text} {row.numbers[y].cell.text} %"
+        said = (
+            f"{board.headings[k].text} {row.numbers[k].cell.text} % {row.numbers[k].cell.interval}"
+            for k in (x, y)
         )
-        dots.append(Dot(row.page, title, look, row.control, whiskers, look.at(*at)))
+        title = f"{row.model}: {', '.join(map(str.rstrip, said))}"
+        drawn = whiskers if row.model in looks else ""
+        dots.append(Dot(row.page, title, look, row.control, drawn, look.at(*at)))
     best = [(_ends(r.numbers[x])[1], _ends(r.numbers[y])[1]) for r in rows if not r.control]
     return Scatter(
         board.headings[y].text,

@@ -7,6 +7,7 @@ from itertools import combinations
 import matplotlib
 import numpy as np
 import pytest
+from helpers.colours import NOTICED, SEEN, lab
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,38 +18,6 @@ from robustbench_coss.figures.pens import FAMILIES, MOST_MODELS, OTHERS, pens_of
 from robustbench_coss.figures.styles import styled
 
 NET = "net"
-
-# Machado, Oliveira and Fernandes 2009, "A physiologically-based model for simulation of color
-# vision deficiency", table 1, severity 1.0: what dichromats see, in linear RGB.
-SEEN = {
-    "all": np.eye(3),
-    "protanopia": np.array(
-        [
-            [0.152286, 1.052583, -0.204868],
-            [0.114503, 0.786281, 0.099216],
-            [-0.003882, -0.048116, 1.051998],
-        ]
-    ),
-    "deuteranopia": np.array(
-        [
-            [0.367322, 0.860646, -0.227968],
-            [0.280085, 0.672501, 0.047413],
-            [-0.011820, 0.042940, 0.968881],
-        ]
-    ),
-}
-# Of linear sRGB to XYZ, and D65's white (IEC 61966-2-1).
-XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-NOTICED = 2.3  # CIELAB, Mahy et al. 1994: what is just noticed; thin lines need several times that
-
-
-def lab(colour: str, seen: np.ndarray) -> np.ndarray:
-    """CIELAB of a colour as somebody sees it."""
-    rgb = np.array(to_rgb(colour))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    x, y, z = (XYZ @ np.clip(seen @ linear, 0, 1)) / (XYZ @ np.ones(3))
-    fx, fy, fz = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))
-    return np.array([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)])
 
 
 @pytest.mark.parametrize("who", SEEN)
