@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from robustbench_coss.analysis.corruption_heat import Heat
 from robustbench_coss.figures.curves import new_figure, plain
-from robustbench_coss.figures.looks import LineStyle
+from robustbench_coss.figures.looks import LineStyle, ink_on
 
 ROW = 0.17  # inches
-DARK = 0.55  # of the range of errors, above which numbers are light
 
 
 def heat_table(heat: Heat) -> pd.DataFrame:
@@ -32,12 +31,10 @@ def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     figure = new_figure(ROW * len(heat.models) + 1.45)
     panel = figure.subplots()
     errors = 100 * heat.errors
-    panel.pcolormesh(errors, cmap="Blues", shading="flat")  # shapes, not an image
+    mesh = panel.pcolormesh(errors, cmap="Blues", shading="flat")  # shapes, not an image
     panel.set_ylim(len(errors), 0)
-    low, high = float(np.nanmin(errors)), float(np.nanmax(errors))
     for i, row in enumerate(errors):
         for j, error in enumerate(row):
-            light = error - low > DARK * ((high - low) or 1)
             text = "–" if np.isnan(error) else f"{error:.0f}"
             panel.text(
                 j + 0.5,
@@ -46,7 +43,7 @@ def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
                 ha="center",
                 va="center",
                 size=5,
-                color="w" if light else "k",
+                color="black" if np.isnan(error) else ink_on(mesh.to_rgba(error)),
             )
         beside = [f"{100 * heat.standard[i]:.1f}"] * bool(np.isfinite(heat.standard[i]))
         beside += [f"{100 * heat.mce[i]:.0f}"] * bool(heat.baseline)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.records.about import SuiteAbout
@@ -67,6 +68,19 @@ class PanelStyle:
     group: str
     title: str
     x_label: str
+
+
+def ink_on(shade: tuple[float, ...] | NDArray[Any]) -> str:
+    """Black or white, whichever stands out more from a shade (WCAG 2.1, "contrast ratio").
+
+    Args:
+        shade: red, green and blue, in [0, 1]; what follows them is left out.
+    """
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shade[:3]
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def panel_styles(mine: Sequence[SeedGroup], axis: Axis, groups: Iterable[str]) -> list[PanelStyle]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -23,6 +23,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from robustbench_coss.figures.looks import ink_on
 from robustbench_coss.figures.styles import FAINT, INK, SOFTWARE
 
 Map = NDArray[np.float32]
@@ -196,7 +197,6 @@ def _show(panel: Axes, values: Map, height: int, width: int) -> AxesImage:
 
 def _write_numbers(panel: Axes, values: Map, height: int, width: int, scale: Normalize) -> None:
     rows, columns = values.shape
-    light = float(scale.inverse(0.55))
     for (row, column), value in np.ndenumerate(values):
         panel.text(
             width / columns * (column + 0.5) - 0.5,
@@ -204,7 +204,7 @@ def _write_numbers(panel: Axes, values: Map, height: int, width: int, scale: Nor
             f"{value:.2f}".replace("0.", ".", 1),
             ha="center",
             va="center",
-            color="white" if value < light else "black",
+            color=ink_on(colormaps[SIMILARITY](scale(value))),
             size=6,
         )
 

@@ -36,10 +36,11 @@ from robustbench_coss.figures.curves import (
     noted,
     plain,
 )
-from robustbench_coss.figures.looks import Drawing
+from robustbench_coss.figures.looks import Drawing, ink_on
 from robustbench_coss.figures.pens import MOST_MODELS, pens_of
 from robustbench_coss.figures.styles import enlarged
 
+FIELD = "cividis"
 TRAINED = "training"  # what these figures are of
 TRAINING = {
     "crop": (
@@ -141,16 +142,15 @@ def _draw_field(data: pd.DataFrame, test_set: TestSet) -> Figure:
             row, column = archs.index(arch), levels.index(level)
             shown[row, column] = 100 * line["value"]
             spread = "" if math.isnan(line["sd"]) else f"\n±{100 * line['sd']:.1f}"
-            dark = shades(shown[row, column]) < 0.55
             panel.text(
                 *(column, row, f"{shown[row, column]:.1f}{spread}"),
                 ha="center",
                 va="center",
                 fontsize=5.5 * enlarged(),
-                color="white" if dark else "black",
+                color=ink_on(matplotlib.colormaps[FIELD](shades(shown[row, column]))),
             )
         panel.set_facecolor("0.92")  # not measured
-        image = panel.imshow(shown, cmap="cividis", norm=shades, aspect="auto")
+        image = panel.imshow(shown, cmap=FIELD, norm=shades, aspect="auto")
         panel.set_title(plain(family))
         panel.set_yticks(range(len(archs)), [plain(arch) for arch in archs])
         panel.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])

@@ -13,6 +13,7 @@ from helpers.chromium import (
     head,
     names,
 )
+from helpers.colours import contrast
 
 from robustbench_coss.analysis.comparison import compare
 
@@ -103,3 +104,25 @@ def test_the_heat_map_has_a_cell_per_corruption_and_model(site: Path, visit: Ope
     for row in heat.locator("tbody tr").all():
         assert row.locator("td").count() == kinds
     assert tab.locator("a[download]").count() == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_number_of_the_heat_map_stands_out_from_its_shade(
+    scheme: str, site: Path, visit: Open
+) -> None:
+    tab = visit(site / "index.html", color_scheme=scheme)
+    pairs = tab.evaluate(
+        """() => [...document.querySelectorAll("table.heat td[style]")].map((cell) => {
+            const look = getComputedStyle(cell);
+            return [look.color, look.backgroundColor];
+        })"""
+    )
+    assert len(set(map(tuple, pairs))) > 9
+    for text, shade in pairs:
+        assert contrast(rgb(text), rgb(shade)) >= 4.5  # WCAG 2.1, 1.4.3
+
+
+def rgb(css: str) -> tuple[float, ...]:
+    """ "rgb(0, 9, 255)" or "color(srgb 0 0.04 1)"."""
+    numbers = [float(n) for n in re.findall(r"(?<![a-z])[\d.]+", css)][:3]
+    return tuple(n / 255 for n in numbers) if css.startswith("rgb") else tuple(numbers)

@@ -28,20 +28,22 @@ SEEN = {
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 NOTICED = 2.3  # CIELAB, Mahy et al. 1994: what is just noticed; thin lines need several times that
 
+Colour = str | tuple[float, ...]
 
-def linear(colour: str) -> np.ndarray:
+
+def linear(colour: Colour) -> np.ndarray:
     """Linear RGB of a colour that matplotlib knows (IEC 61966-2-1)."""
     rgb = np.array(to_rgb(colour))
     return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(one: Colour, other: Colour) -> float:
     """WCAG 2.1, "contrast ratio"."""
     dark, light = sorted(float(XYZ[1] @ linear(colour)) for colour in (one, other))
     return (light + 0.05) / (dark + 0.05)
 
 
-def lab(colour: str, seen: np.ndarray) -> np.ndarray:
+def lab(colour: Colour, seen: np.ndarray) -> np.ndarray:
     """CIELAB of a colour as somebody sees it."""
     x, y, z = (XYZ @ np.clip(seen @ linear(colour), 0, 1)) / (XYZ @ np.ones(3))
     fx, fy, fz = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in (x, y, z))

@@ -21,8 +21,8 @@ from robustbench_coss.tables.cells import MISSING, percent_text
 SUITES = ("corruption", "adversarial", "shift")
 WIDTH, HEIGHT = 420, 320
 LEFT, RIGHT, TOP, BOTTOM = 44, 410, 12, 270
-LIGHTEST, DEEPEST = 0.04, 0.85  # share of the accent in a cell of least and of greatest error
-LIGHT_TEXT = 0.5  # above which a cell's text is the page's colour
+LIGHTEST, DEEPEST = 0.04, 0.8  # share of the accent in a cell of least and of greatest error
+DEEP = 0.6  # above which light text does not stand out from it on a dark page
 
 
 _MARKS = {
@@ -109,7 +109,7 @@ class Key:
 
 @dataclass(frozen=True)
 class HeatRow:
-    """A model's errors: (text, share of the accent behind it, whether its text is light)."""
+    """A model's errors: (text, share of the accent behind it, whether that is `DEEP`)."""
 
     page: str
     name: str
@@ -260,7 +260,7 @@ def _heat_map(board: Board, heat: Heat) -> HeatMap:
         for error in errors:
             share = (error - low) / ((high - low) or 1.0)
             depth = 0.0 if math.isnan(error) else LIGHTEST + share * (DEEPEST - LIGHTEST)
-            cells.append((_percent(error), round(depth, 2), depth > LIGHT_TEXT))
+            cells.append((_percent(error), round(depth, 2), depth > DEEP))
         rows.append(
             HeatRow(
                 row.page,
