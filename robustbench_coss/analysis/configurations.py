@@ -8,7 +8,7 @@ version, settings, number of images and precision.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,16 @@ def without_local_term(m: SeedGroup, measurements: Iterable[SeedGroup]) -> SeedG
         if setting_aside(mine, aside) == setting_aside(theirs, aside):
             return other
     return None
+
+
+def bases_of(measurements: Sequence[SeedGroup]) -> dict[str, str]:
+    """CO- configuration -> its base method's, where a suite was measured for both alike."""
+    found: dict[str, str] = {}
+    for m in measurements:
+        alike = [o for o in measurements if (o.suite, o.protocol) == (m.suite, m.protocol)]
+        if m.label not in found and (base := without_local_term(m, alike)):
+            found[m.label] = base.label
+    return found
 
 
 def setting(m: SeedGroup, key: str) -> Any:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Force, Results, deliver
-from robustbench_coss.errors import CossError
+from robustbench_coss.cli.leaderboard import Force, Results, deliver, format_of
 from robustbench_coss.machine.terminal import show
 
 
@@ -63,7 +62,7 @@ def claims(
     from robustbench_coss.tables.latex import to_latex
     from robustbench_coss.tables.terminal import to_rich
 
-    wanted = format or (None if out is None else _format_of(out))
+    wanted = format or (None if out is None else format_of(out, Format))
     outcomes = examine(results, ablations)
     if wanted is None:
         show(to_rich(layout(outcomes, verbose)))
@@ -75,10 +74,3 @@ def claims(
     else:
         text = to_latex("claims", layout(outcomes))
     deliver(text, out, force)
-
-
-def _format_of(out: Path) -> Format:
-    ending = out.suffix.removeprefix(".").lower()
-    if ending not in list(Format):
-        raise CossError(f"cannot tell the format of {out}; end it in .md, .tex or .json")
-    return Format(ending)

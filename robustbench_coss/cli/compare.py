@@ -78,7 +78,7 @@ def compare(
     """
     from robustbench_coss.analysis.comparison import compare as compare_models
 
-    wanted = format or (None if out is None else format_of(out))
+    wanted = format or (None if out is None else format_of(out, Format))
     beside = None
     if trials is not None:
         from robustbench_coss.analysis.trials import read_trials

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -41,6 +41,9 @@ class Format(StrEnum):
     tex = "tex"
 
 
+F = TypeVar("F", bound=StrEnum)
+
+
 class SpreadShown(StrEnum):
     """What stands beside the numbers of a table."""
 
@@ -48,16 +51,18 @@ class SpreadShown(StrEnum):
     sd = "sd"
 
 
-def format_of(out: Path) -> Format:
-    """The format that a file's ending names.
+def format_of(out: Path, formats: type[F]) -> F:
+    """The one of some formats that a file's ending names.
 
     Raises:
         CossError: it names none.
     """
     ending = out.suffix.removeprefix(".").lower()
-    if ending not in list(Format):
-        raise CossError(f"cannot tell the format of {out}; end it in .md, .csv or .tex")
-    return Format(ending)
+    known = [str(each) for each in formats]
+    if ending not in known:
+        *others, last = (f".{each}" for each in known)
+        raise CossError(f"cannot tell the format of {out}; end it in {', '.join(others)} or {last}")
+    return formats(ending)
 
 
 def names_in(given: Sequence[str] | None) -> list[str]:
@@ -156,7 +161,7 @@ def leaderboard(
         baseline=baseline,
         calibration=calibration,
     )
-    _deliver(paper, format or (None if out is None else format_of(out)), out, force)
+    _deliver(paper, format or (None if out is None else format_of(out, Format)), out, force)
 
 
 def _print_whole(results: Path, baseline: str | None, calibration: bool) -> None:

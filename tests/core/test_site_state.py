@@ -63,9 +63,11 @@ def test_ranks_follow_what_is_shown(site: Path, visit: Open) -> None:
 def test_the_paired_difference_of_two_models_is_the_one_that_compare_finds(
     site: Path, visit: Open
 ) -> None:
-    found = compare(site.parent / "results", "CO-BYOL", "BYOL")
     page = {name: next(site.glob(f"models/{name}-rf29*")).stem for name in ("CO-BYOL", "BYOL")}
     tab = visit(compare_page(site), f"#models={page['BYOL']},{page['CO-BYOL']}")
+    names = tab.locator("#differences thead th").nth(1).inner_text().split(" − ")
+    assert set(names) == set(page)
+    found = compare(site.parent / "results", *names)
     rows = tab.locator("#differences tbody tr")
     assert rows.count() == len(found.table)
     for row, line in zip(rows.all(), found.table.to_dict("records"), strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from robustbench_coss.analysis.comparison import TESTS, compare_chosen, judge
-from robustbench_coss.analysis.configurations import SeedGroup, TestSet, without_local_term
+from robustbench_coss.analysis.configurations import SeedGroup, TestSet, bases_of
 from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.selection import Chosen
 from robustbench_coss.errors import CossError
@@ -112,7 +112,7 @@ def _who(
     if len(labels) > 1:
         labels = [label for label in labels if label not in controls]
     single = len(labels) == 1
-    bases = _bases(everything if single else mine)
+    bases = bases_of(everything if single else mine)
     if not single:
         related = [(co, bases[co], BASE) for co in labels if co in bases]
         return related or [(label, labels[0], BEST) for label in labels[1 : MOST + 1]]
@@ -124,16 +124,6 @@ def _who(
         return [(label, co, CO) for co in forms]
     others = [o for o in rank_models(everything) if o != label and o not in controls]
     return [(label, other, OTHER) for other in others[:MOST]]
-
-
-def _bases(measurements: Sequence[SeedGroup]) -> dict[str, str]:
-    """CO- configuration -> its base method's, where a suite was measured for both alike."""
-    found: dict[str, str] = {}
-    for m in measurements:
-        alike = [o for o in measurements if (o.suite, o.protocol) == (m.suite, m.protocol)]
-        if m.label not in found and (base := without_local_term(m, alike)):
-            found[m.label] = base.label
-    return found
 
 
 def _doubts(a: str, b: str, part: pd.DataFrame) -> list[str]:

@@ -6,19 +6,18 @@ its base method.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from robustbench_coss.analysis.comparison import compare_chosen
-from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.configurations import SeedGroup, bases_of
 from robustbench_coss.analysis.selection import Chosen
 from robustbench_coss.errors import CossError
 from robustbench_coss.pages.site.board import Board, Row
 from robustbench_coss.tables.comparison import difference_cell, p_text, verdict
 
 BEST = 8  # models of which all pairs are compared
-CO = "CO-"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def pair_tables(
     for row in board.rows:
         chosen[row.page] = Chosen(row.model, tuple(m for m in here if m.label == row.model))
     found = []
-    for one, other in _pairs(board.rows):
+    for one, other in _pairs(board.rows, bases_of(here)):
         try:
             table = compare_chosen(chosen[one.page], chosen[other.page], measured)
         except CossError:  # nothing was measured of both alike
@@ -65,17 +64,12 @@ def pair_tables(
     return tuple(found)
 
 
-def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+def _pairs(rows: Sequence[Row], bases: Mapping[str, str]) -> Iterator[tuple[Row, Row]]:
     """The better one first, but for a CO- model, which stands before its base method."""
-    models = [row for row in rows if not row.control]
-    bases = {(row.name, row.rest): row for row in models}
-    related = [
-        (row, bases[row.name.removeprefix(CO), row.rest])
-        for row in models
-        if row.name.startswith(CO) and (row.name.removeprefix(CO), row.rest) in bases
-    ]
+    models = {row.model: row for row in rows if not row.control}
+    related = [(models[co], models[base]) for co, base in bases.items()]
     yield from related
     apart = {frozenset((a.page, b.page)) for a, b in related}
-    for a, b in combinations(models[:BEST], 2):
+    for a, b in combinations(list(models.values())[:BEST], 2):
         if frozenset((a.page, b.page)) not in apart:
             yield a, b
