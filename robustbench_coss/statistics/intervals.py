@@ -11,11 +11,12 @@ therefore have the same interval wherever it is asked for, whatever they are cal
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,6 +31,7 @@ RESAMPLES = 2000
 """Bootstrap samples."""
 _CHUNK = 2**21  # numbers drawn at a time, 16 MiB
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 KINDS = {
     "t": "Student's t",
@@ -62,11 +64,32 @@ class Estimate:
     interval: str
 
 
+def content_of(values: Floats) -> tuple[str, str]:
+    """Shape and digest of numbers in their order; -0 is 0."""
+    plain = np.ascontiguousarray(values, dtype="<f8") + 0.0
+    return str(values.shape), hashlib.sha256(plain.tobytes()).hexdigest()
+
+
 def generator_for(purpose: str, values: Floats) -> np.random.Generator:
     """A generator keyed by numbers: the same for the same values, in the same order and shape."""
-    plain = np.ascontiguousarray(values, dtype="<f8") + 0.0  # -0 is 0
-    content = hashlib.sha256(plain.tobytes())
-    return np.random.default_rng(seed_of(purpose, str(values.shape), content.hexdigest()))
+    return np.random.default_rng(seed_of(purpose, *content_of(values)))
+
+
+def remembered(found_of: Callable[[Floats], T]) -> Callable[[ArrayLike], T]:
+    """A function of numbers that computes once for the same numbers, which tables, figures and
+    pages ask for one after the other. It keeps their digest, not the numbers.
+    """
+    known: dict[tuple[str, str], T] = {}
+
+    @functools.wraps(found_of)
+    def found(values: ArrayLike) -> T:
+        numbers = np.asarray(values, np.float64)
+        content = content_of(numbers)
+        if content not in known:
+            known[content] = found_of(numbers)
+        return known[content]
+
+    return found
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -93,7 +116,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, 1.0 if successes == n else middle + half
 
 
-def bootstrap_mean(values: ArrayLike) -> tuple[float, float]:
+@remembered
+def bootstrap_mean(values: Floats) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron and Tibshirani 1993, section 13.3).
 
     Args:
@@ -105,7 +129,6 @@ def bootstrap_mean(values: ArrayLike) -> tuple[float, float]:
     Raises:
         ValueError: no values.
     """
-    values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError("bootstrap_mean needs at least one value")
     if np.isnan(values).any():

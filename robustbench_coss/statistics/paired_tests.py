@@ -19,6 +19,7 @@ from robustbench_coss.statistics.intervals import (
     Floats,
     bootstrap_mean,
     generator_for,
+    remembered,
 )
 
 RESAMPLES = 10_000
@@ -114,7 +115,8 @@ def _bounded(total: float, squares: float, n: int) -> tuple[float, float]:
     return max(low, -1.0), min(high, 1.0)
 
 
-def permutation_test(differences: ArrayLike) -> float:
+@remembered
+def permutation_test(differences: Floats) -> float:
     """Two-sided p of a paired permutation test of the mean (Fisher 1935, section 21).
 
     If the two models were alike, each image's difference could as well have the other sign: signs
@@ -127,15 +129,15 @@ def permutation_test(differences: ArrayLike) -> float:
     Returns:
         p, at least 1 / 10,001; NaN if any difference is NaN.
     """
-    values = np.asarray(differences, np.float64)
-    if np.isnan(values).any():
+    if np.isnan(differences).any():
         return math.nan
-    largest = np.abs(values).max(initial=0.0)
+    sizes = np.abs(differences)
+    largest = sizes.max(initial=0.0)
     if largest == 0:
         return 1.0
     # In units of the largest, without the rounding in which equal averages may differ.
-    size = np.round(np.abs(values) / largest, 12)
-    found = abs(float(np.where(values < 0, -size, size).sum()))
+    size = np.round(sizes / largest, 12)
+    found = abs(float(np.where(differences < 0, -size, size).sum()))
     size = size[size > 0]
     generator = generator_for("permutation", size)
     distinct, counts = np.unique(size, return_counts=True)

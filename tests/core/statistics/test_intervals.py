@@ -17,6 +17,7 @@ from robustbench_coss.statistics.intervals import (
     bootstrap_mean,
     combine_seeds,
     estimate,
+    remembered,
     wilson,
 )
 
@@ -278,3 +279,20 @@ def test_a_single_image_has_no_bootstrap_interval() -> None:
     assert result.value == 0.4
     assert math.isnan(result.low)
     assert math.isnan(result.high)
+
+
+def test_what_is_remembered_is_computed_once_for_the_same_numbers_only() -> None:
+    asked: list[int] = []
+
+    @remembered
+    def total(values: np.ndarray) -> float:
+        asked.append(len(values))
+        return float(values.sum())
+
+    values = np.arange(6.0)
+    assert [total(values), total(list(range(6))), total(values)] == [15.0] * 3
+    assert asked == [6]
+    values[0] = 1.0  # the same array, other numbers
+    assert total(values) == 16.0
+    assert total(np.array([1.0, 15.0])) == total(np.array([15.0, 1.0])) == 16.0
+    assert asked == [6, 6, 2, 2]
