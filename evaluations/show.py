@@ -207,7 +207,6 @@ def look(
             held[0] = None
         saliency_of = "the answer's logit"
         about = "the model's answer and its softmax"
-        about += "" if label is None else ", and where wrong that of the right class"
         marks = "✓ same as original, ✗ other" if label is None else "✓ right, ✗ wrong"
         subtitle = f"answers: {classifier.about}; {marks}"
         target = found.clamp_min(0)
