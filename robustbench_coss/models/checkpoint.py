@@ -6,6 +6,7 @@ safetensors holds arrays and text only: reading one executes nothing.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -137,8 +138,18 @@ def find_checkpoint(where: Path) -> Path:
             )
         raise CossError(f"{where} holds no {FILE_NAME}; pass a run folder of `coss-bench pretrain`")
     if not where.exists():
-        raise CossError(f"{where} does not exist; pass a run folder or an {FILE_NAME}")
+        raise CossError(
+            f"{where} does not exist; pass a run folder or an {FILE_NAME}{_meant(where)}"
+        )
     return where
+
+
+def _meant(where: Path) -> str:
+    """What a name that is no file may mean."""
+    _, colon, name = str(where).rpartition(":")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not where.suffix[1:].isalpha():
+        return f"; if it is a model of the Hub, pass hf:{name}"
+    return "; names begin with torchvision:, timm:, hf:, open_clip: or zoo:" if colon else ""
 
 
 def _check_shapes(

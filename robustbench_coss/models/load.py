@@ -28,11 +28,12 @@ from robustbench_coss.models.libraries import library_model
 from robustbench_coss.models.other_tools.asked import Asked, Options, asked
 from robustbench_coss.models.other_tools.build import built
 from robustbench_coss.models.other_tools.find import some_of
+from robustbench_coss.models.other_tools.foreign import Foreign
 from robustbench_coss.models.other_tools.format import Colour
 from robustbench_coss.models.other_tools.formats import FORMATS
 from robustbench_coss.models.other_tools.heads import Head, read_head
 from robustbench_coss.models.other_tools.opening import check_kind
-from robustbench_coss.models.other_tools.read import Foreign, read_foreign
+from robustbench_coss.models.other_tools.read import read_foreign
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
 from robustbench_coss.reading import check_regular
@@ -47,6 +48,9 @@ LIBRARIES = ("torchvision", "timm", "hf", "open_clip", ZOO)
 
 OF_TRANSFORMERS = ("--pooling", "--mean", "--std")
 """Options that models of transformers take too."""
+
+WHOLE = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+"""Files of weights as `save_pretrained` calls them."""
 
 SHOWN_PARTS = 5
 """Of a path at most: `run/lightning_logs/version_0/checkpoints/last.ckpt`."""
@@ -104,6 +108,12 @@ def _load(where: str | Path, asked: Asked, size: int | None, dataset: str | None
             return control(str(where), size=size, dataset=dataset)
         return _named(str(where), library, size)
     check_kind(Path(where))
+    beside = Path(where).parent
+    if not given and Path(where).name in WHOLE and is_hub_folder(beside):
+        raise CossError(
+            f"{where} lies beside a configuration that says how it is read; pass the folder "
+            f"{beside}, or --format torchvision to read the file by itself"
+        )
     path = find_checkpoint(Path(where))
     if path.name == "last.ckpt" and (path.parent / "recipe.yaml").is_file():
         raise CossError(

@@ -118,6 +118,12 @@ def _stated(folder: Path, spec: str) -> dict[str, Any]:
             f"the installed transformers does not know the model type {kind!r} of {spec}; update "
             "it: pip install --upgrade transformers"
         )
+    if isinstance(quantised := found.get("quantization_config"), dict):
+        how = str(quantised.get("quant_method", "unknown"))[:40]
+        raise CossError(
+            f"{spec} is quantised ({how}), and what it computes depends on kernels that are not "
+            "used here; pass the model it was made of"
+        )
     return dict(found)
 
 
@@ -180,6 +186,9 @@ def _vision_only(transformers: Any, auto: Any, config: Any) -> tuple[Any, Any]:
                 "measure it with robustbench_coss.evaluate"
             )
         return tower, config.vision_config
+    if auto is transformers.AutoModel and type(config) not in transformers.MODEL_MAPPING:
+        named = str((getattr(config, "architectures", None) or [""])[0])
+        return getattr(transformers, named, auto), config  # a tower that was saved by itself
     return auto, config
 
 
@@ -187,9 +196,15 @@ def _refusal(folder: Path, error: Exception) -> CossError:
     reason = kind_and_line(error, 160)
     files = list(folder.glob("*.safetensors")) + list(folder.glob("pytorch_model*.bin"))
     if not files:
-        return CossError(
-            f"{folder} holds no weights (model.safetensors); download or save the model again"
-        )
+        others = [
+            kind for kind in ("flax_model.msgpack", "tf_model.h5") if (folder / kind).exists()
+        ]
+        remedy = "download or save the model again"
+        if others:
+            remedy = (
+                f"what it holds is of another library ({others[0]}): save the model with PyTorch"
+            )
+        return CossError(f"{folder} holds no weights (model.safetensors); {remedy}")
     return CossError(
         f"the weights in {folder} cannot be read ({reason}); only "
         "safetensors and plain tensors are, so save the model again with save_pretrained"

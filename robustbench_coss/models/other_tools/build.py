@@ -19,9 +19,9 @@ from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.models.libraries import cut_or_opaque, torchvision_module
 from robustbench_coss.models.other_tools import transformers as nets
 from robustbench_coss.models.other_tools.find import some, some_of
+from robustbench_coss.models.other_tools.foreign import Foreign, contradictions
 from robustbench_coss.models.other_tools.named import named
 from robustbench_coss.models.other_tools.names import NO_PART
-from robustbench_coss.models.other_tools.read import Foreign, contradictions
 from robustbench_coss.models.other_tools.resnets import ShapedResNet, build_clip_resnet, set_stem
 from robustbench_coss.models.seams import Cut, Followed
 from robustbench_coss.models.tensors import check_kinds
@@ -223,6 +223,12 @@ def load_state(module: nn.Module, file: Foreign, *, path: Path, allow_partial: b
             f"{path} ({file.format}) holds more than {file.arch} has a place for, "
             f"{some_of(surplus)}; pass another --arch NAME, or --allow-partial to leave them out"
         )
+    for key, value in fits.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CossError(
+                f"{path}: {key} holds values that are no numbers (NaN or infinity): its training "
+                "failed or the file is damaged; pass an earlier checkpoint"
+            )
     module.load_state_dict(fits, strict=False)
     return surplus
 

@@ -14,6 +14,7 @@ from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.format import Format, Source
 from robustbench_coss.models.other_tools.formats import AVERAGES, TABLE, place_of
 from robustbench_coss.models.other_tools.named import ends_of
+from robustbench_coss.models.other_tools.opening import told_by_names
 from robustbench_coss.models.other_tools.tree import Place, State, Tree, unwrapped
 
 SHOWN = 5
@@ -112,6 +113,8 @@ def _found(form: Format, source: Source, place: Place, tree: Tree) -> Found:
 def _placed(path: Path, asked: Asked, tree: Tree, weights: str) -> Found:
     key, _, prefix = weights.partition(":")
     place = Place(tuple(key.split("/")) if key else (), unwrapped(prefix))
+    if (inside := tree.inside(place)) and all(name.startswith(".") for name in inside):
+        place = Place(place.root, f"{place.prefix}.")
     if not tree.inside(place):
         raise CossError(f"{path} has no tensors at --weights {weights}; it has {_places(tree)}")
     for form in _formats(asked, tree):
@@ -148,6 +151,8 @@ def _anywhere(path: Path, asked: Asked, tree: Tree) -> Found:
             f"{', …' if len(places) > SHOWN else ''}; choose one with --weights KEY:PREFIX"
         )
     if not places:
+        if told := told_by_names(leaves(tree.content)):
+            raise CossError(f"{path}: {told}")
         raise CossError(
             f"{path} is of no known format; it has {some(dict.fromkeys(leaves(tree.content)))}; "
             "pass --arch NAME (torchvision:NAME, timm:NAME) and, if its names have a prefix, "

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.errors import CossError
+from robustbench_coss.models.other_tools.foreign import Foreign
 from robustbench_coss.models.other_tools.opening import read_file
-from robustbench_coss.models.other_tools.read import Foreign
 from robustbench_coss.models.other_tools.tree import Root, State, Tree
 from robustbench_coss.models.tensors import ordinary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -151,6 +151,25 @@ def _pickle_in(path: Path) -> bytes:
     return b""
 
 
+TELLING = (
+    (r".*\.(_packed_params|zero_point$|SCB$|qweight$|qzeros$|absmax$)", "quantised weights"),
+    (r".*\.parametrizations\.", "weights under parametrizations, such as weight or spectral norm"),
+)
+"""Names of weights that are not those a network computes with, and what they are of."""
+ADAPTER = re.compile(r"(.*\.)?(lora_[AB]|base_layer)\.")
+
+
+def told_by_names(names: Iterable[str]) -> str:
+    """Why names of weights may make up no network, with the way out; "" if they do not tell."""
+    names = list(names)
+    if any(map(ADAPTER.match, names)):
+        return f"it has adapters of PEFT (LoRA) beside its weights; {MERGE}"
+    for pattern, what in TELLING:
+        if any(re.match(pattern, name) for name in names):
+            return f"it has {what}; save the plain weights (before they were made so, or merged)"
+    return ""
+
+
 # ---- what else a file may be ----
 
 
@@ -172,7 +191,39 @@ def _folder(path: Path) -> str:
             f"{path} is a folder of DeepSpeed's; convert it with `python "
             f"{quote(str(path / 'zero_to_fp32.py'))} {quote(str(path))} {quote(f'{path}.pth')}`"
         )
+    if (path / "adapter_config.json").is_file():
+        return f"{path} is an adapter of PEFT; {MERGE}"
+    return _folder_of_others(path)
+
+
+MERGE = "save the whole model with merge_and_unload().save_pretrained(FOLDER)"
+
+
+def _folder_of_others(path: Path) -> str:
+    """Where in a folder of others the model is; "" for one of this tool's, or of none."""
+    if (path / "encoder.safetensors").exists() or (path / "last.ckpt").exists():
+        return ""
+    if (path / "snapshots").is_dir() and path.name.startswith("models--"):
+        name = path.name.removeprefix("models--").replace("--", "/")
+        return f"{path} is the Hub's cache of a model; pass hf:{name}"
+    with suppress(OSError):
+        there = sorted(path.iterdir())
+        if inner := [p for p in there if (p / "config.json").is_file()]:
+            return f"{path} holds folders of models ({_names(inner)}); pass one of them"
+        if len(files := [p for p in there if p.suffix in SUFFIXES and p.is_file()]) > 0:
+            return (
+                f"{path} holds weights ({_names(files)}) and no config.json that says of what; "
+                "put the model's there, or pass a file of all its weights"
+            )
     return ""
+
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files of weights."""
+
+
+def _names(paths: list[Path]) -> str:
+    return f"{', '.join(p.name for p in paths[:3])}{', …' if len(paths) > 3 else ''}"
 
 
 def _another_kind(path: Path, head: bytes) -> str:
@@ -195,6 +246,14 @@ def _another_kind(path: Path, head: bytes) -> str:
         return "an HDF5 file, as Keras writes; save its weights as a state dict of PyTorch"
     if head[257:262] == b"ustar" or head.startswith((b"\x1f\x8b", b"BZh", b"7z\xbc", b"\xfd7zXZ")):
         return "a compressed file or an archive; unpack it and pass the checkpoint in it"
+    if re.search(r"-\d+-of-\d+\.(safetensors|bin)$", path.name):
+        return "one of several files that hold a model's weights together; pass their folder"
+    if head.startswith(b"GGUF"):
+        return "a GGUF file, whose weights are quantised; pass the weights that it was made of"
+    if path.suffix == ".msgpack":
+        return (
+            "a file of Flax; save the model with PyTorch: from_pretrained(FOLDER, from_flax=True)"
+        )
     if path.suffix == ".onnx":
         return (
             "an ONNX graph, whose weights have no names of an architecture; pass the checkpoint "
@@ -232,6 +291,14 @@ def _kind_of_zip(path: Path, name: str) -> str:
 
 def _without_tensors(path: Path, content: Any) -> str:
     """Why a file that was opened is of no use."""
+    if isinstance(content, (list, tuple)):
+        number = next((i for i, value in enumerate(content) if _holds_tensor(value)), None)
+        if number is not None:
+            load = f"torch.load({str(path)!r}, map_location='cpu')[{number}]"
+            return (
+                f"holds a {type(content).__name__} of {len(content)}; save the one that is meant "
+                f"alone, such as with {_python('import torch', load, path)}"
+            )
     for value in (content, *parts(content)):
         if isinstance(value, Stub) and isinstance(value.state, dict) and "_modules" in value.state:
             load = f"torch.load({str(path)!r}, map_location='cpu', weights_only=False)"

@@ -8,30 +8,26 @@ named with the option that sets it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from robustbench_coss.errors import CossError, kind_and_line
+from robustbench_coss.errors import CossError
 from robustbench_coss.models.other_tools import transformers as nets
 from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.find import Found, find, some
+from robustbench_coss.models.other_tools.foreign import Foreign, contradictions
 from robustbench_coss.models.other_tools.format import (
     CLIP,
     HALF,
     IMAGENET,
-    Colour,
     Colours,
     sixty_four,
     twelve,
 )
 from robustbench_coss.models.other_tools.named import Named, has_names_of, named, named_by
 from robustbench_coss.models.other_tools.names import parts_of_encoder, translated
-from robustbench_coss.models.other_tools.opening import Content, read_file
+from robustbench_coss.models.other_tools.opening import ADAPTER, Content, read_file, told_by_names
 from robustbench_coss.models.other_tools.resnets import (
     Stem,
     clip_shape,
@@ -39,85 +35,12 @@ from robustbench_coss.models.other_tools.resnets import (
     stem_of,
     usual_stem,
 )
-from robustbench_coss.models.other_tools.shapes import features_of, shaped
+from robustbench_coss.models.other_tools.shapes import features_of, other_name, shaped
 from robustbench_coss.models.other_tools.told import eps_of, mmengine, three, untouched
 from robustbench_coss.models.other_tools.tree import State, Tree, zero_class_position
 from robustbench_coss.models.tensors import ordinary
 
 SIZE, CIFAR_SIZE = 224, 32
-
-CONTRADICTIONS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError),
-    *(RuntimeError, TypeError, ValueError),
-)
-"""What reading and building raise where tensors lack or have strange shapes."""
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """An encoder out of another tool's file.
-
-    Attributes:
-        format: recognised or given.
-        kind: what builds it: resnet, wide, vit, swin, convnext or named.
-        arch: `torchvision:NAME`, `timm:NAME`, a registered name, or what its shapes are called.
-        state: weights in torchvision's or timm's names; with the classifier (`fc` or `head`) if
-            the file has one.
-        classes: of that classifier, else None.
-        encoder: "online", "teacher", "average" or "" if the file has only one network.
-        method: what it was trained with, if the file says so.
-        size: image side in px that it was made for.
-        place: the keys and the prefix that it was found at, as `--weights` takes them.
-        mean, std: of pixels in [0, 1] that it was trained with.
-        stem: of a ResNet.
-        bare_stem: whether no ReLU follows its first batch norm.
-        heads: of attention, of a ViT.
-        pooling: of a ViT: class, mean, both or attention.
-        eps: of its layer norms, which no weight shows either; every code has one.
-        quick: whether the GELU is OpenAI's.
-        embedding: whether the last linear layer is part of the feature.
-        after: layers behind the network that are part of the feature too, by open_clip's names.
-        probe: whether its classifier is to be read from the same file with `read_head`.
-        assumed: what nothing told, in words, with the options that set it.
-        notes: what else a reader should know.
-    """
-
-    format: str
-    kind: str
-    arch: str
-    state: dict[str, Tensor]
-    classes: int | None
-    encoder: str
-    method: str | None
-    size: int
-    place: str
-    mean: Colour = IMAGENET[0]
-    std: Colour = IMAGENET[1]
-    stem: Stem | None = None
-    bare_stem: bool = False
-    heads: int | None = None
-    pooling: str | None = None
-    eps: float = 1e-6
-    quick: bool = False
-    embedding: bool = False
-    after: dict[str, Tensor] = field(default_factory=dict)
-    probe: bool = False
-    assumed: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def reading(self) -> dict[str, Any]:
-        """The options that read the file in this way again, JSON-able."""
-        told = {
-            "format": self.format,
-            "weights": self.place,
-            "arch": self.arch if self.kind == "named" else None,
-            "stem": None if self.stem is None else str(self.stem),
-            "heads": self.heads,
-            "pooling": self.pooling if self.pooling != "attention" else None,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-        return {key: value for key, value in told.items() if value is not None}
 
 
 def read_foreign(path: Path, asked: Asked | None = None, *, read: Content | None = None) -> Foreign:
@@ -138,19 +61,6 @@ def read_foreign(path: Path, asked: Asked | None = None, *, read: Content | None
         return _Reader(path, asked, Tree(content, export)).read()
 
 
-@contextmanager
-def contradictions(path: Path) -> Iterator[None]:
-    """One line for tensors that make up no network: some lack, some have strange shapes."""
-    try:
-        yield
-    except CONTRADICTIONS as error:
-        reason = kind_and_line(error, 160)
-        raise CossError(
-            f"{path}: its tensors make up no network, or none of this size ({reason}); pass "
-            "another --size, --arch NAME or --weights KEY:PREFIX"
-        ) from error
-
-
 @dataclass
 class _Reader:
     path: Path
@@ -161,6 +71,9 @@ class _Reader:
 
     def read(self) -> Foreign:
         found = find(self.path, self.asked, self.tree)
+        if any(map(ADAPTER.match, found.state)):
+            raise CossError(f"{self.path}: {told_by_names(found.state)}")
+        self._say_which(found)
         raw = translated(found.state)
         arch, known = self.asked.arch, shaped(raw)
         if arch is not None and not (known and arch.endswith(known[1])):
@@ -208,6 +121,13 @@ class _Reader:
 
     # ---- which network ----
 
+    def _say_which(self, found: Found) -> None:
+        """Of several networks in a file of no tool, the one that is read."""
+        others = [str(place) for place in self.tree.networks if place != found.place]
+        chosen = self.asked.weights is not None or found.encoder == "average"
+        if found.form.name == "torchvision" and others and not chosen:
+            self.assumed.append(f"the network at {found.place}, not {others[0]} (--weights)")
+
     def _named(self, found: Found, state: State) -> Named | None:
         arch, shape = self.asked.arch, shape_of(state)
         if shape is not None and arch in (shape[0], f"torchvision:{shape[0]}"):
@@ -230,9 +150,9 @@ class _Reader:
         elif "head.probe" in state:
             remedy = "measure the folder or the name that transformers knows it by, hf:ORG/NAME"
         else:
-            remedy = "pass --arch NAME (torchvision:NAME, timm:NAME or a name of `coss-bench list`)"
-            remedy += (
-                ", or measure the module itself from Python: robustbench_coss.evaluate(module, …)"
+            remedy = told_by_names(state) or (
+                "pass --arch NAME (torchvision:NAME, timm:NAME or a name of `coss-bench list`), or "
+                "measure the module itself from Python: robustbench_coss.evaluate(module, …)"
             )
         raise CossError(
             f"{self.path} ({found.form.name}) does not settle its architecture; {remedy}; "
@@ -254,6 +174,13 @@ class _Reader:
                 if name != beside and value is not None:
                     state[f"{'fc' if 'layer1.0.conv1.weight' in state else 'head'}.{part}"] = value
         features = features_of(state)
+        if found.form.name == "torchvision" and (other := other_name(state, features)):
+            self.notes.append(f"with its classifier {other}")
+            ours = "fc" if "layer1.0.conv1.weight" in state else "head"
+            start = len(other)
+            state = {
+                ours + k[start:] if k.startswith(f"{other}.") else k: v for k, v in state.items()
+            }
         for name in ("fc", "head", "head.fc"):
             weight = state.get(f"{name}.weight")
             if not names or weight is None or weight.dim() != 2 or features is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from robustbench_coss.models.other_tools import transformers as nets
 from robustbench_coss.models.other_tools.resnets import clip_shape, shape_of, usual_name
 from robustbench_coss.models.other_tools.tree import State
@@ -46,3 +48,29 @@ def features_of(state: State) -> int | None:
         if norm in state:
             return len(state[norm])
     return None
+
+
+def other_name(state: State, features: int | None) -> str:
+    """What else than `fc` or `head` the linear classifier of a network is called; "" if nothing is.
+
+    A layer alone under its name that reads the features; projectors have several.
+    """
+    if features is None or {"fc.weight", "head.weight", "head.fc.weight"} & state.keys():
+        return ""
+    found = [
+        match[1]
+        for key, value in state.items()
+        if (match := CLASSIFIER.fullmatch(key)) and value.dim() == 2 and value.shape[1] == features
+    ]
+    if len(found) != 1:
+        return ""
+    family, parts = (
+        found[0].partition(".")[0],
+        {f"{found[0]}.{part}" for part in ("weight", "bias")},
+    )
+    return found[0] if {k for k in state if k.startswith(f"{family}.")} <= parts else ""
+
+
+CLASSIFIER = re.compile(
+    r"(classifier|linear|last_linear|logits|(?:fc|head|heads|classifier)\.(?:\d+|fc|head|linear))\.weight"
+)

@@ -35,7 +35,8 @@ from robustbench_coss.models.export import export
 from robustbench_coss.models.load import load_model
 from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.build import load_state
-from robustbench_coss.models.other_tools.read import Foreign, read_foreign
+from robustbench_coss.models.other_tools.foreign import Foreign
+from robustbench_coss.models.other_tools.read import read_foreign
 
 
 def in_sequential() -> State:
@@ -392,9 +393,8 @@ def test_what_this_tool_exports_is_read_back(
 
 def test_an_exports_mlp_is_not_left_out_in_silence(tmp_path: Path) -> None:
     encoder = build_encoder("rf29_resnet18", size=32)
-    save_encoder(
-        tmp_path / "encoder.safetensors", encoder, {"arch": "rf29_resnet18", "size": 32, "width": 1}
-    )
+    stated = {"arch": "rf29_resnet18", "size": 32, "width": 1}
+    save_encoder(tmp_path / "encoder.safetensors", encoder, stated)
     path = export(tmp_path, "torchvision").path
     with pytest.raises(CossError, match=r"unexpected fc\.0\.weight"):
         load_model(path)

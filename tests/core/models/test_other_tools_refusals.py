@@ -26,7 +26,8 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.models.load import load_model
 from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.build import load_state
-from robustbench_coss.models.other_tools.read import Foreign, read_foreign
+from robustbench_coss.models.other_tools.foreign import Foreign
+from robustbench_coss.models.other_tools.read import read_foreign
 
 # ---- architectures ----
 
