@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ranks
+from helpers.forked import Forked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -264,7 +265,7 @@ EPOCHS = 5
 STORY: dict[str, Any] = {"limit": 40, "epochs": EPOCHS, "monitor_every": 1}
 
 
-def wait_for_epoch(process: subprocess.Popen[str], run: Path, epoch: int) -> None:
+def wait_for_epoch(process: subprocess.Popen[str] | Forked, run: Path, epoch: int) -> None:
     """Return when the checkpoint of an epoch is there."""
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
@@ -275,18 +276,21 @@ def wait_for_epoch(process: subprocess.Popen[str], run: Path, epoch: int) -> Non
     pytest.fail(f"ended or was too slow: {process.communicate(timeout=60)}")
 
 
-def start(command: list[str], run: Path, **environment: str) -> subprocess.Popen[str]:
-    """`coss-bench pretrain` in another process, or in several."""
+def command(run: Path) -> list[str]:
+    """`ranks.py` as `coss-bench pretrain`."""
     options = ["pretrain", f"--recipe={run.parent / 'story.yaml'}", f"--out={run}", "--device=cpu"]
-    if run.exists():
-        options.append("--resume")
-    return subprocess.Popen(
-        [*command, str(SCRIPT), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT | environment,
-    )
+    return [str(SCRIPT), *options, *["--resume"] * run.exists()]
+
+
+def start_task(run: Path, environment: dict[str, str]) -> Forked:
+    """A task of srun."""
+
+    def call() -> None:
+        os.environ |= ENVIRONMENT | environment
+        sys.argv = command(run)
+        ranks.pretrain_slowly()
+
+    return Forked(call)
 
 
 def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
@@ -299,15 +303,11 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     here = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
     meeting = {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     first, second = (
-        start(
-            [sys.executable],
-            run,
-            **(SLURM | here | meeting | {"SLURM_PROCID": number, "SLURM_LOCALID": number}),
-        )
+        start_task(run, SLURM | here | meeting | {"SLURM_PROCID": number, "SLURM_LOCALID": number})
         for number in "01"
     )
     wait_for_epoch(first, run, 1)
-    second.kill()
+    second.send_signal(signal.SIGKILL)
     err = first.communicate(timeout=60)[1]
     assert second.communicate(timeout=60)[0] == ""  # only the first one talks
     assert first.returncode == 1
@@ -318,7 +318,13 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     assert done < EPOCHS - 1
 
     # Two of torchrun go on, until Ctrl-C.
-    both = start([*TORCHRUN, f"--master-port={free_port()}"], run)
+    both = subprocess.Popen(
+        [*TORCHRUN, f"--master-port={free_port()}", *command(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     wait_for_epoch(both, run, done + 1)
     both.send_signal(signal.SIGINT)
     err = both.communicate(timeout=60)[1]
