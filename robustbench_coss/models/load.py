@@ -215,7 +215,8 @@ def _read_for(head: Head, path: Path, file: Foreign, parts: Cut) -> tuple[Foreig
             f"its classifier reads the class tokens of {head.blocks} blocks, which {path} has not"
         )
     made = ClassTokenViT(vit.model, vit.input, head.both, head.blocks).eval()
-    return replace(file, pooling="both" if head.both else "class"), replace(parts, encoder=made)
+    file = replace(file, pooling="both" if head.both else "class", token_by="")
+    return file, replace(parts, encoder=made)
 
 
 def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
@@ -227,7 +228,8 @@ def _said_of(file: Foreign, notes: tuple[str, ...], left: list[str]) -> str:
     if file.embedding or file.after:
         said.append("its embedding of an image")
     elif file.pooling is not None:
-        said.append(TOKENS[file.pooling])
+        by = f" (by {file.token_by}; --pooling for others)" if file.token_by else ""
+        said.append(TOKENS[file.pooling] + by)
     said += notes
     if left:
         said.append(f"loaded in part, {some_of(left)}")

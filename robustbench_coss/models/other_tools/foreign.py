@@ -41,6 +41,7 @@ class Foreign:
         bare_stem: whether no ReLU follows its first batch norm.
         heads: of attention, of a ViT.
         pooling: of a ViT: class, mean, both or attention.
+        token_by: where the tool's code says that this is the feature, if that settled it.
         eps: of its layer norms, which no weight shows either; every code has one.
         quick: whether the GELU is OpenAI's.
         embedding: whether the last linear layer is part of the feature.
@@ -65,6 +66,7 @@ class Foreign:
     bare_stem: bool = False
     heads: int | None = None
     pooling: str | None = None
+    token_by: str = ""
     eps: float = 1e-6
     quick: bool = False
     embedding: bool = False

@@ -88,6 +88,8 @@ class _Reader:
             told["stem"] = self._stem(found, state)
         if vit:
             told["pooling"] = self._pooling(found, state, network)
+            usual = self.asked.pooling is None and told["pooling"] == found.form.pooling
+            told["token_by"] = found.form.by if usual else ""
             told["heads"] = self._heads(found, state, network)
         self._refuse_unused(kind == "resnet" or network is not None, vit)
         mean, std = self._colours(found, state, network)
@@ -243,8 +245,6 @@ class _Reader:
             return "class"
         if not found.form.pooling:
             self.assumed.append("its class token (--pooling)")
-        elif found.form.by:
-            self.notes.append(f"that token by {found.form.by} (--pooling for others)")
         return "class"
 
     def _heads(self, found: Found, state: State, network: Named | None) -> int | None:

@@ -17,7 +17,9 @@ def test_mae_gives_the_token_of_its_linear_probe_and_says_so(tmp_path: Path) -> 
     path = write(tmp_path, content)
     loaded = load_model(path)
     assert_computes(loaded, network, 32)  # timm's, whose pooling is the class token
-    assert "its class token; that token by mae/main_linprobe.py" in loaded.preprocessing
+    assert (
+        "its class token (by mae/main_linprobe.py, its default; --pooling" in loaded.preprocessing
+    )
     mean = load_model(path, pooling="mean")
     assert "main_linprobe" not in mean.preprocessing
 
