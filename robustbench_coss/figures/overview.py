@@ -29,6 +29,13 @@ def draw_gains(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Fig
     return figure
 
 
+def beside_clean(data: pd.DataFrame) -> list[str]:
+    """Headline shares that a model was measured for beside its clean top-1."""
+    clean = set(data.loc[data["metric"] == CLEAN, "model"])
+    others = data[(data["suite"] != "clean") & data["model"].isin(clean)]
+    return list(dict.fromkeys(others["metric"]))
+
+
 def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
     """Each headline share against clean top-1, a panel for each, with the front of the best.
 
@@ -36,7 +43,7 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
     among them.
     """
     clean = data[data["metric"] == CLEAN].set_index("model")
-    metrics = list(dict.fromkeys(data.loc[data["suite"] != "clean", "metric"]))
+    metrics = beside_clean(data)
     columns = min(panels_across(), len(metrics))
     rows = math.ceil(len(metrics) / columns)
     figure = new_figure(1.5 * rows + 0.3)
@@ -60,8 +67,8 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
                 elinewidth=0.6,
             )
             points[model] = (float(x), float(y))
-        front = pareto_front([points[model] for model in points if not pens[model].control])
-        panel.step(*zip(*front, strict=True), where="pre", color="0.6", linewidth=0.6, zorder=0)
+        if front := pareto_front([points[model] for model in points if not pens[model].control]):
+            panel.step(*zip(*front, strict=True), where="pre", color="0.6", linewidth=0.6, zorder=0)
         panel.set_title(plain(str(lines["heading"].iloc[0])) + " (%)")
         panel.grid(linewidth=0.3, color="0.9")
         panel.set_axisbelow(True)

@@ -43,7 +43,7 @@ from robustbench_coss.figures.looks import (
     LineStyle,
     panel_styles,
 )
-from robustbench_coss.figures.overview import CLEAN, draw_gains, draw_tradeoff
+from robustbench_coss.figures.overview import beside_clean, draw_gains, draw_tradeoff
 from robustbench_coss.figures.pens import MOST_MODELS, pens_of
 from robustbench_coss.figures.receptive_fields import draw_fields, field_sizes, read_fields
 from robustbench_coss.figures.styles import PDF_MARK, PNG_MARK, SOFTWARE, styled
@@ -223,7 +223,7 @@ def _summary(
         caption = "What CO- methods gain over their base methods, in points of the headline shares."
         draw = partial(draw_gains, gains, pens, note)
         made.append(Drawing("gains", gains, draw, caption, "summary"))
-    if CLEAN in set(summary["metric"]) and summary["suite"].nunique() > 1:
+    if beside_clean(summary):
         caption = "Headline shares against clean top-1; grey: the front of the best."
         draw = partial(draw_tradeoff, summary, pens, note)
         made.append(Drawing("tradeoff", summary, draw, caption, "summary"))

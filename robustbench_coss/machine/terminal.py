@@ -32,7 +32,7 @@ _SPELLED = {
     "…": "...", "·": "|", "×": "x", "−": "-", "–": "-", "—": "-", "‖": "||", "±": "+/-",
     "λ": "lambda", "ℓ": "l", "σ": "sigma", "Σ": "sum", "ε": "eps", "Δ": "delta", "∞": "inf",
     "√": "sqrt", "≥": ">=", "≤": "<=", "≈": "~", "°": " deg", "→": "->", "✓": "+", "✗": "x",
-    "†": "+", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "†": "#", "“": '"', "”": '"', "‘": "'", "’": "'",
 }  # fmt: skip
 
 
@@ -54,9 +54,20 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return spelled, error.end
 
 
+codecs.register_error("spell", _spell)
+
+
+def printable(text: str) -> str:
+    """Text as stdout shows it: no control characters, and spelled what its encoding lacks.
+
+    For what is laid out by its width, which the spelling changes.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return clean(text).encode(encoding, "spell").decode(encoding)
+
+
 def prepare_streams() -> None:
     """Let stdout and stderr spell what their encoding does not have instead of failing."""
-    codecs.register_error("spell", _spell)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us

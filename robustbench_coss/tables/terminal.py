@@ -18,7 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from robustbench_coss.machine.terminal import clean
+from robustbench_coss.machine.terminal import printable
 from robustbench_coss.tables.cells import (
     MARK,
     STAR,
@@ -53,7 +53,7 @@ class Words:
     style: str
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        text = clean(self.text)
+        text = printable(self.text)
         lines = wrap(text, options.max_width, break_long_words=False, break_on_hyphens=False)
         yield Text("\n".join(lines), style=self.style, overflow="ignore")
 
@@ -79,6 +79,7 @@ class Fitted:
 
 def _sizes(heading: str, column: Sequence[TableCell], side: str) -> tuple[int, int]:
     """The least and the greatest width of a column: only words may wrap."""
+    heading = printable(heading)
     lines = [line for cell in column for line in _cell(cell).plain.split("\n")]
     whole = max(map(cell_len, lines), default=0)
     parts = [part for line in lines for part in _parts(line)] if side == "left" else lines
@@ -95,7 +96,7 @@ def _table(block: Block, numbers: list[int], widths: list[int]) -> Table:
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     sides = block.align("left", "right")
     for k, width in zip(numbers, widths, strict=True):
-        heading = _wrapped(Text(block.headings[k], style="table.header"), width)
+        heading = _wrapped(Text(printable(block.headings[k]), style="table.header"), width)
         shown.add_column(heading, justify=sides[k], width=width, overflow="fold")  # type: ignore[arg-type]
     apart = first_apart(block)
     for j, row in enumerate(block.rows):
@@ -123,11 +124,11 @@ def _wrapped(text: Text, width: int) -> Text:
 
 
 def _cell(cell: TableCell) -> Text:
-    text = Text(clean(cell.text), style="bold" if cell.best else "")
+    text = Text(printable(cell.text), style="bold" if cell.best else "")
     if cell.significant:
         text.append(STAR)
     if cell.marked:
-        text.append(MARK, style="red")
+        text.append(printable(MARK), style="red")
     if cell.interval:
-        text.append(f"\n{cell.interval}", style="dim")
+        text.append(printable(f"\n{cell.interval}"), style="dim")
     return text

@@ -13,7 +13,9 @@ from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.gains import gain_data
 from robustbench_coss.figures.overview import pareto_front
+from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
+from robustbench_coss.records.record import Axis, Cell, Metric
 
 STUDY = ROOT / "results" / "fashion-mnist"
 
@@ -41,6 +43,31 @@ def test_without_a_pair_there_are_no_gains_to_draw(tmp_path: Path) -> None:
     assert gain_data(measured).empty
     names = [d.name for d in draw_figures(measured, measured[0].test_set)]
     assert names == ["summary"]
+
+
+def test_clean_accuracy_is_set_against_what_was_measured_of_the_same_models(
+    tmp_path: Path,
+) -> None:
+    apart = simulate.clean(0.5, n=30, method="dino")
+    crops = Cell("random@0.25", "random", 0.25, {"correct": simulate.exactly(0.4, 30)})
+    metric = Metric("crop_top1", "Crop top-1", "correct", ("random@0.25",))
+    other = simulate.record([crops], [metric], suite="crop", axis=Axis("area"), method="byol")
+    simulate.save(tmp_path / "apart", apart, other)
+    assert drawn(tmp_path / "apart") == ["summary", "crop"]
+    control = simulate.control(0.3, 30)
+    other.model = control.model
+    simulate.save(tmp_path / "control", control, other)  # no model, and so no front
+    assert drawn(tmp_path / "control") == ["summary", "tradeoff", "crop"]
+
+
+def drawn(results: Path) -> list[str]:
+    """Names of all figures that records allow, each drawn."""
+    measured = load_measurements(results)
+    with styled():
+        figures = draw_figures(measured, measured[0].test_set)
+        for figure in figures:
+            figure.draw()
+    return [figure.name for figure in figures]
 
 
 def test_the_front_of_a_case_worked_by_hand() -> None:
