@@ -57,7 +57,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[
     str,
     typer.Option(
-        help="What the model multiplies in: 32, tf32, bf16, fp16, or auto: fp16 where it is faster."
+        help="What the model multiplies in: 32, tf32, bf16 (which may move shares by more than 0.3 "
+        "points), fp16, or auto: fp16 where it is faster."
     ),
 ]
 Compile = Annotated[bool, typer.Option("--compile", help="Compile the model (torch.compile).")]
