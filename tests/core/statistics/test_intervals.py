@@ -212,7 +212,7 @@ def test_intervals_of_worst_cases_hold_the_truth_near_0(expected: int) -> None:
 
 def test_conditions_with_equal_outcomes_have_the_interval_of_one() -> None:
     column = np.arange(400) < 150
-    assert estimate([[column, column, column]]) == estimate([[column]])
+    assert repr(estimate([[column, column, column]])) == repr(estimate([[column]]))  # NaN in both
 
 
 @pytest.mark.parametrize("right", [False, True])
@@ -251,7 +251,8 @@ def test_an_estimate_is_the_same_whatever_stands_beside_it() -> None:
     runs = [[draw.random(70) < 0.6, draw.random(70) < 0.3]]
     first = estimate(runs, share=True)
     estimate([[draw.random(70) < 0.5] * 2], share=True)
-    assert estimate([[column.copy() for column in runs[0]]], share=True) == first
+    again = estimate([[column.copy() for column in runs[0]]], share=True)
+    assert repr(again) == repr(first)  # both have NaN, which is no number's equal
 
 
 def test_a_numeric_column_is_bootstrapped() -> None:
