@@ -12,6 +12,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
 from io import FileIO
@@ -232,7 +233,8 @@ def count_nodes(root: Any, most: int, children: Callable[[Any], Iterable[Any]] =
 def parse_yaml(text: bytes | str) -> Any:
     """YAML of plain values within the limits of this module.
 
-    Numbers are read as YAML 1.2 and JSON spell them: `5e-1` is one, which YAML 1.1 calls text.
+    Numbers are read as YAML 1.2 and JSON spell them: `5e-1` is one, which YAML 1.1 calls text. No
+    key may be there twice.
 
     Raises:
         ValueError: it is not, in one line.
@@ -269,6 +271,11 @@ def _yaml_children(node: Any) -> Iterable[Any]:
         if node.tag == _NUMBERS[1] and not math.isfinite(_yaml_float(value)):
             raise ValueError(f"the number {value[:20]} is out of range")
         return ()
+    keys = [pair[0] for pair in value if isinstance(pair, tuple)]
+    plain = Counter((key.tag, key.value) for key in keys if isinstance(key.value, str))
+    for (_, name), times in plain.items():
+        if times > 1:  # YAML 1.2, section 3.2.1.1; PyYAML takes the last
+            raise ValueError(f"{name[:80]!r} is there twice")
     return [inner for pair in value for inner in (pair if isinstance(pair, tuple) else (pair,))]
 
 

@@ -206,6 +206,15 @@ def test_json_within_the_limits_is_read() -> None:
     assert parse_json("[" * 100 + "]" * 100)
 
 
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3", "x: {a: 1, 'a': 2}", "- {a: 1, a: 1}"])
+def test_a_key_that_is_there_twice_is_refused_as_in_json(text: str) -> None:
+    assert refused(parse_yaml, text) == "'a' is there twice"
+
+
+def test_keys_of_other_mappings_and_of_another_kind_are_others() -> None:
+    assert parse_yaml("a: {a: 1}\n1: x\n'1': y") == {"a": {"a": 1}, 1: "x", "1": "y"}
+
+
 # ---- what is documented ----
 
 
