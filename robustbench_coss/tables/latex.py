@@ -9,6 +9,7 @@ from itertools import groupby
 from textwrap import wrap
 
 from robustbench_coss.files import slug
+from robustbench_coss.machine.terminal import clean
 from robustbench_coss.tables.cells import (
     MARK,
     MISSING,
@@ -25,6 +26,8 @@ LINE, GAP, NAMES = 380, 6, 70
 `2\\tabcolsep`; what names take before they wrap."""
 CHARACTER, SMALL = 4.5, 3.4
 """Points that a character takes on average in `\\small` and in `\\scriptsize`."""
+LATIN = 0x17F
+"""Last character of Latin Extended-A, up to which pdfLaTeX has them."""
 HEADING = 11  # characters of a line of a heading
 
 
@@ -41,6 +44,8 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
         for k, (_, blocks) in enumerate(groupby(section.blocks, lambda b: [r[0] for r in b.rows])):
             label = f"{command}-{slug(section.title)}" + f"-{k + 1}" * bool(k)
             lines += _float(section, list(blocks), label)
+    if any(ord(character) > LATIN for line in lines for character in line):
+        lines.insert(0, "% For LuaLaTeX or XeLaTeX: names hold characters that pdfLaTeX lacks.")
     return "\n".join(lines) + "\n"
 
 
@@ -267,7 +272,7 @@ _LATEX = {
 
 def escape_latex(text: str) -> str:
     """Text that LaTeX prints as it is."""
-    text = " ".join(text.split())
+    text = clean(" ".join(text.split()))
     # A "[" at the start of a cell would be read as the optional argument of the "\\\\" before it.
     escaped = re.sub("ℓ[∞2]|.", lambda found: _LATEX.get(found[0], found[0]), text)
     return f"{{}}{escaped}" if escaped.startswith("[") else escaped
