@@ -67,12 +67,14 @@ def submit(
     from robustbench_coss.evaluations.submissions.submit import measured
     from robustbench_coss.evaluations.submissions.submit import submit as write
 
-    found = measured(run, results)
-    records = list(found[2].values())
-    written = write_model_info(robustbench, records) if robustbench is not None else []
-    written += write_card(card, records) if card is not None else []
-    for file in written:
-        say(f"wrote {file}")
+    found = None
+    if card is not None or robustbench is not None:
+        found = measured(run, results)
+        records = list(found[2].values())
+        written = write_model_info(robustbench, records) if robustbench is not None else []
+        written += write_card(card, records) if card is not None else []
+        for file in written:
+            say(f"wrote {file}")
     path, manifest = write(run, results, out, with_encoder, force, found)
     sizes = f"{len(manifest['records'])} records, {path.stat().st_size / 1e6:.1f} MB"
     say(f"wrote {path}: {manifest['model']['name']}, {sizes}")

@@ -119,7 +119,10 @@ def test_encoders_that_this_tool_did_not_write_are_refused(
     resumes = complaint(bench("eval", run / "last.ckpt"))
     assert f"is what training resumes from; pass the run folder {run} instead" in resumes
     assert "does not exist; pass a run folder" in complaint(bench("eval", tmp_path / "gone"))
-    assert "holds no encoder.safetensors; pass" in complaint(bench("eval", tmp_path))
+    weights = "holds weights (model.safetensors) and no config.json"
+    assert weights in complaint(bench("eval", tmp_path))
+    (tmp_path / "empty").mkdir()
+    assert "holds no encoder.safetensors; pass" in complaint(bench("eval", tmp_path / "empty"))
 
 
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(
