@@ -99,7 +99,8 @@ def _spread(
         except ray.exceptions.RayError as error:
             # What went wrong in a worker is wrapped in a page of both sides' tracebacks.
             cause = getattr(error, "cause", None) or error
-            yield item, CossError(f"given up by Ray: {one_line(cause)}")
+            first, _, _ = str(cause).strip().partition("\n")
+            yield item, CossError(f"given up by Ray: {first[:200] or type(cause).__name__}")
 
 
 def _attempt_in_worker(task: Callable[[Item], Result], item: Item) -> Result | CossError:
