@@ -109,6 +109,7 @@ NOT_RUN: list[tuple[str, str]] = [
     (r"timm:convnext_atto:d2_in1k", "downloads weights; see tests/core/test_models.py"),
     (r"eval (hf|open_clip):", "downloads weights; see tests/core/models/test_hub_names.py"),
     (r"eval (mae_pretrain|dino_deits)", "files of hundreds of MB; see tests/core/models"),
+    (r"sha256sum --check$", "needs an archive of hundreds of MB"),
     (r"eval zoo:", "downloads weights; see tests/core/models/test_zoo.py"),
 ]
 
