@@ -124,6 +124,19 @@ def test_every_number_of_the_heat_map_stands_out_from_its_shade(
         assert contrast(rgb(text), rgb(shade)) >= 4.5  # WCAG 2.1, 1.4.3
 
 
+def test_tables_that_go_on_beyond_a_phone_fade_out_there(site: Path, visit: Open) -> None:
+    phone = {"viewport": {"width": 390, "height": 800}}
+    for page in (site / "index.html", compare_page(site), next(site.glob("models/BYOL*"))):
+        tab = visit(page, **phone)
+        for details in tab.locator("details").all():
+            details.evaluate("e => { e.open = true; }")
+        tab.wait_for_function(
+            """() => [...document.querySelectorAll(".scroll")].every((box) =>
+                box.classList.contains("more") === box.scrollWidth > box.clientWidth + 2)"""
+        )
+        assert tab.locator(".scroll.more").count() > 0
+
+
 def rgb(css: str) -> tuple[float, ...]:
     """ "rgb(0, 9, 255)" or "color(srgb 0 0.04 1)"."""
     numbers = [float(n) for n in re.findall(r"(?<![a-z])[\d.]+", css)][:3]

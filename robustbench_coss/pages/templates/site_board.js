@@ -170,6 +170,8 @@ const fade = (box) => {
   show();
 };
 
+const fades = () => document.querySelectorAll("[data-fade]").forEach(fade);
+
 const tray = (boards) => {
   const box = document.querySelector(".tray");
   if (box === null) return;

@@ -156,6 +156,7 @@ const compare = () => {
         ...rowsOf(view, picked).map(([name, cells]) => make("tr", {}, make("th", { scope: "row" }, name), ...cells)),
       ),
     );
+    fades();
     const address = `#models=${picked.map((model) => models[model][0]).join(",")}`;
     try {
       history.replaceState(null, "", `${address}&show=${show.value}`);

@@ -2,7 +2,8 @@ document.addEventListener("DOMContentLoaded", () => {
   themeButton();
   const boards = [...document.querySelectorAll(".board")];
   boards.forEach(interactive);
-  document.querySelectorAll("[data-fade]").forEach(fade);
   tray(boards);
   compare();
+  fades();
+  document.addEventListener("toggle", fades, true); // what was folded had no width
 });
