@@ -44,7 +44,8 @@ def to_latex(command: str, sections: Sequence[Section]) -> str:
         for k, (_, blocks) in enumerate(groupby(section.blocks, lambda b: [r[0] for r in b.rows])):
             label = f"{command}-{slug(section.title)}" + f"-{k + 1}" * bool(k)
             lines += _float(section, list(blocks), label)
-    if any(ord(character) > LATIN for line in lines for character in line):
+    set_ones = (line for line in lines if not line.startswith("%"))
+    if any(ord(character) > LATIN for line in set_ones for character in line):
         lines.insert(0, "% For LuaLaTeX or XeLaTeX: names hold characters that pdfLaTeX lacks.")
     return "\n".join(lines) + "\n"
 
