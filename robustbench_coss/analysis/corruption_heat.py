@@ -32,6 +32,7 @@ class Heat:
         standard: [models] their mean over the 15 standard corruptions; NaN if one is missing.
         baseline: what mCE is divided by; "" if it is not given.
         mce: [models] mCE, 1 for the baseline; NaN where there is none.
+        seeds, images: of each model, runs and test images.
     """
 
     suite: str
@@ -43,6 +44,8 @@ class Heat:
     standard: np.ndarray
     baseline: str
     mce: np.ndarray
+    seeds: tuple[int, ...]
+    images: tuple[int, ...]
 
 
 def heats(measurements: Sequence[SeedGroup]) -> list[Heat]:
@@ -78,6 +81,8 @@ def _heat(measurements: Sequence[SeedGroup]) -> Heat:
         means,
         baseline,
         mce,
+        tuple(len(m.records) for m in measurements),
+        tuple(len(m.records[0].index) for m in measurements),
     )
 
 

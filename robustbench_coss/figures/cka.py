@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.errors import CossError, kind_and_line
+from robustbench_coss.figures.curves import counted
 from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
 from robustbench_coss.records.record import Record
 
@@ -25,7 +26,7 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
     """CKA of every ordered pair of positions of every model that has it, mean over seeds.
 
     Columns: suite, model, row_a, column_a, row_b, column_b (of the map of local representations),
-    value, sd (over seeds; NaN for a single one), seeds. Empty if no record has any.
+    value, sd (over seeds; NaN for a single one), seeds, n (test images). Empty if there is none.
 
     Raises:
         CossError: a record holds something else under "cka", or seeds differ in their positions.
@@ -35,13 +36,13 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
         found = [_read(record) for record in m.records if "cka" in record.extra]
         if not found:
             continue
-        positions = found[0][1]
-        if any(other != positions for _, other in found):
+        _, positions, images = found[0]
+        if any(other != positions for _, other, _ in found):
             raise CossError(
                 f"seeds of {m.label} have CKA at different positions; "
                 "measure them again with `coss-bench eval … --suite redundancy --force`"
             )
-        values = np.stack([matrix for matrix, _ in found])
+        values = np.stack([matrix for matrix, *_ in found])
         mean = values.mean(axis=0)
         sd = values.std(axis=0, ddof=1) if len(found) > 1 else np.full_like(mean, np.nan)
         lines += [
@@ -55,6 +56,7 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
                 "value": mean[i, j],
                 "sd": sd[i, j],
                 "seeds": len(found),
+                "n": images,
             }
             for i, a in enumerate(positions)
             for j, b in enumerate(positions)
@@ -62,10 +64,12 @@ def cka_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _read(record: Record) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+def _read(record: Record) -> tuple[NDArray[np.float64], list[tuple[int, int]], int]:
+    """CKA, the positions that it is of, and how many images it was found on."""
     try:
         matrix = np.array(record.extra["cka"], dtype=np.float64)
         positions = [(int(row), int(column)) for row, column in record.extra["cka_positions"]]
+        images = int(record.extra.get("cka_images", len(record.index)))
         if matrix.shape != (len(positions), len(positions)) or not np.isfinite(matrix).all():
             raise ValueError(f"a matrix of {matrix.shape} for {len(positions)} positions")
     except (KeyError, TypeError, ValueError) as error:
@@ -73,7 +77,7 @@ def _read(record: Record) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
             f"the redundancy record of {record.model['name']} holds no CKA that can be read "
             f"({kind_and_line(error)}); delete it and run `coss-bench eval` again"
         ) from error
-    return matrix, positions
+    return matrix, positions, images
 
 
 def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
@@ -104,7 +108,8 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     for panel in panels.flat[len(models) :]:
         panel.set_axis_off()
     bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=30)
-    bar.set_label("CKA of two positions")
+    basis = f"{counted(data['seeds'], 'seed')}; {counted(data['n'], 'test image')}"
+    bar.set_label(f"CKA of two positions\n{basis}")
     bar.outline.set_visible(False)
     return figure
 

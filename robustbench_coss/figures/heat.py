@@ -9,26 +9,36 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_coss.analysis.corruption_heat import Heat
-from robustbench_coss.figures.curves import new_figure, plain
+from robustbench_coss.figures.curves import counted, new_figure, plain
 from robustbench_coss.figures.looks import LineStyle, ink_on
 
 ROW = 0.17  # inches
 
 
 def heat_table(heat: Heat) -> pd.DataFrame:
-    """What is drawn: columns suite, model, family, corruption, error (in [0, 1])."""
+    """What is drawn: columns suite, model, family, corruption, error (in [0, 1]), seeds, n (test
+    images)."""
+    rows = zip(heat.models, heat.errors, heat.seeds, heat.images, strict=True)
     return pd.DataFrame(
         [
-            {"suite": heat.suite, "model": model, "family": f, "corruption": k, "error": error}
-            for model, errors in zip(heat.models, heat.errors, strict=True)
-            for f, k, error in zip(heat.families, heat.kinds, errors, strict=True)
+            {
+                "suite": heat.suite,
+                "model": model,
+                "family": family,
+                "corruption": kind,
+                "error": error,
+                "seeds": seeds,
+                "n": images,
+            }
+            for model, errors, seeds, images in rows
+            for family, kind, error in zip(heat.families, heat.kinds, errors, strict=True)
         ]
     )
 
 
 def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     """Errors in % as shades and numbers, families apart; beside them their means and mCE."""
-    figure = new_figure(ROW * len(heat.models) + 1.45)
+    figure = new_figure(ROW * len(heat.models) + 1.57)
     panel = figure.subplots()
     errors = 100 * heat.errors
     mesh = panel.pcolormesh(errors, cmap="Blues", shading="flat")  # shapes, not an image
@@ -57,7 +67,8 @@ def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     panel.set_xticks(np.arange(len(kinds)) + 0.5, kinds, rotation=90)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    panel.set_title("top-1 error (%), mean over severities", loc="left")
+    basis = [counted(pd.Series(heat.seeds), "seed"), counted(pd.Series(heat.images), "test image")]
+    panel.set_title(f"top-1 error (%), mean over severities\n{'; '.join(basis)}", loc="left")
     head = "mean" + "   mCE" * bool(heat.baseline)
     panel.text(len(kinds) + 0.2, -0.4, head, va="center", size=5.5)
     if heat.baseline:

@@ -89,7 +89,7 @@ def field_sizes(models: Mapping[str, Mapping[str, Field]]) -> pd.DataFrame:
     )
 
 
-def draw_fields(models: Mapping[str, Mapping[str, Field]]) -> Figure:
+def draw_fields(models: Mapping[str, Mapping[str, Field]], basis: Mapping[str, str]) -> Figure:
     """A row per model, a map per stage, the last one at the right; each has its own brightness.
 
     The square is the theoretical field, where the image is larger than that; the circle has the
@@ -97,6 +97,7 @@ def draw_fields(models: Mapping[str, Mapping[str, Field]]) -> Figure:
 
     Args:
         models: fields by stage, by the model's label; at least one field in all.
+        basis: by the label, what the fields are of.
     """
     columns = max(len(fields) for fields in models.values())
     width = width_inches() / enlarged()  # in inches at the text of a paper, as all lengths here
@@ -111,6 +112,8 @@ def draw_fields(models: Mapping[str, Mapping[str, Field]]) -> Figure:
         left = (pitch - side) / 2
         middle = 1 - (top + NAME / 2) / height
         figure.text(left / width, middle, model, va="center", **_text(INK, 7))
+        right = 1 - left / width
+        figure.text(right, middle, basis[model], va="center", ha="right", **_text(FAINT, 5.5))
         for place, (stage, field) in enumerate(fields.items(), start=columns - len(fields)):
             left, bottom = place * pitch + (pitch - side) / 2, height - top - row + SIZES
             axes = figure.add_axes((left / width, bottom / height, side / width, side / height))

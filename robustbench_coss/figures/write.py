@@ -170,13 +170,14 @@ def _suite_figures(
     apart = metric_data(mine, metrics_apart(first.records[0]))
     if not apart.empty:
         add("metrics", apart, draw_metrics, apart, pens, note)
-    fields = {
-        pens[m.label].label: found
-        for m in few(mine)
-        if "fields" in about.pictures and (found := read_fields(m.records[0]))
-    }
+    fields, basis = {}, {}
+    for m in few(mine) if "fields" in about.pictures else []:
+        if found := read_fields(m.records[0]):
+            fields[pens[m.label].label] = found
+            seeds = f", first of {len(m.records)} seeds" * (len(m.records) > 1)
+            basis[pens[m.label].label] = f"{len(m.records[0].index):,} test images{seeds}"
     if fields:
-        add("fields", field_sizes(fields), draw_fields, fields)
+        add("fields", field_sizes(fields), draw_fields, fields, basis)
     cka = cka_data(few(mine)) if "cka" in about.pictures else pd.DataFrame()
     if not cka.empty:
         titles = {model: plain(pen.label) for model, pen in pens.items()}

@@ -42,6 +42,8 @@ def test_the_cka_heat_map_shows_the_matrix_and_the_mean_of_its_pairs(tmp_path: P
     panel = figure.axes[0]
     assert panel.images[0].get_array().tolist() == [[1, 0.25], [0.25, 1]]
     assert panel.get_title() == "BYOL\nmean of pairs 0.25"
+    (images,) = set(data["n"])
+    assert figure.axes[-1].get_ylabel().endswith(f"\n1 seed; {images} test images")
     assert [label.get_text() for label in panel.get_xticklabels()] == ["0", "2"]
 
 

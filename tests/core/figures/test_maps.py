@@ -36,7 +36,9 @@ def test_the_heat_map_has_the_errors_and_mce_of_alexnet_is_100(tmp_path: Path) -
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert texts[: len(heat.kinds)] == [f"{100 * e:.0f}" for e in heat.errors[0]]
     assert "100" in texts[len(heat.kinds)]
+    assert figure.axes[0].get_title("left").endswith(f"1 seed; {heat.images[0]:,} test images")
     assert len(heat_table(heat)) == len(heat.kinds)
+    assert set(heat_table(heat)["n"]) == {len(measured[0].records[0].index)}
 
 
 def test_a_corruption_that_was_not_measured_is_a_dash_and_there_is_no_mean(tmp_path: Path) -> None:

@@ -277,10 +277,11 @@ def test_the_summary_holds_the_average_field_of_each_stage(field_record: Record)
 def test_the_figure_draws_every_field_with_its_numbers(field_record: Record) -> None:
     fields = read_fields(field_record)
     vit = {"local": fields["layer1"]}
-    figure = draw_fields({"$a_b$": fields, "other": vit})
+    figure = draw_fields({"$a_b$": fields, "other": vit}, {"$a_b$": "9 images", "other": ""})
     assert len(figure.axes) == 3
     assert figure.axes[2].get_position().x0 == figure.axes[1].get_position().x0
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "9 images" in [text.get_text() for text in figure.texts]
     assert texts.count("radius 1.15 px") == 2  # √(8 / 6)
     assert texts.count("radius 1.3 px") == 1  # √(32 / 19)
     data = field_sizes({"$a_b$": fields, "other": vit})
