@@ -24,7 +24,7 @@ class Entry(BaseModel):
         arch: in its publisher's words.
         paper: number at arXiv.
         licence: of the weights; SPDX where there is one.
-        parameters: as stated ("21M"); "" where its publisher states none.
+        parameters: of the encoder ("21M"), as stated or, where nothing is, as counted.
         source: URL of the file.
         md5, sha256: the first characters of the digest, as published; "" where none is.
         checked: repository, commit and file in which all of this was read.
@@ -37,7 +37,7 @@ class Entry(BaseModel):
     arch: str
     paper: str = Field(pattern=r"^\d{4}\.\d{4,5}$")
     licence: str
-    parameters: str = ""
+    parameters: str = Field(pattern=r"^\d+M$")
     source: str = Field(pattern=r"^(https|http|file)://")
     md5: str = Field("", pattern=r"^[0-9a-f]{0,32}$")
     sha256: str = Field("", pattern=r"^[0-9a-f]{0,64}$")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from helpers.bench import Bench
 from torchvision.models import resnet18
@@ -78,7 +79,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def entry(source: str, **more: str) -> Entry:
     stated = {"name": "net", "method": "dino", "arch": "ResNet-18", "paper": "2104.14294"}
-    return Entry(**stated, licence="MIT", source=source, checked="here", **more)
+    return Entry(**stated, licence="MIT", parameters="11M", source=source, checked="here", **more)
 
 
 def digests(body: bytes) -> tuple[str, str]:
@@ -109,6 +110,23 @@ def test_the_list_says_where_everything_in_it_was_read() -> None:
         assert e.digest == ("sha256", e.source[-12:-4]), e.name
 
 
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("ResNet-50", "resnet50"),
+        ("ViT-S/16", "vit_small_patch16_224"),
+        ("ViT-B/16", "vit_base_patch16_224"),
+        ("ViT-L/16", "vit_large_patch16_224"),
+        ("ViT-H/14", "vit_huge_patch14_224"),
+    ],
+)
+def test_parameters_are_those_of_timms_network(arch: str, name: str) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0)
+    millions = sum(p.numel() for p in network.parameters()) // 10**6
+    assert {e.parameters for e in entries(FILE).values() if e.arch == arch} == {f"{millions}M"}
+
+
 def test_the_command_lists_all_and_tells_all_of_one(bench: Bench) -> None:
     told = bench("zoo")
     assert told.code == 0
@@ -117,7 +135,7 @@ def test_the_command_lists_all_and_tells_all_of_one(bench: Bench) -> None:
     one = bench("zoo", "simsiam-resnet50-100ep")
     assert "licence: CC-BY-NC-4.0\n" in one.out
     assert "paper: https://arxiv.org/abs/2011.10566\n" in one.out
-    assert "parameters: not stated\n" in one.out
+    assert "parameters: 23M\n" in one.out
     wrong = bench("zoo", "dino-vits61")
     assert (wrong.code, wrong.err.count("\n")) == (1, 1)
     assert "did you mean dino-vits16" in wrong.err
