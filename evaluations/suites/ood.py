@@ -21,7 +21,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import against_the_rest, answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
 from robustbench_coss.evaluations.suites.clean import bank_size, unit_bank
-from robustbench_coss.evaluations.suites.options import several_names
+from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
 from robustbench_coss.evaluations.suites.other_sets import label_of, open_others, shared
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Better, Cell, Metric
@@ -84,8 +84,7 @@ class OOD(BaseSuite):
     ) -> None:
         self.items = {"near": several_names("ood.near", near), "far": several_names("ood.far", far)}
         every = [label_of(item) for items in self.items.values() for item in items]
-        if twice := [name for name in every if every.count(name) > 1]:
-            raise CossError(f"ood.near and ood.far name {twice[0]} twice; name each set once")
+        refuse_twice("ood.near and ood.far name", every)
         self.scores = several_names("ood.scores", scores)
         if unknown := [name for name in self.scores if name not in SCORES]:
             raise CossError(f"unknown score {unknown[0]!r} in ood.scores; known: {_listed(SCORES)}")

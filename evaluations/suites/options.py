@@ -49,3 +49,9 @@ def several_names(option: str, given: Any) -> list[str]:
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise CossError(f"{option} must be names, one or several, got {given!r}")
     return [part.strip() for part in parts if part.strip()]
+
+
+def refuse_twice(options: str, labels: Sequence[str]) -> None:
+    """Refuse sets of which one is named twice, by `options`. Raises CossError."""
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise CossError(f"{options} {twice[0]} twice; name each set once")

@@ -22,7 +22,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered, probability_codes
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_pairs
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
-from robustbench_coss.evaluations.suites.options import several_names
+from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.columns import Column
@@ -156,9 +156,7 @@ class Shift(BaseSuite):
             raise CossError(f"shift.root must be a folder, got {root!r}")
         for name in asked:
             describe(name)
-        labels = [label_of(name) for name in asked]
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise CossError(f"shift.sets names {twice[0]} twice; name each set once")
+        refuse_twice("shift.sets names", [label_of(name) for name in asked])
         self.asked, self.root = asked, None if root is None else Path(root).expanduser()
         self._sets: list[TestSet] = []
 

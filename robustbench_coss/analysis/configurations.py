@@ -212,10 +212,12 @@ def without_local_term(m: SeedGroup, measurements: Iterable[SeedGroup]) -> SeedG
 
 def bases_of(measurements: Sequence[SeedGroup]) -> dict[str, str]:
     """CO- configuration -> its base method's, where a suite was measured for both alike."""
+    alike: dict[tuple[str, str], list[SeedGroup]] = {}
+    for m in measurements:
+        alike.setdefault((m.suite, m.protocol), []).append(m)
     found: dict[str, str] = {}
     for m in measurements:
-        alike = [o for o in measurements if (o.suite, o.protocol) == (m.suite, m.protocol)]
-        if m.label not in found and (base := without_local_term(m, alike)):
+        if m.label not in found and (base := without_local_term(m, alike[m.suite, m.protocol])):
             found[m.label] = base.label
     return found
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.errors import CossError, kind_and_line
-from robustbench_coss.figures.curves import counted
+from robustbench_coss.figures.curves import basis
 from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
 from robustbench_coss.records.record import Record
 
@@ -108,8 +108,7 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     for panel in panels.flat[len(models) :]:
         panel.set_axis_off()
     bar = figure.colorbar(image, ax=panels, fraction=0.05, pad=0.02, aspect=30)
-    basis = f"{counted(data['seeds'], 'seed')}; {counted(data['n'], 'test image')}"
-    bar.set_label(f"CKA of two positions\n{basis}")
+    bar.set_label(f"CKA of two positions\n{basis(data)}")
     bar.outline.set_visible(False)
     return figure
 

@@ -218,9 +218,9 @@ def plain(text: str) -> str:
 
 
 def basis(data: pd.DataFrame) -> str:
-    """What intervals of the numbers drawn rest on: seeds, test images and kinds of intervals."""
+    """What the numbers drawn rest on: seeds, test images, kinds of intervals if there are any."""
     seeds, images = data["seeds"].astype(int), data["n"].astype(int)
-    kinds = [kind for kind in dict.fromkeys(data["interval"]) if kind]
+    kinds = [kind for kind in dict.fromkeys(data.get("interval", ())) if kind]
     over_seeds = f"{KINDS['t']} over seeds" if "t" in kinds else ""
     names = " and ".join(KINDS.get(kind, kind) for kind in kinds if kind != "t")
     over = " and ".join(filter(None, [over_seeds, names and f"{names} over test images"]))

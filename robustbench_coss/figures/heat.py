@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_coss.analysis.corruption_heat import Heat
-from robustbench_coss.figures.curves import counted, new_figure, plain
+from robustbench_coss.figures.curves import basis, new_figure, plain
 from robustbench_coss.figures.looks import LineStyle, ink_on
 
 ROW = 0.17  # inches
@@ -67,8 +67,8 @@ def draw_heat(heat: Heat, pens: dict[str, LineStyle]) -> Figure:
     panel.set_xticks(np.arange(len(kinds)) + 0.5, kinds, rotation=90)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    basis = [counted(pd.Series(heat.seeds), "seed"), counted(pd.Series(heat.images), "test image")]
-    panel.set_title(f"top-1 error (%), mean over severities\n{'; '.join(basis)}", loc="left")
+    said = f"top-1 error (%), mean over severities\n{basis(heat_table(heat))}"
+    panel.set_title(said, loc="left")
     head = "mean" + "   mCE" * bool(heat.baseline)
     panel.text(len(kinds) + 0.2, -0.4, head, va="center", size=5.5)
     if heat.baseline:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import sha256_of
-from robustbench_coss.models.checkpoint import Checkpoint, build_encoder
+from robustbench_coss.models.checkpoint import Checkpoint, build_encoder, foreign_metadata
 from robustbench_coss.models.identity import state_sha256
 from robustbench_coss.seeds import seed_of
 
@@ -70,7 +71,7 @@ def pixels(size: int) -> Checkpoint:
     """The pixels of images of `size` px as features."""
     spec = InputSpec(size)
     described = {"control": "pixels", "size": size, "mean": spec.mean, "std": spec.std}
-    metadata = _metadata("pixels", "pixels", 1.0, size)
+    metadata = _metadata("pixels", "pixels", size)
     return Checkpoint(Pixels(spec).eval(), "pixels", None, sha256_of(described), metadata)
 
 
@@ -87,8 +88,8 @@ def untrained(
         encoder = build_encoder(arch, size=size, width=width, mlp=mlp).eval()
     name = f"untrained-{arch}" + (f"-x{width:g}" if width != 1 else "")
     name += "" if mlp is None else "-mlp" if mlp else "-no-mlp"
-    metadata = _metadata("untrained", arch, width, size)
-    metadata |= {"training": {"seed": seed}, "mlp": mlp}
+    metadata = _metadata("untrained", arch, size) | {"width": width, "mlp": mlp}
+    metadata["training"] = {"seed": seed}
     return Checkpoint(encoder, name, None, state_sha256(encoder), metadata)
 
 
@@ -114,15 +115,5 @@ def _named_untrained(spec: str, rest: Sequence[str]) -> Callable[..., Checkpoint
     return partial(untrained, rest[0], width=factor, mlp=mlp, seed=int(seed))
 
 
-def _metadata(kind: str, arch: str, width: float, size: int) -> dict[str, object]:
-    return {
-        "control": kind,
-        "arch": arch,
-        "width": width,
-        "size": size,
-        "method": None,
-        "dataset": None,
-        "encoder": None,
-        "source": f"control: {kind}",
-        "training": {},
-    }
+def _metadata(kind: str, arch: str, size: int) -> dict[str, Any]:
+    return foreign_metadata(arch, size, f"control: {kind}", control=kind)

@@ -210,7 +210,7 @@ def _folder_of_others(path: Path) -> str:
         there = sorted(path.iterdir())
         if inner := [p for p in there if (p / "config.json").is_file()]:
             return f"{path} holds folders of models ({_names(inner)}); pass one of them"
-        if len(files := [p for p in there if p.suffix in SUFFIXES and p.is_file()]) > 0:
+        if files := [p for p in there if p.suffix in SUFFIXES and p.is_file()]:
             return (
                 f"{path} holds weights ({_names(files)}) and no config.json that says of what; "
                 "put the model's there, or pass a file of all its weights"

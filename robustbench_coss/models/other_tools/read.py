@@ -169,16 +169,16 @@ class _Reader:
             return state, len(state["head.proj.weight"]), True
         names = found.head.split("|") if found.head else []
         state = dict(state)
+        ours = "fc" if "layer1.0.conv1.weight" in state else "head"
         for name in names:
             beside = name.removeprefix("/")
             for part in ("weight", "bias"):
                 value = self.tree.at(*found.place.root).get(f"{beside}.{part}")
                 if name != beside and value is not None:
-                    state[f"{'fc' if 'layer1.0.conv1.weight' in state else 'head'}.{part}"] = value
+                    state[f"{ours}.{part}"] = value
         features = features_of(state)
         if found.form.name == "torchvision" and (other := other_name(state, features)):
             self.notes.append(f"with its classifier {other}")
-            ours = "fc" if "layer1.0.conv1.weight" in state else "head"
             start = len(other)
             state = {
                 ours + k[start:] if k.startswith(f"{other}.") else k: v for k, v in state.items()

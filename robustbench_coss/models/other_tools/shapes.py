@@ -64,10 +64,8 @@ def other_name(state: State, features: int | None) -> str:
     ]
     if len(found) != 1:
         return ""
-    family, parts = (
-        found[0].partition(".")[0],
-        {f"{found[0]}.{part}" for part in ("weight", "bias")},
-    )
+    family = found[0].partition(".")[0]
+    parts = {f"{found[0]}.weight", f"{found[0]}.bias"}
     return found[0] if {k for k in state if k.startswith(f"{family}.")} <= parts else ""
 
 

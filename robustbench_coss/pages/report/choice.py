@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
 from robustbench_coss.analysis.curves import rank_models
+from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.selection import find_model
 from robustbench_coss.pages.dossier.words import counted
 
@@ -34,6 +35,13 @@ class Subject:
         """Labels, best on clean images first."""
         ranked = [rank_models(self.on(test_set)) for test_set in self.test_sets]
         return list(dict.fromkeys(label for labels in ranked for label in labels))
+
+    @property
+    def short(self) -> dict[str, str]:
+        """Label -> what tells its configuration apart."""
+        known = {m.label: m.configuration for m in self.measurements}
+        labels, _ = short_labels(list(known.values()))
+        return dict(zip(known, labels, strict=True))
 
     def on(self, test_set: TestSet) -> list[SeedGroup]:
         return [m for m in self.measurements if m.test_set == test_set]

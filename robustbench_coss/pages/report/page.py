@@ -13,7 +13,6 @@ from markupsafe import Markup
 from robustbench_coss import __version__
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import TestSet, load_measurements
-from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.numbers import table_of
 from robustbench_coss.claims.verdicts import examine_measured
 from robustbench_coss.figures.styles import styled
@@ -109,7 +108,7 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
     labels = {test_set.label for test_set in subject.test_sets}
     examined = examine_measured(subject.everything)
     outcomes = [outcome for outcome in examined if outcome.test_set in labels]
-    configurations = subject.configurations
+    configurations, short = subject.configurations, subject.short
     records = [r for m in subject.measurements for r in m.records]
     single = len(configurations) == 1
     models = [model_part(label, subject.of(label)) for label in configurations]
@@ -119,16 +118,14 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
         facts=_single_facts(subject) if single else _facts(subject),
         single=single,
         seeds=max(len(m.records) for m in subject.measurements),
-        doubts=summary.doubts(subject.measurements),
+        doubts=summary.doubts(subject.measurements, short),
         sets=sets,
         several_sets=len(sets) > 1,
         claims=list(claims_layout(outcomes)),
         claims_said=summary.claims_sentence(outcomes) if len(sets) == 1 else "",
         tested=any(outcome.rows for outcome in outcomes),
         models=models,
-        recipes=recipes_apart(
-            {label: model.recipe for label, model in zip(_short(subject), models, strict=True)}
-        ),
+        recipes=recipes_apart({short[model.label]: model.recipe for model in models}),
         full=full,
         runs_of=runs_of,
         metric_tables=metric_tables,
@@ -139,13 +136,6 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
         version=__version__,
         style=Markup(_style()),
     )
-
-
-def _short(subject: Subject) -> list[str]:
-    """What tells its configurations apart."""
-    known = {m.label: m.configuration for m in subject.measurements}
-    labels, _ = short_labels([known[label] for label in subject.configurations])
-    return labels
 
 
 def _style() -> str:

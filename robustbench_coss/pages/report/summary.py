@@ -29,12 +29,9 @@ from robustbench_coss.tables.comparison import difference_cell
 SINGLE = " These are single runs: with another training seed it may come out differently."
 
 
-def doubts(measurements: Sequence[SeedGroup]) -> list[str]:
+def doubts(measurements: Sequence[SeedGroup], short: Mapping[str, str]) -> list[str]:
     """Failed sanity checks, each with the models that it failed for, and doubtful outcomes, a
-    sentence each; empty if there are none."""
-    found = list({m.label: m.configuration for m in measurements}.values())
-    labels, _ = short_labels(found)
-    short = {c.label: label for c, label in zip(found, labels, strict=True)}
+    sentence each; empty if there are none. `short` has names by label."""
     failed: dict[tuple[str, str], list[tuple[str, str]]] = {}
     said = []
     for m in measurements:
