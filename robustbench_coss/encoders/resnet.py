@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
+from robustbench_coss.encoders.batchnorm import BatchNorm2d
 from robustbench_coss.encoders.receptive_field import Layer, field_of
 from robustbench_coss.errors import CossError
 
@@ -144,14 +145,14 @@ class Block(nn.Module):
             self.conv1 = _conv(inputs, inner, 1)
             self.conv2 = _conv(inner, inner, kernels[0], stride)
             self.conv3 = _conv(inner, outputs, 1)
-            self.bn3 = nn.BatchNorm2d(outputs)
+            self.bn3 = BatchNorm2d(outputs)
         else:
             self.conv1 = _conv(inputs, inner, kernels[0], stride)
             self.conv2 = _conv(inner, inner, kernels[1])
-        self.bn1, self.bn2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(inner)
+        self.bn1, self.bn2 = BatchNorm2d(inner), BatchNorm2d(inner)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = (
-            nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            nn.Sequential(_conv(inputs, outputs, 1, stride), BatchNorm2d(outputs))
             if stride != 1 or inputs != outputs
             else None
         )
@@ -204,7 +205,7 @@ class ResNet(Encoder):
         self.field, self.jump = self.reach[-1]
 
         self.conv1 = _stem_convolution(stem, planes[0])
-        self.bn1 = nn.BatchNorm2d(planes[0])
+        self.bn1 = BatchNorm2d(planes[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1) if stem == "imagenet" else nn.Identity()
         inputs = planes[0]
