@@ -5,11 +5,14 @@ Commands are called in this process where they can be: starting Python and torch
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, lru_cache, partial
+from pathlib import Path
 
 # Several processes share the cores: a thread each, read by torch when it is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,12 +22,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if gc.isenabled():  # not until the libraries are loaded and the tests found: what they make stays
+    gc.disable()
+
 import pytest
+import typer.main
 from helpers import FEW
 from helpers.bench import Bench, Outcome
 
 from robustbench_coss import cli
-from robustbench_coss.datasets.parts import COUNTS
+from robustbench_coss.datasets.base import ArraySet
+from robustbench_coss.datasets.parts import COUNTS, PartsSource
 from robustbench_coss.pretrain import beside_controls, monitors
 
 # Files of tests that take long, the longest first, and those that need what not everyone has.
@@ -67,6 +75,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(NEEDS[item.path.name])
     place = {name: number for number, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests are a million objects that stay: Python need not look through them
+    again and again for what it could free.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def work_done_once() -> Iterator[None]:
+    """What hundreds of tests would make anew, the same each time: the parser of the command line,
+    and the generated pictures.
+    """
+    draw = PartsSource.open
+
+    @lru_cache(maxsize=24)
+    def drawn(source: PartsSource, role: str, size: int, _: int) -> ArraySet:
+        return draw(source, role, size, Path(), False)
+
+    def opened(source: PartsSource, role: str, size: int, root: Path, download: bool) -> ArraySet:
+        images = copy.copy(drawn(source, role, size, COUNTS[role]))
+        images.pixels, images.labels = images.pixels.clone(), images.labels.clone()
+        return images
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        patch.setattr(PartsSource, "open", opened)
+        yield
 
 
 @pytest.fixture
