@@ -89,7 +89,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def work_done_once() -> Iterator[None]:
     """What hundreds of tests would make anew, the same each time: the parser of the command line,
-    and the generated pictures.
+    and the generated pictures. Nor is it waited for the disk: no test cuts the power.
     """
     draw = PartsSource.open
 
@@ -105,6 +105,7 @@ def work_done_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
         patch.setattr(PartsSource, "open", opened)
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

@@ -93,7 +93,7 @@ class Design:
         """[D, R] from standardised features to the coordinates (None: they are the same), [R]."""
         width = len(self.mean)
         standardised = self._standardised(0, self.count)
-        if width <= WIDEST:
+        if width <= min(self.count, WIDEST):
             moment = torch.zeros(width, width, dtype=torch.float64, device=self.device)
             for z in standardised:
                 moment.addmm_(z.T, z)

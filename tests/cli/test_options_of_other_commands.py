@@ -182,6 +182,13 @@ def arrives(
     return seen[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """All modules concerned: one that is first imported beside a stand-in would keep it."""
+    for target, _, _ in OPTIONS.values():
+        importlib.import_module(target.rpartition(".")[0])
+
+
 def put(patch: pytest.MonkeyPatch, target: str, value: Any) -> None:
     """Replace a function; some modules of commands are hidden by the command of their name."""
     module, _, name = target.rpartition(".")
