@@ -21,7 +21,7 @@ from robustbench_coss.analysis.error_consistency import consistency_line
 from robustbench_coss.analysis.numbers import (
     failed_checks,
     is_share,
-    plain_value,
+    number,
     problems,
     values_of,
 )
@@ -298,7 +298,7 @@ def difference_line(x: SeedGroup, y: SeedGroup, metric: Metric) -> dict[str, Any
     """x - y in one metric, not corrected: a line of `Comparison.table` without its last columns."""
     sides = [[values_of(record, metric) for record in m.records] for m in (x, y)]
     share = is_share(x.records[0], metric.column)
-    values = [plain_value(m.records, metric.conditions, metric.column) for m in (x, y)]
+    values = [number(m.records, metric.conditions, metric.column).value for m in (x, y)]
     return line_of(x, y, metric, sides, share, values)
 
 

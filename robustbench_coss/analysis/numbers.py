@@ -34,7 +34,7 @@ from robustbench_coss.records.columns import Column
 from robustbench_coss.records.metadata import FACTS
 from robustbench_coss.records.record import Cell, Metric, Record
 from robustbench_coss.records.training import training_of
-from robustbench_coss.statistics.functionals import estimate_of, pseudo_values, value_of
+from robustbench_coss.statistics.functionals import estimate_of, pseudo_values
 from robustbench_coss.statistics.intervals import Estimate, estimate, estimate_by
 
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
@@ -59,18 +59,6 @@ def number(records: Sequence[Record], conditions: Sequence[str], column: str) ->
         return estimate_of(statistic, several)
     runs = [columns_of(record, conditions, column) for record in records]
     return estimate(runs, share=is_share(records[0], column))
-
-
-def plain_value(records: Sequence[Record], conditions: Sequence[str], column: str) -> float:
-    """The value of `number`, without its interval."""
-
-    def of(cell: Cell) -> float:
-        if (statistic := computed(cell.outcomes, column)) is not None:
-            return value_of(statistic, inputs(cell.outcomes, statistic))
-        return float(np.mean(cell.outcomes[column], dtype=np.float64))
-
-    runs = [np.mean([of(cell) for cell in _in_order(r, conditions)]) for r in records]
-    return float(np.mean(runs))
 
 
 def columns_of(record: Record, conditions: Sequence[str], column: str) -> list[Column]:

@@ -98,15 +98,6 @@ def companion_of(label: Ints) -> Ints:
     return (label + 3) % len(KINDS)
 
 
-def information(level: float) -> float:
-    """I(r) of the module's docstring in bits, for r = `level` in [0, 1]."""
-    count = len(KINDS)
-    other = (1 - level) / count
-    return math.log2(count) + sum(
-        times * p * math.log2(p) for times, p in ((1, level + other), (count - 1, other)) if p > 0
-    )
-
-
 def _between(low: float, high: float, draw: Floats) -> Floats:
     return low + (high - low) * draw
 

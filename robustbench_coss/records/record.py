@@ -25,7 +25,7 @@ from pydantic.functional_serializers import PlainSerializer
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import canonical_json, sha256_of, slug, write_atomically
 from robustbench_coss.reading import MOST_JSON, parse_json, read_bytes
-from robustbench_coss.records.columns import COUNT, UNREAD, Column
+from robustbench_coss.records.columns import COUNT, Column
 from robustbench_coss.records.consistency import check_consistency
 from robustbench_coss.records.fields import (
     CONFIG,
@@ -249,14 +249,6 @@ def from_json(content: Any, name: str) -> Record:
     """
     try:
         return _validated(content)
-    except ValueError as error:
-        raise CossError(f"{name} is no record: {error}") from error
-
-
-def check_form(content: Any, name: str) -> None:
-    """Hold the content of a file to the form of a record, but for its columns; as `from_json`."""
-    try:
-        _formed(content, {COUNT: UNREAD})
     except ValueError as error:
         raise CossError(f"{name} is no record: {error}") from error
 

@@ -80,11 +80,6 @@ def _table(statistic: Statistic, columns: Columns) -> _Table:
     return _Table(rows, counts.astype(np.float64), inverse)
 
 
-def value_of(statistic: Statistic, columns: Columns) -> float:
-    """The statistic of one condition; NaN where it has none."""
-    return _value(statistic, _table(statistic, columns))
-
-
 def _value(statistic: Statistic, table: _Table) -> float:
     return float(statistic.of(table.rows, table.counts[None])[0])
 

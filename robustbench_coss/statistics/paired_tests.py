@@ -70,7 +70,7 @@ def by_images(
     low, high = math.nan, math.nan
     if most is not None and not math.isnan(value):
         scaled = values / most
-        ends = _bounded(float(scaled.sum()), float((scaled**2).sum()), n)
+        ends = paired_shares(float(scaled.sum()), float((scaled**2).sum()), n)
         low, high = (most * end for end in ends)
     elif n > 1:
         # One orientation is drawn, so that B against A mirrors A against B.
@@ -90,7 +90,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * fewer)
 
 
-def paired_shares(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+def paired_shares(total: float, squares: float, n: int) -> tuple[float, float]:
     """Interval of the difference of two shares among the same images, in [-1, 1].
 
     Wald's after half an image was added to each of the four cells (Agresti and Min 2005, "Simple
@@ -98,15 +98,10 @@ def paired_shares(only_a: int, only_b: int, n: int) -> tuple[float, float]:
     bootstrap it has a width where the two models never disagree.
 
     Args:
-        only_a, only_b: images that one model alone has right.
-        n: all images, >= 1.
+        total, squares: sums of the n differences and of their squares. Of right and wrong answers
+            these are 1 and -1 where one model alone is right, and 0.
+        n: images, >= 1.
     """
-    return _bounded(only_a - only_b, only_a + only_b, n)
-
-
-def _bounded(total: float, squares: float, n: int) -> tuple[float, float]:
-    """`paired_shares` for the mean of n numbers in [-1, 1], from their sum and that of their
-    squares: answers that turn right or wrong are 1 and -1 among zeros."""
     centre = total / (n + 2)
     sd = math.sqrt((squares + 1) / (n + 2) - centre**2) / math.sqrt(n + 2)
     half = float(special.ndtri(UPPER)) * sd

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import load_measurements
-from robustbench_coss.analysis.numbers import load_table, number, plain_value, values_of
+from robustbench_coss.analysis.numbers import load_table, number, values_of
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures.write import write_figures
 from robustbench_coss.pages.report.page import make_page
@@ -194,13 +194,3 @@ def test_the_calibration_error_is_drawn_against_severity(results: Path, tmp_path
                 inside = (sure > low / 15) & (sure <= (low + 1) / 15)
                 gap += abs(sure[inside].sum() - right[inside].sum())
             assert value == pytest.approx(gap / N)
-
-
-@pytest.mark.parametrize("column", ["correct", "ece", "auroc", "nll"])
-def test_a_value_without_its_interval_is_the_value_with_it(results: Path, column: str) -> None:
-    for m in load_measurements(results):
-        if "confidence" in m.records[0].cells[0].outcomes:
-            runs = [*m.records, corruption(1, 70)]
-            for records, conditions in ((m.records, FOGS[:1]), (m.records, FOGS), (runs, FOGS)):
-                found = plain_value(records, conditions, column)
-                assert found == pytest.approx(number(records, conditions, column).value, abs=1e-12)

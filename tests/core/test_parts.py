@@ -21,7 +21,6 @@ from robustbench_coss.datasets.parts import (
     Scenes,
     companion_of,
     draw_scenes,
-    information,
     render,
 )
 from robustbench_coss.encoders.base import Encoder
@@ -47,6 +46,12 @@ def test_the_pattern_that_goes_with_a_class_is_another_one_for_every_class() -> 
     classes = np.arange(10)
     assert sorted(companion_of(classes)) == classes.tolist()
     assert not (companion_of(classes) == classes).any()
+
+
+def information(level: float) -> float:
+    """I(r) of the data set's docstring in bits, for r = `level` in [0, 1]."""
+    p, q = level + (1 - level) / 10, (1 - level) / 10
+    return math.log2(10) + p * math.log2(p) + (9 * q * math.log2(q) if q else 0.0)
 
 
 @pytest.mark.parametrize(("level", "bits"), [(0.0, 0.0), (1.0, math.log2(10))])

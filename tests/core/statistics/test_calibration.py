@@ -19,11 +19,16 @@ from robustbench_coss.statistics.functionals import (
     Statistic,
     estimate_of,
     pseudo_values,
-    value_of,
 )
 
 EVERY = {"nll": NLL, "brier": BRIER, "ece": ECE, "auroc": AUROC, "covered": COVERED}
 Floats = NDArray[np.float64]
+
+
+def value_of(statistic: Statistic, columns: Any) -> float:
+    """Of every image once."""
+    rows = {k: np.asarray(columns[k], np.float64) for k in statistic.columns}
+    return float(statistic.of(rows, np.ones((1, len(columns["correct"]))))[0])
 
 
 def outputs(n: int, classes: int = 6, seed: int = 0, sure: float = 2.0) -> tuple[Floats, Any]:

@@ -77,16 +77,16 @@ def test_the_interval_of_paired_shares_holds_the_difference_and_mirrors(
     only_a, only_b, n = counts
     if only_a + only_b > n:
         only_a, only_b = n - only_b, n - only_a
-    low, high = paired_shares(only_a, only_b, n)
+    low, high = paired_shares(only_a - only_b, only_a + only_b, n)
     assert -1 <= low <= (only_a - only_b) / n <= high <= 1
-    assert paired_shares(only_b, only_a, n) == pytest.approx((-high, -low))
+    assert paired_shares(only_b - only_a, only_a + only_b, n) == pytest.approx((-high, -low))
     assert high - low > 0  # no certainty even where the two never disagree
 
 
 def test_the_interval_of_paired_shares_by_hand() -> None:
     # 12 and 4 of 98: centre 8/100, variance (17/100 - 0.08²) / 100.
     half = 1.959964 * math.sqrt((0.17 - 0.0064) / 100)
-    assert paired_shares(12, 4, 98) == pytest.approx((0.08 - half, 0.08 + half))
+    assert paired_shares(8, 16, 98) == pytest.approx((0.08 - half, 0.08 + half))
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0.1, 0.1), (0.02, 0.1), (0.03, 0.01)])
@@ -95,7 +95,7 @@ def test_the_interval_of_paired_shares_covers_in_95_percent_of_repeats(
 ) -> None:
     draw = np.random.default_rng(8)
     counts = draw.multinomial(200, [only_a, only_b, 1 - only_a - only_b], 2000)
-    ends = np.array([paired_shares(int(a), int(b), 200) for a, b, _ in counts])
+    ends = np.array([paired_shares(int(a - b), int(a + b), 200) for a, b, _ in counts])
     coverage = np.mean((ends[:, 0] <= only_a - only_b) & (only_a - only_b <= ends[:, 1]))
     # Counts are whole, so that coverage is not exactly 95 % for any one share.
     assert coverage == pytest.approx(0.95, abs=0.02)
