@@ -5,7 +5,6 @@ A look, not a measurement: nothing here goes into records.
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from robustbench_coss.datasets.base import open_dataset
 from robustbench_coss.datasets.geometry import USUAL, Geometry
 from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, decode
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
@@ -63,8 +62,7 @@ class Classifier:
             return self.classes.index(text)
         if text.isdecimal() and int(text) < len(self.classes):
             return int(text)
-        near = difflib.get_close_matches(text, self.classes, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "give its name or its number"
+        hint = did_you_mean(text, self.classes) or "give its name or its number"
         raise CossError(f"no class {text!r} among 0 … {len(self.classes) - 1}; {hint}")
 
 

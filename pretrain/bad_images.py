@@ -14,52 +14,23 @@ from typing import Any
 
 import torch
 from torch import distributed as dist
-from torch.utils.data import DataLoader, Dataset
 
 from robustbench_coss.datasets.base import ArraySet, ImageSet
-from robustbench_coss.datasets.readable import Subset
+from robustbench_coss.datasets.readable import Subset, complaints
 from robustbench_coss.errors import CossError
-from robustbench_coss.pretrain.data import explain_dead_workers
 from robustbench_coss.pretrain.distributed import rank, reported_once, world_size
 from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "unreadable.json"
 
 
-class _Complaints(Dataset[tuple[int, str]]):
-    """Reads an image and gives its index and what is wrong with it, "" for nothing."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    def __getitem__(self, index: int) -> tuple[int, str]:
-        try:
-            self.images.raw(index)
-        except CossError as error:
-            return index, str(error)
-        return index, ""
-
-
-def _as_is(pair: Any) -> Any:
-    return pair
-
-
-def find_unreadable(images: ImageSet, workers: int) -> dict[int, str]:
+def find_unreadable(images: ImageSet) -> dict[int, str]:
     """Read every image once; the ranks take turns and all get the answer.
 
     Returns:
         Index of each image that cannot be read, ascending, to what is wrong with it.
     """
-    mine = range(rank(), len(images), world_size())
-    loader: DataLoader[tuple[int, str]] = DataLoader(
-        _Complaints(images),
-        batch_size=None,
-        sampler=mine,
-        num_workers=workers,
-        collate_fn=_as_is,
-    )
-    with explain_dead_workers(workers):
-        found = {index: reason for index, reason in loader if reason}
+    found = complaints(images, range(rank(), len(images), world_size()))
     if world_size() > 1:
         shares: list[dict[int, str]] = [{}] * world_size()
         dist.all_gather_object(shares, found)
@@ -67,9 +38,7 @@ def find_unreadable(images: ImageSet, workers: int) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def leave_out_unreadable(
-    sets: Sequence[ImageSet], list_file: Path, workers: int
-) -> tuple[list[ImageSet], str]:
+def leave_out_unreadable(sets: Sequence[ImageSet], list_file: Path) -> tuple[list[ImageSet], str]:
     """The sets without their unreadable images; the first rank warns of how many there are.
 
     What an earlier start of the run found in the same data is taken from `list_file`. Sets in
@@ -90,7 +59,7 @@ def leave_out_unreadable(
             continue
         entry = known.get(images.role, {})
         if entry.get("fingerprint") != images.fingerprint:
-            found = find_unreadable(images, workers)
+            found = find_unreadable(images)
             entry = {
                 "fingerprint": images.fingerprint,
                 "images": len(images),

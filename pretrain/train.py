@@ -27,7 +27,7 @@ from robustbench_coss.machine.precision import native_bf16
 from robustbench_coss.models.checkpoint import FILE_NAME, build_encoder, save_encoder
 from robustbench_coss.pretrain.bad_images import FILE_NAME as UNREADABLE_NAME
 from robustbench_coss.pretrain.bad_images import leave_out_unreadable
-from robustbench_coss.pretrain.data import decoding_processes, subset, training_loader
+from robustbench_coss.pretrain.data import subset, training_loader
 from robustbench_coss.pretrain.distributed import (
     join,
     rank,
@@ -179,7 +179,7 @@ def _images(
     unreadable = ""
     if skip_bad or (out / UNREADABLE_NAME).exists():
         (train, validation), unreadable = leave_out_unreadable(
-            (train, validation), out / UNREADABLE_NAME, decoding_processes(recipe)
+            (train, validation), out / UNREADABLE_NAME
         )
     _check_same_data(train)
     return train, validation, unreadable

@@ -71,16 +71,14 @@ def kind_of(mode: int) -> str:
     return next((words for is_one, words in _KINDS if is_one(mode)), "something else")
 
 
-def check_regular(path: Path, most: int | None = None, doing: str = "read") -> int:
+def check_regular(path: Path) -> int:
     """The size in bytes of a regular file that can be read, for readers that open it themselves.
 
     Raises:
-        CossError: as `open_regular`, or it has more than `most` bytes.
+        CossError: as `open_regular`.
     """
-    with open_regular(path, doing) as file:
-        size = os.fstat(file.fileno()).st_size
-    _check_size(path, size, most)
-    return size
+    with open_regular(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def read_bytes(path: Path, most: int, doing: str = "read") -> bytes:

@@ -26,10 +26,11 @@ from robustbench_coss.datasets.base import ImageSet, fit
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures, same_name
 from robustbench_coss.datasets.pictures import MOST_BYTES, BadPicture, as_tensor, decode
-from robustbench_coss.errors import CossError, explain_os_errors, one_line
+from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.corruptions.reference import GROUPS, NAMES, SEVERITIES, STANDARD
 from robustbench_coss.files import sha256_of
 from robustbench_coss.reading import check_regular, read_bytes
+from robustbench_coss.test_sets.opening import read_array
 
 
 class ReadyMade(Protocol):
@@ -130,17 +131,9 @@ class _Arrays:
 
 
 def _load(path: Path, ndim: int) -> NDArray[Any]:
-    """An array of whole numbers, mapped and not read; never a pickle, which executes code."""
-    check_regular(path)
-    with explain_os_errors("read", path):
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError:
-            raise
-        except Exception as error:  # numpy reads the header as Python, which has many kinds
-            reason = one_line(error)
-            raise CossError(f"{path} is damaged ({reason}); download it again") from error
-    if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in "ui":
+    """An array of whole numbers, mapped and not read."""
+    array = read_array(path, mmap_mode="r")
+    if array.ndim != ndim or array.dtype.kind not in "ui":
         raise CossError(f"{path} does not hold {ndim}-dimensional whole numbers; download it again")
     return array
 

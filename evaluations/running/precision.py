@@ -21,7 +21,6 @@ from robustbench_coss.records.record import Precision, Record
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 AUTO: tuple[Precision, ...] = ("fp16", "32")  # what "auto" may come to: bf16 is too coarse
-TIMED_ON_A_CPU = 16  # images of a timed pass: a ResNet-50 at 224 px takes a second for them
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from robustbench_coss.errors import CossError, explain_os_errors, kind_and_line
 from robustbench_coss.files import canonical_json, sha256_of, write_chosen
-from robustbench_coss.reading import parse_json
+from robustbench_coss.reading import MIB, parse_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -27,7 +27,6 @@ ENVIRONMENT = "environment.json"
 RECIPE = "recipe.yaml"
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip file can state
 MOST_FILES = 2_000
-MIB = 1 << 20
 # What may lie in a bundle, and how many bytes of it at most.
 LIMITS = {
     r"manifest\.json": 4 * MIB,

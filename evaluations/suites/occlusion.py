@@ -6,7 +6,6 @@ any stage before. The external control hides the same parts of the input image i
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.evaluations.answers import answered
 from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
 from robustbench_coss.evaluations.suites.masks import block_mask, random_mask
@@ -240,9 +239,8 @@ def find_stages(encoder: Encoder, asked: Sequence[str]) -> list[str]:
                 f"this encoder has no stage {stage!r}: it has no maps before its local "
                 f"representations; leave occlusion.stages out or set it to {LOCAL}"
             )
-        near = difflib.get_close_matches(stage, known, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}? it has" if near else "it has"
-        raise CossError(f"this encoder has no stage {stage!r}; {hint} {', '.join(known)}")
+        hint = did_you_mean(stage, known, f"it has {', '.join(known)}")
+        raise CossError(f"this encoder has no stage {stage!r}; {hint}")
     return list(dict.fromkeys(found))
 
 

@@ -236,6 +236,8 @@ def open_dataset(
     size = source.default_size if size is None else size
     if size < 1:
         raise CossError(f"image size must be at least 1 px, got {size}")
+    if root.exists() and not root.is_dir():
+        raise CossError(f"data root {root} is a file; pass a folder as --data-root")
     images = source.open(role, size, root, download)
     if len(images) == 0:
         raise CossError(f"data set {name!r} has no {role} images in {root}; check --data-root")

@@ -159,8 +159,6 @@ class FolderSource:
                 theirs does not occur in train/; shards are damaged (`shards.read_index`).
                 `download` is refused by the same message: these data have to be brought.
         """
-        if root.exists() and not root.is_dir():
-            raise CossError(f"data root {root} is a file; pass a folder as --data-root")
         folder = self._find(root, role)
         if folder is None:
             where = f"{root}, which does not exist" if not root.exists() else str(root)

@@ -109,19 +109,36 @@ def unreadable(images: PictureSet, told: Callable[[int], object] = lambda count:
     except (CossError, ValueError, TypeError, AssertionError):
         pass  # not there, or not whole
 
-    def damaged(index: int) -> bool:
-        try:
-            images.raw(index)
-        except CossError:
-            return True
-        return False
-
-    found: list[int] = []
-    with ThreadPoolExecutor(images.workers or cores()) as pool:
-        for start in range(0, len(images), AT_ONCE):
-            chunk = range(start, min(start + AT_ONCE, len(images)))
-            found += [i for i, bad in zip(chunk, pool.map(damaged, chunk), strict=True) if bad]
-            told(len(chunk))
+    found = list(complaints(images, range(len(images)), told))
     with suppress(CossError):  # where nothing can be kept, they are looked for again
         write_atomically(place, json.dumps(found))
+    return found
+
+
+def complaints(
+    images: ImageSet | PictureSet,
+    indices: range,
+    told: Callable[[int], object] = lambda count: None,
+) -> dict[int, str]:
+    """Each of the images that cannot be read to what is wrong with it, in order; all are decoded.
+
+    Args:
+        told: of how many more were looked at.
+    """
+
+    def wrong(index: int) -> str:
+        try:
+            images.raw(index)
+        except CossError as error:
+            return str(error)
+        return ""
+
+    found: dict[int, str] = {}
+    threads = images.workers or cores() if isinstance(images, PictureSet) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(indices), AT_ONCE):
+            chunk = indices[start : start + AT_ONCE]
+            said = zip(chunk, pool.map(wrong, chunk), strict=True)
+            found |= {index: reason for index, reason in said if reason}
+            told(len(chunk))
     return found

@@ -77,14 +77,10 @@ class ShardIndex:
 
     def take(self, kept: NDArray[np.int64]) -> ShardIndex:
         """The index of some of the pictures."""
-        return ShardIndex(
-            self.shards,
-            self.shard[kept],
-            self.offset[kept],
-            self.length[kept],
-            self.names[kept],
-            self.labels[kept],
-        )
+        return ShardIndex(self.shards, *(getattr(self, column)[kept] for column in COLUMNS))
+
+
+COLUMNS = ("shard", "offset", "length", "names", "labels")  # what an index has for each picture
 
 
 class ShardSet(PictureSet):
@@ -147,23 +143,15 @@ def _read_index(shards: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -
     try:
         with np.load(place) as stored:
             if np.array_equal(stored["states"], states):
-                columns = [stored[n] for n in ("shard", "offset", "length", "names", "labels")]
-                return ShardIndex(shards, *columns)
+                return ShardIndex(shards, *(stored[column] for column in COLUMNS))
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
         pass  # not there, or not whole
     index = _scan(shards)
     if len(index.labels) < WORTH_KEEPING:
         return index
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        states=np.array(states, np.int64),
-        shard=index.shard,
-        offset=index.offset,
-        length=index.length,
-        names=index.names,
-        labels=index.labels,
-    )
+    columns = {column: getattr(index, column) for column in COLUMNS}
+    np.savez(buffer, states=np.array(states, np.int64), **columns)
     with suppress(CossError):  # without a cache, the next process reads the headers again
         write_atomically(place, buffer.getvalue())
     return index

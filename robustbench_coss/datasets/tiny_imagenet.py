@@ -81,8 +81,6 @@ class TinyImageNet:
             CossError: the data are missing or incomplete, or the annotations name a class or a
                 picture that is not there. `download` is refused by the same message.
         """
-        if root.exists() and not root.is_dir():
-            raise CossError(f"data root {root} is a file; pass a folder as --data-root")
         folder = self._find(root)
         if folder is None:
             where = f"{root}, which does not exist" if not root.exists() else str(root)

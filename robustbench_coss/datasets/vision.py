@@ -91,8 +91,6 @@ class VisionSource:
         Raises:
             CossError: the data are missing or damaged, or cannot be downloaded.
         """
-        if root.exists() and not root.is_dir():
-            raise CossError(f"data root {root} is a file; pass a folder as --data-root")
         folder = self.find(root)
         if folder is None and download:
             self._download(root)

@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.errors import CossError, kind_and_line
-from robustbench_coss.figures.curves import basis
-from robustbench_coss.figures.styles import enlarged, panels_across, width_inches
+from robustbench_coss.figures.curves import basis, new_figure
+from robustbench_coss.figures.styles import panels_across
 from robustbench_coss.records.record import Record
 
 LETTERS = 22  # that fit above a panel
@@ -92,9 +91,7 @@ def draw_cka(data: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     rows = -(-len(models) // columns)
     heads = {model: _folded(titles[model]) for model in models}
     most = max(head.count("\n") for head in heads.values())
-    height = enlarged() * ((1.75 + 0.12 * most) * rows + 0.25)
-    figure = Figure(figsize=(width_inches(), height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((1.75 + 0.12 * most) * rows + 0.25)
     panels = figure.subplots(rows, columns, squeeze=False)
     shades = Normalize(min(0.0, float(data["value"].min())), 1)
     for panel, model in zip(panels.flat, models, strict=False):

@@ -6,14 +6,15 @@ An export gives the features of the encoder it was made from. It is a copy for u
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from robustbench_coss.encoders.base import Encoder, parameters
 from robustbench_coss.encoders.resnet import Layout, ResNet
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, unknown_name
 from robustbench_coss.files import canonical_json, write_atomically
 from robustbench_coss.models import export_hf
 from robustbench_coss.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -37,6 +38,7 @@ from robustbench_coss.models.export_resnet import (
     resnet_state,
 )
 from robustbench_coss.models.export_source import SOURCE, quoted, source, use
+from robustbench_coss.models.hub.fetch import quiet
 
 ONNX_LIMIT = 2**31
 """Bytes that an ONNX file can hold: it is one protocol buffer."""
@@ -90,8 +92,7 @@ def export(run: Path, name: str, out: Path | None = None, force: bool = False) -
             `out` that is there already, or a package that is missing.
     """
     if name not in FORMATS:
-        hint = did_you_mean(name, FORMATS, f"known: {', '.join(FORMATS)}")
-        raise CossError(f"unknown format {name!r}; {hint}")
+        raise unknown_name("format", name, FORMATS, more="")
     origin = find_checkpoint(run)
     checkpoint = load_checkpoint(origin)
     encoder, arch = checkpoint.encoder, str(checkpoint.metadata["arch"])
@@ -145,7 +146,8 @@ def _torchvision_refuses(encoder: Encoder, arch: str) -> str | None:
     return None
 
 
-def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
+def _torchvision_lines(load: str, checkpoint: Checkpoint, path: Path) -> str:
+    """Lines for a file of torch, `load` being what makes its content the weights of `model`."""
     encoder = cast(ResNet, checkpoint.encoder)
     name = NAMES[cast(Layout, layout_of(encoder))]
     lines = [
@@ -156,6 +158,7 @@ def _torchvision_lines(checkpoint: Checkpoint, load: str) -> str:
         "",
         f"model = {name}()",
         *changes_to(encoder),
+        f"checkpoint = torch.load({quoted(path)}, weights_only=True)",
         load,
         *use(checkpoint),
     ]
@@ -173,12 +176,7 @@ def _torchvision_content(checkpoint: Checkpoint) -> bytes:
     return _saved({"model": state, SOURCE: source(checkpoint)})
 
 
-def _plain_lines(checkpoint: Checkpoint, path: Path) -> str:
-    load = (
-        f"checkpoint = torch.load({quoted(path)}, weights_only=True)\n"
-        'model.load_state_dict(checkpoint["model"])'
-    )
-    return _torchvision_lines(checkpoint, load)
+_plain_lines = partial(_torchvision_lines, 'model.load_state_dict(checkpoint["model"])')
 
 
 def _lightly_content(checkpoint: Checkpoint) -> bytes:
@@ -187,12 +185,10 @@ def _lightly_content(checkpoint: Checkpoint) -> bytes:
     return _saved({"state_dict": prefixed, SOURCE: source(checkpoint)})
 
 
-def _lightly_lines(checkpoint: Checkpoint, path: Path) -> str:
-    load = (
-        f"checkpoint = torch.load({quoted(path)}, weights_only=True)\n"
-        'nn.ModuleDict({"backbone": model}).load_state_dict(checkpoint["state_dict"])'
-    )
-    return _torchvision_lines(checkpoint, load)
+_lightly_lines = partial(
+    _torchvision_lines,
+    'nn.ModuleDict({"backbone": model}).load_state_dict(checkpoint["state_dict"])',
+)
 
 
 # ---- timm ----
@@ -285,7 +281,12 @@ def _onnx_content(checkpoint: Checkpoint) -> bytes:
 
     size = checkpoint.encoder.input.size
     try:
-        with _quiet():
+        # The exporter's progress and advice stay out of the terminal.
+        with (
+            quiet(logging.WARNING),
+            warnings.catch_warnings(action="ignore"),
+            redirect_stdout(io.StringIO()),
+        ):
             program = torch.onnx.export(
                 _Both(checkpoint.encoder).eval(),
                 (torch.zeros(2, 3, size, size),),  # 2: a batch of one would be taken for a constant
@@ -308,19 +309,6 @@ def _onnx_content(checkpoint: Checkpoint) -> bytes:
     )
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and advice out of the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _onnx_lines(checkpoint: Checkpoint, path: Path) -> str:

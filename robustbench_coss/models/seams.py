@@ -142,9 +142,10 @@ def _densenet(m: Any) -> Parts:
     }, [nn.Flatten(), m.classifier]
 
 
-def _features(m: Any) -> Parts:
+def _blocks(m: Any) -> Parts:
     """Networks that are one sequence of blocks: each is a stage."""
-    return {f"block{i}": part for i, part in enumerate(m.features, start=1)}, [
+    blocks = m.layers if isinstance(m, tv.MNASNet) else m.features
+    return {f"block{i}": part for i, part in enumerate(blocks, start=1)}, [
         nn.Flatten(),
         *m.classifier,
     ]
@@ -173,13 +174,6 @@ def _shufflenet(m: Any) -> Parts:
     }, [nn.Flatten(), m.fc]
 
 
-def _mnasnet(m: Any) -> Parts:
-    return {f"block{i}": part for i, part in enumerate(m.layers, start=1)}, [
-        nn.Flatten(),
-        *m.classifier,
-    ]
-
-
 class SwinStage(nn.Module):
     """A stage of Swin, which works on [B, h, w, C], between maps [B, C, h, w]."""
 
@@ -205,13 +199,13 @@ TORCHVISION: dict[type, Callable[[Any], Parts]] = {
     tv.ResNet: _resnet,
     WideResNet: _wide_resnet,
     tv.DenseNet: _densenet,
-    tv.MobileNetV2: _features,
-    tv.MobileNetV3: _features,
-    tv.EfficientNet: _features,
+    tv.MobileNetV2: _blocks,
+    tv.MobileNetV3: _blocks,
+    tv.EfficientNet: _blocks,
     tv.ConvNeXt: _convnext,
     tv.RegNet: _regnet,
     tv.ShuffleNetV2: _shufflenet,
-    tv.MNASNet: _mnasnet,
+    tv.MNASNet: _blocks,
     tv.SwinTransformer: _swin,
 }
 

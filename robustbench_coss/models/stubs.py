@@ -49,12 +49,17 @@ REFUSED = frozenset(
 
 REFUSED_PARTS = ("torch.hub", "torch.jit", "torch.package", "torch.serialization")
 HARMLESS = ("types.SimpleNamespace",)
+SHARED_TENSORS = "torch.distributed._shard.sharded_tensor"
 
 _Unpickler: Any = pickle._Unpickler  # the one in Python, whose operations can be replaced
 
 
 class Forbidden(CossError):
     """A name that no harmless file has; the message is that name."""
+
+
+class SharedOut(Forbidden):
+    """The same behind tensors that several processes share."""
 
 
 class Stub:
@@ -131,7 +136,8 @@ class Restricted(_Unpickler):  # type: ignore[misc]
             return _allowed()[full]
         strange = module.partition(".")[0] in REFUSED or module.startswith(REFUSED_PARTS)
         if full not in HARMLESS and (strange or (module == "builtins" and name not in PLAIN)):
-            raise Forbidden(full)
+            shared = any(kind.startswith(SHARED_TENSORS) for kind in self.kinds)
+            raise (SharedOut if shared else Forbidden)(full)
         if len(self.kinds) >= MOST_KINDS:
             raise pickle.UnpicklingError("it names thousands of classes")
         return self.kinds.setdefault(full, type("Stub", (Stub,), {"kind": full}))

@@ -27,7 +27,7 @@ def layout(found: Comparison) -> list[Section]:
     sections = []
     parts = list(found.table.groupby("test_set", sort=False))
     for i, (title, part) in enumerate(parts):
-        notes = [*_doubt_notes(found, part)]
+        notes = doubt_notes(found.a, found.b, part)
         if i == len(parts) - 1:
             notes = [*_general_notes(found), *notes]
         sections.append(
@@ -180,10 +180,11 @@ def _general_notes(found: Comparison) -> list[str]:
     ]
 
 
-def _doubt_notes(found: Comparison, part: pd.DataFrame) -> list[str]:
+def doubt_notes(a: str, b: str, part: pd.DataFrame) -> list[str]:
+    """What makes numbers of two models doubtful in lines of a comparison, each said once."""
     notes = [
         f"{MARK} {label}, {line['suite']}: {line[column]}."
-        for label, column in ((found.a, "doubts_a"), (found.b, "doubts_b"))
+        for label, column in ((a, "doubts_a"), (b, "doubts_b"))
         for line in part[part[column] != ""].to_dict("records")
     ]
     return list(dict.fromkeys(notes))

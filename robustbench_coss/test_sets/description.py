@@ -125,7 +125,7 @@ class Description(BaseModel):
             raise ValueError("class_in is for pictures in folders that are not the test set's")
         try:
             groups = re.compile(self.class_in).groups
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"class_in is no regular expression ({error})") from None
         if self.class_in and groups != 1:
             raise ValueError(f"class_in needs one group, which is the class, and has {groups}")

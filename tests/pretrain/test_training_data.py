@@ -174,11 +174,9 @@ def test_a_damaged_picture_in_a_shard_is_named_with_its_shard(
         batches(tmp_path / "shards", batch_size=18)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_unreadable_pictures_are_found_and_named(workers: int, folders: Path) -> None:
+def test_unreadable_pictures_are_found_and_named(folders: Path) -> None:
     bad = [damage(folders, "cat/1.jpg"), damage(folders, "dog/0.png")]
-    found = find_unreadable(open_dataset("imagefolder", "train", root=folders), workers)
+    found = find_unreadable(open_dataset("imagefolder", "train", root=folders))
     assert list(found) == [1, 9]  # sorted by path: nine cats, then the first dog
     for path, reason in zip(bad, found.values(), strict=True):
         assert str(path) in reason
@@ -193,7 +191,7 @@ def test_left_out_pictures_are_counted_listed_and_not_looked_for_again(
         open_dataset("imagefolder", r, root=folders) for r in ("train", "validation")
     )
     with pytest.warns(UserWarning, match="1 of 18 train images cannot be read") as caught:
-        (left, same), listing = leave_out_unreadable([train, validation], tmp_path / FILE_NAME, 0)
+        (left, same), listing = leave_out_unreadable([train, validation], tmp_path / FILE_NAME)
     assert len(caught) == 1
     assert same is validation
     assert len(left) == 17
@@ -207,7 +205,7 @@ def test_left_out_pictures_are_counted_listed_and_not_looked_for_again(
     (tmp_path / FILE_NAME).write_text(listing)
     path.write_bytes((folders / "train/cat/3.jpg").read_bytes()[: len(whole)].ljust(len(whole)))
     with pytest.warns(UserWarning, match="1 of 18"):
-        (again, _), _ = leave_out_unreadable([train, validation], tmp_path / FILE_NAME, 0)
+        (again, _), _ = leave_out_unreadable([train, validation], tmp_path / FILE_NAME)
     assert again.fingerprint == left.fingerprint
 
 
@@ -215,7 +213,7 @@ def test_a_damaged_list_of_unreadable_pictures_is_named(folders: Path, tmp_path:
     (tmp_path / FILE_NAME).write_text("{")
     train = open_dataset("imagefolder", "train", root=folders)
     with pytest.raises(CossError, match=f"{FILE_NAME} is damaged"):
-        leave_out_unreadable([train], tmp_path / FILE_NAME, 0)
+        leave_out_unreadable([train], tmp_path / FILE_NAME)
 
 
 def test_a_set_without_any_readable_picture_is_refused(folders: Path, tmp_path: Path) -> None:
@@ -223,12 +221,12 @@ def test_a_set_without_any_readable_picture_is_refused(folders: Path, tmp_path: 
         path.write_text("no picture")
     images = open_dataset("imagefolder", "validation", root=folders)
     with pytest.raises(CossError, match="none of the validation images can be read"):
-        leave_out_unreadable([images], tmp_path / FILE_NAME, 0)
+        leave_out_unreadable([images], tmp_path / FILE_NAME)
 
 
 def test_sets_in_memory_are_not_looked_through(tmp_path: Path) -> None:
     images = array_set()
-    (left,), listing = leave_out_unreadable([images], tmp_path / FILE_NAME, 0)
+    (left,), listing = leave_out_unreadable([images], tmp_path / FILE_NAME)
     assert left is images
     assert json.loads(listing) == {}
 

@@ -128,7 +128,7 @@ class LastBlockNet(ClassTokenEncoder):
         model: its last block and final norm are taken out of it.
         input: the pixel contract.
         prefixes: class, distillation and register tokens.
-        pooling: "class" or "both".
+        pooling: "both", or what gives the class token alone: "class", or a model's "own".
     """
 
     def __init__(self, model: Any, input: InputSpec, prefixes: int, pooling: str) -> None:
@@ -167,7 +167,7 @@ class LastBlockNet(ClassTokenEncoder):
             mask = mask[:, None, None].expand(-1, -1, seen.shape[1], -1)
         out = self.last(tokens, attention_mask=mask, **more)
         out = out[0] if isinstance(out, tuple) else out
-        if self.pooling == "class":
+        if self.pooling != "both":
             found: Tensor = self.norm(out[:, 0])
             return found
         out = self.norm(out) if self.normed else out
@@ -242,24 +242,12 @@ Way = Callable[[Any, InputSpec, int, str], Encoder]
 def _ways(pooling: str, last: Tensor) -> list[Way]:
     """What to try, in turn."""
     if pooling in ("class", "both"):
-        return [_last_block]
+        return [LastBlockNet]
     if last.dim() == 4:
         return [_staged]
     if pooling == "mean":
         return [_averaged]
-    return [_attended, _averaged, _last_block_own]
-
-
-def _last_block(model: Any, spec: InputSpec, prefixes: int, pooling: str) -> Encoder:
-    return LastBlockNet(model, spec, prefixes, pooling)
-
-
-def _last_block_own(model: Any, spec: InputSpec, prefixes: int, _: str) -> Encoder:
-    return LastBlockNet(model, spec, prefixes, "class")
-
-
-def _attended(model: Any, spec: InputSpec, prefixes: int, _: str) -> Encoder:
-    return AttentionPoolNet(model, spec)
+    return [lambda model, spec, *_: AttentionPoolNet(model, spec), _averaged, LastBlockNet]
 
 
 def _averaged(model: Any, spec: InputSpec, prefixes: int, pooling: str) -> Encoder:

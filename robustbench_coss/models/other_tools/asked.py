@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
-from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.errors import CossError, unknown_name
 from robustbench_coss.models.other_tools.format import Colour
 from robustbench_coss.models.other_tools.formats import FORMATS
 from robustbench_coss.models.other_tools.resnets import stem_of, usual_stem
@@ -64,10 +64,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise CossError(
-                f"unknown format {self.format!r}; "
-                + did_you_mean(self.format, FORMATS, f"known: {', '.join(FORMATS)}")
-            )
+            raise unknown_name("format", self.format, FORMATS, more="")
         if self.weights not in (None, "ema", "raw") and ":" not in str(self.weights):
             raise CossError(
                 f"--weights {self.weights} is not understood; write ema, raw or KEY:PREFIX, "
@@ -78,10 +75,7 @@ class Asked:
         if self.heads is not None and self.heads < 1:
             raise CossError(f"--heads must be at least 1, got {self.heads}")
         if self.pooling is not None and self.pooling not in POOLINGS:
-            raise CossError(
-                f"unknown pooling {self.pooling!r}; "
-                + did_you_mean(self.pooling, POOLINGS, f"known: {', '.join(POOLINGS)}")
-            )
+            raise unknown_name("pooling", self.pooling, POOLINGS, more="")
         if (self.mean is None) != (self.std is None):
             raise CossError("--mean and --std go together; pass both")
         if self.std is not None and any(value == 0 for value in self.std):

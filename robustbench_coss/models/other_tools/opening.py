@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from robustbench_coss.errors import CossError, one_line
-from robustbench_coss.models.containers import MOST_PICKLE, load_torch, read_safetensors
+from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.export_source import SOURCE
-from robustbench_coss.models.stubs import Forbidden, Stub, parts
+from robustbench_coss.models.stubs import Forbidden, SharedOut, Stub, parts
 from robustbench_coss.reading import open_regular, parse_json
 
 Content = tuple[dict[str, Any], Mapping[str, Any]]
@@ -77,9 +77,9 @@ def _read_torch(path: Path, head: bytes) -> Any:
         raise CossError(f"{path} is truncated; copy it again")
     try:
         return load_torch(path, stubs=True)
+    except SharedOut as error:
+        raise CossError(f"{path} holds {PART}") from error
     except Forbidden as error:
-        if b"torch.distributed._shard.sharded_tensor" in _pickle_in(path):
-            raise CossError(f"{path} holds {PART}") from error
         raise CossError(
             f"{path} holds an object of type {error}, which is not opened: that could execute "
             "code; get the file from a source that you trust, or save the state dict alone with "
@@ -140,15 +140,6 @@ def _gathered(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
             raise CossError(f"{path} holds {PART}")
         found[key] = value
     return found
-
-
-def _pickle_in(path: Path) -> bytes:
-    """The values of a zip archive of torch without its tensors."""
-    with suppress(Exception), zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.filename.endswith("data.pkl") and member.file_size <= MOST_PICKLE:
-                return archive.read(member)
-    return b""
 
 
 TELLING = (

@@ -27,7 +27,7 @@ from robustbench_coss.models.other_tools.format import (
 )
 from robustbench_coss.models.other_tools.named import Named, has_names_of, named, named_by
 from robustbench_coss.models.other_tools.names import parts_of_encoder, translated
-from robustbench_coss.models.other_tools.opening import ADAPTER, Content, read_file, told_by_names
+from robustbench_coss.models.other_tools.opening import ADAPTER, read_file, told_by_names
 from robustbench_coss.models.other_tools.resnets import (
     Stem,
     clip_shape,
@@ -43,20 +43,19 @@ from robustbench_coss.models.tensors import ordinary
 SIZE, CIFAR_SIZE = 224, 32
 
 
-def read_foreign(path: Path, asked: Asked | None = None, *, read: Content | None = None) -> Foreign:
+def read_foreign(path: Path, asked: Asked | None = None) -> Foreign:
     """The encoder in a checkpoint file of another tool.
 
     Args:
         path: a file of `torch.save` or safetensors.
         asked: what is known of it.
-        read: the content of the file, if it was read already.
 
     Raises:
         CossError: no such file, a truncated one, one that is not of the format or of none, an
             architecture that cannot be inferred, or an option that it has no use for.
     """
     asked = asked or Asked()
-    content, export = read or read_file(path)
+    content, export = read_file(path)
     with contradictions(path):
         return _Reader(path, asked, Tree(content, export)).read()
 

@@ -14,8 +14,8 @@ from robustbench_coss.analysis.selection import Chosen
 from robustbench_coss.errors import CossError
 from robustbench_coss.pages.dossier.words import counted
 from robustbench_coss.pages.report.choice import Subject
-from robustbench_coss.tables.cells import MARK, Block, block
-from robustbench_coss.tables.comparison import difference_columns
+from robustbench_coss.tables.cells import Block, block
+from robustbench_coss.tables.comparison import difference_columns, doubt_notes
 
 MOST = 7  # comparisons with models that are not of one kind, which the correction makes dearer
 
@@ -92,7 +92,7 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
     for a, b, relation, table, remarks in made:
         part = judged.iloc[start : start + len(table)]
         start += len(table)
-        said = (*remarks, *_doubts(a, b, part))
+        said = (*remarks, *doubt_notes(a, b, part))
         pairs.append(Pair(a, b, relation, part, block(difference_columns(part)), said))
     found_pairs = Pairs(tuple(pairs), ())
     general = [words for test, words in TESTS.items() if test in set(judged["test"])]
@@ -124,15 +124,3 @@ def _who(
         return [(label, co, CO) for co in forms]
     others = [o for o in rank_models(everything) if o != label and o not in controls]
     return [(label, other, OTHER) for other in others[:MOST]]
-
-
-def _doubts(a: str, b: str, part: pd.DataFrame) -> list[str]:
-    lines = part.to_dict("records")
-    return list(
-        dict.fromkeys(
-            f"{MARK} {label}, {line['suite']}: {line[column]}."
-            for label, column in ((a, "doubts_a"), (b, "doubts_b"))
-            for line in lines
-            if line[column]
-        )
-    )

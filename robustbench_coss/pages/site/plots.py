@@ -34,7 +34,6 @@ from robustbench_coss.tables.cells import number_text
 WIDTH, HEIGHT = 320, 210
 LEFT, RIGHT, TOP, BOTTOM = 40, 308, 10, 168
 PLOT_AT_ONCE = 4
-LINE_WIDTH = 2.0
 MARKER = "*"
 
 

@@ -249,8 +249,8 @@ def test_users_errors_are_one_line(bench: Bench, run: Path, tmp_path: Path) -> N
     (tmp_path / "unfinished" / "last.ckpt").write_bytes(b"")
     (tmp_path / "file").write_text("in the way")
     for arguments, expected in (
-        ((run, "--format", "torchvison"), "did you mean torchvision? known: torchvision, timm"),
-        ((run, "--format", "caffe"), "unknown format 'caffe'; known: torchvision, timm"),
+        ((run, "--format", "torchvison"), "unknown format 'torchvison'; did you mean torchvision?"),
+        ((run, "--format", "caffe"), "unknown format 'caffe'; known: hf, lightly, onnx"),
         ((tmp_path / "unfinished", "--format", "timm"), "has not finished"),
         ((tmp_path / "nothing", "--format", "timm"), "does not exist"),
         ((run, "--format", "timm", "--out", tmp_path), "is a folder; pass a file as --out"),
