@@ -49,7 +49,9 @@ class Beside:
         """
         lines = []
         for condition, pictures in self._pictures(x) if x.suite in SUITES else ():
-            present = [o for o in self.observers if _saw(o, pictures)]
+            present = [
+                o for o in self.observers if any(found_among(n, pictures) for n in o.right.values())
+            ]
             people = [o for o in present if PEOPLE.fullmatch(o.name)]
             asked = [(o.name, [o]) for o in present]
             asked += [(f"{len(people)} people", people)] * (len(people) > 1)
@@ -84,10 +86,6 @@ class Beside:
             if names := names_of(record, entry, self.data_root) if named else []:
                 found += [(condition, names) for condition in sorted(named)]
         return found
-
-
-def _saw(observer: Observer, pictures: Sequence[str]) -> bool:
-    return any(found_among(names, pictures) for names in observer.right.values())
 
 
 def names_of(record: Record, entry: dict[str, Any], data_root: Path) -> list[str]:

@@ -83,8 +83,8 @@ def restorable(
     """
     remedy = "delete it to train from the beginning with --resume, or start in another --out"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on how to load a foreign pickle
+        # torch's advice on how to load a foreign pickle
+        with warnings.catch_warnings(action="ignore"):
             stored = load_torch(path)
         if not isinstance(stored, dict):
             raise TypeError(f"it holds a {type(stored).__name__}")

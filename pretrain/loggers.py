@@ -12,7 +12,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from robustbench_coss.errors import CossError, did_you_mean, kind_and_line
+from robustbench_coss.errors import CossError, kind_and_line, unknown_name
 from robustbench_coss.files import write_atomically
 from robustbench_coss.pretrain.distributed import rank
 from robustbench_coss.pretrain.recipe import Recipe
@@ -33,8 +33,7 @@ PACKAGES = {
 def check_logger(name: str) -> None:
     """Raise CossError if there is no logger of this name, or its package is missing."""
     if name not in LOGGERS:
-        hint = did_you_mean(name, LOGGERS, f"known: {', '.join(LOGGERS)}")
-        raise CossError(f"unknown logger {name!r}; {hint}")
+        raise unknown_name("logger", name, LOGGERS, more="")
     module, remedy = PACKAGES.get(name, ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise CossError(f"--logger {name} needs the package {module}; {remedy}")

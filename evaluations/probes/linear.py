@@ -167,7 +167,17 @@ def fit_probe(
         mean, scale = standardisation(train[0])
         if config.kind == "simclr":
             mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
-        classifier = fold(*_by_sgd(config, train, classes, (mean, scale), device), mean, scale)
+        weights = sgd.fit(
+            *train,
+            classes,
+            (mean, scale),
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            nesterov=config.kind == "simclr",
+            seed=config.seed,
+            device=device,
+        )
+        classifier = fold(*weights, mean, scale)
         if not all(bool(torch.isfinite(p).all()) for p in classifier.parameters()):
             raise CossError(
                 f"the {config.kind!r} probe diverged: the features are too large for its learning "
@@ -186,25 +196,6 @@ def fit_probe(
         found["optimum_top1"] = best.validation_top1
     found["train_top1"] = accuracy(classifier, *train)
     return classifier.requires_grad_(False), found
-
-
-def _by_sgd(
-    config: ProbeConfig,
-    train: tuple[Tensor, Tensor],
-    classes: int,
-    standardised_by: tuple[Tensor, Tensor],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    return sgd.fit(
-        *train,
-        classes,
-        standardised_by,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        nesterov=config.kind == "simclr",
-        seed=config.seed,
-        device=device,
-    )
 
 
 def convergence(summary: Mapping[str, Any]) -> Check | None:

@@ -91,7 +91,10 @@ class EffectiveField(BaseSuite):
             self._summary["fields"][stage] = {
                 "map": mean_field(energy).tolist(),
                 "size": images.shape[-1],
-                "centre": [round(c, 2) for c in _centre(energy.mean(dim=0, keepdim=True))],
+                "centre": [  # [row, column] in px of the centroid
+                    round(-float(along[0, 0]), 2)
+                    for along in _about_centre(energy.mean(dim=0, keepdim=True))
+                ],
                 "field": field,
             }
 
@@ -281,11 +284,6 @@ def _about_centre(energy: Tensor) -> tuple[Tensor, Tensor]:
         place = torch.arange(profile.shape[1], dtype=energy.dtype, device=energy.device)
         found.append(place - (profile * place).sum(dim=1, keepdim=True) / total)
     return found[0], found[1]
-
-
-def _centre(energy: Tensor) -> list[float]:
-    """[row, column] in px of the centroid of one field [1, H, W]."""
-    return [-float(along[0, 0]) for along in _about_centre(energy)]
 
 
 def _span(hits: Tensor) -> Tensor:

@@ -329,7 +329,7 @@ def line_of(
         "suite": x.suite,
         "protocol": x.protocol,
         "metric": metric.name,
-        "heading": metric.label + (f" ({x.protocol})" if x.protocol else ""),
+        "heading": x.heading(metric.label),
         "a": values[0],
         "b": values[1],
         "difference": found.value,

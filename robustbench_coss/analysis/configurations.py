@@ -93,6 +93,15 @@ class SeedGroup:
         """The configuration's ("CO-BYOL · rf29_resnet18 ×0.25")."""
         return self.configuration.label
 
+    @property
+    def key(self) -> str:
+        """The suite, with the protocol where it has several: "corruption-b"."""
+        return f"{self.suite}-{self.protocol}" if self.protocol else self.suite
+
+    def heading(self, words: str) -> str:
+        """Words with the protocol behind them where the suite has several: "mCE (b)"."""
+        return f"{words} ({self.protocol})" if self.protocol else words
+
     def columns(self, result: Estimate) -> dict[str, Any]:
         """An estimate made from this measurement, as the columns tables and figures share."""
         return {
@@ -104,6 +113,14 @@ class SeedGroup:
             "n": int(self.records[0].index.size),
             "interval": result.interval,
         }
+
+
+def by_protocol(measurements: Iterable[SeedGroup]) -> list[list[SeedGroup]]:
+    """The measurements by each suite under each protocol, in the order met."""
+    found: dict[tuple[str, str], list[SeedGroup]] = defaultdict(list)
+    for m in measurements:
+        found[m.suite, m.protocol].append(m)
+    return list(found.values())
 
 
 def load_measurements(results: Path) -> list[SeedGroup]:

@@ -109,9 +109,12 @@ def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) ->
     lines = []
     for m in measurements:
         for metric in metrics:
-            heading = metric.label + (f" ({m.protocol})" if m.protocol else "")
-            about = {"metric": metric.name, "heading": heading, "percent": metric.percent}
-            about["by_seed"] = _by_seed(m, metric.conditions, metric.column)
+            about = {
+                "metric": metric.name,
+                "heading": m.heading(metric.label),
+                "percent": metric.percent,
+                "by_seed": _by_seed(m, metric.conditions, metric.column),
+            }
             lines.append(_data_line(m, about, metric_estimate(m, metric)))
     return pd.DataFrame(lines)
 

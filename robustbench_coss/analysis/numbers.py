@@ -203,7 +203,7 @@ def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
         "protocol": m.protocol,
         "protocol_note": m.protocol_note,
         "metric": metric.name,
-        "heading": metric.label + (f" ({m.protocol})" if m.protocol else ""),
+        "heading": m.heading(metric.label),
         **m.columns(result),
         "chance": m.test_set.chance,
         "better": metric.better,

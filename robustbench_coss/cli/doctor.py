@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.cli.eval_options import DataRoot
 from robustbench_coss.machine.terminal import Screen, say
 
 
 def doctor(
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
+    data_root: DataRoot = Path("data"),
     results: Annotated[Path, typer.Option(help="Folder for records.")] = Path("results"),
 ) -> None:
     """Check the installation, the device, the data sets and the results folder.

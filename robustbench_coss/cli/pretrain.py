@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from robustbench_coss.cli import pretrain_options as options
+from robustbench_coss.cli.eval_options import DataRoot, Download
 from robustbench_coss.cli.settings import parse_setting
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import say
@@ -75,8 +76,8 @@ def pretrain(
     skip_bad_images: options.SkipBadImages = False,
     logger: options.LoggerName = "tensorboard",
     settings: options.Settings = None,
-    data_root: options.DataRoot = Path("data"),
-    download: options.Download = False,
+    data_root: DataRoot = Path("data"),
+    download: Download = False,
 ) -> None:
     """Pretrain an encoder with a self-supervised method.
 

@@ -66,7 +66,3 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any other recipe key, e.g. options.w_s=0.5.", metavar="KEY=VALUE"),
 ]
-DataRoot = Annotated[Path, typer.Option(help="Folder of the data sets.")]
-Download = Annotated[
-    bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
-]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustbench_coss.cli.eval_options import DataRoot, Device
 from robustbench_coss.cli.leaderboard import Force
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import say
@@ -46,8 +47,8 @@ def show(
     results: Annotated[
         Path, typer.Option(help="Folder whose probes/ is searched for a classifier.")
     ] = Path("results"),
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    data_root: DataRoot = Path("data"),
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
     """Show what a model makes of one image, and what its local representations agree on.

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from robustbench_coss.cli import sweep_options as options
-from robustbench_coss.cli.pretrain_options import DataRoot, Device, Download
+from robustbench_coss.cli.eval_options import DataRoot, Download
+from robustbench_coss.cli.pretrain_options import Device
 from robustbench_coss.cli.settings import not_the_root
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import LOCK, alone, remove_leftovers

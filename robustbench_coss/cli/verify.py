@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from robustbench_coss.cli.eval_options import BatchSize, DataRoot, Device, Download
 from robustbench_coss.machine.terminal import Screen, say
 
 
@@ -35,12 +36,10 @@ def verify(
         bool,
         typer.Option("--retrain-probe", help="Measure with a newly trained probe as well."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images measured at once.")] = 256,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    data_root: Annotated[Path, typer.Option(help="Folder of the data sets.")] = Path("data"),
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a missing data set if it can be fetched.")
-    ] = False,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+    data_root: DataRoot = Path("data"),
+    download: Download = False,
     corruption_root: Annotated[
         Path | None,
         typer.Option(

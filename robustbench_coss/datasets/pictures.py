@@ -59,8 +59,7 @@ def open_picture(data: bytes, where: str) -> Image.Image:
     if len(data) > MOST_BYTES:
         raise _refused(where, f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
     try:
-        with _opening, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _opening, warnings.catch_warnings(action="ignore"):
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _refused(where, f"it has more than {MOST_PIXELS:,} pixels", _SHRINK) from error

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from robustbench_coss.analysis.configurations import (
     SeedGroup,
     TestSet,
+    by_protocol,
     load_measurements,
     without_local_term,
 )
@@ -120,8 +121,7 @@ def draw_figures(measurements: Sequence[SeedGroup], test_set: TestSet) -> list[D
     cut = f"the {MOST_MODELS} best of {len(ranked)} models by clean top-1"
     note = "\n".join(filter(None, [common, cut if len(ranked) > MOST_MODELS else ""]))
     made = []
-    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in kept):
-        mine = [m for m in kept if (m.suite, m.protocol) == (suite, protocol)]
+    for mine in by_protocol(kept):
         mine.sort(key=lambda m: list(pens).index(m.label))
         made += _suite_figures(test_set, mine, pens, note)
     return [*_summary(test_set, kept, pens, note), *made, *training_figures(test_set, here)]
@@ -131,8 +131,7 @@ def _suite_figures(
     test_set: TestSet, mine: list[SeedGroup], pens: dict[str, LineStyle], note: str
 ) -> list[Drawing]:
     """What one suite found under one protocol: curves, further metrics, further pictures."""
-    first, about = mine[0], mine[0].about
-    key = f"{first.suite}-{first.protocol}" if first.protocol else first.suite
+    first, key, about = mine[0], mine[0].key, mine[0].about
     made: list[Drawing] = []
 
     def add(name: str, data: pd.DataFrame, draw: Callable[..., Figure], *given: Any) -> None:

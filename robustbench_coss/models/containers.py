@@ -74,8 +74,8 @@ def load_torch(path: Path, *, stubs: bool = False) -> Any:
     else:
         with open_regular(path) as file:
             _check_pickle(path, file.read(MOST_PICKLE))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of protocols and of how long sparse tensors take
+    # Warnings are of protocols and of how long sparse tensors take.
+    with warnings.catch_warnings(action="ignore"):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except pickle.UnpicklingError:  # of a class or a protocol that torch does not open

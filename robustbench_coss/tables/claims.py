@@ -47,7 +47,9 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "test_sets": [
             {
                 "test_set": test_set,
-                "controls": _controls(outcomes, test_set),
+                "controls": next(
+                    (o.controls for o in outcomes if o.test_set == test_set and o.controls), ""
+                ),
                 "claims": [
                     {
                         "claim": o.claim.key,
@@ -62,10 +64,6 @@ def to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for test_set, mine in groupby(outcomes, lambda o: o.test_set)
         ],
     }
-
-
-def _controls(outcomes: Sequence[Outcome], test_set: str) -> str:
-    return next((o.controls for o in outcomes if o.test_set == test_set and o.controls), "")
 
 
 def _row_json(row: Row) -> dict[str, Any]:

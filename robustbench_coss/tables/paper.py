@@ -179,7 +179,9 @@ def paper_table(
         if base:  # first, as what the others are measured by
             names = [base.label, *(n for n in names if n != base.label)]
         rows = [
-            base if base and n == base.label else Chosen(n, _measurements_of(measured, n))
+            base
+            if base and n == base.label
+            else Chosen(n, tuple(m for m in measured if m.label == n))
             for n in names
         ]
     frame, shown = _choose(frame, [row.label for row in rows], metrics, suites)
@@ -202,10 +204,6 @@ def whole_table(measured: Sequence[SeedGroup], table: pd.DataFrame) -> PaperTabl
     frame, shown = _choose(table, list(dict.fromkeys(table["model"])), (), ())
     known = {m.label: m.configuration for m in measured}
     return PaperTable(frame, tuple(shown), "interval", False, WIDE, (), known)
-
-
-def _measurements_of(measured: Sequence[SeedGroup], label: str) -> tuple[SeedGroup, ...]:
-    return tuple(m for m in measured if m.label == label)
 
 
 def _choose(
@@ -272,17 +270,14 @@ def _compared(
         reason = f": {'; '.join(refused)}" if refused else ""
         raise CossError(f"nothing can be compared with {base.label}{reason}")
     judged = judge(table).rename(columns={"low": "difference_low", "high": "difference_high"})
-    judged = judged.assign(base=base.label, significant=_decided(judged))
+    decided = (judged["p_holm"] <= 1 - CONFIDENCE) & (judged["untrained"] == "")
+    judged = judged.assign(base=base.label, significant=decided)
     wanted = judged[["model", *keys, *_COMPARED, "significant"]]
     merged = frame.merge(wanted, on=["model", *keys], how="left")
     merged["base"] = base.label
     merged["untrained"] = merged["untrained"].fillna("")
     merged["significant"] = merged["significant"].fillna(False).astype(bool)
     return merged, refused
-
-
-def _decided(judged: pd.DataFrame) -> pd.Series:
-    return (judged["p_holm"] <= 1 - CONFIDENCE) & (judged["untrained"] == "")
 
 
 def _layout(table: PaperTable, width: int = ALL) -> list[Section]:

@@ -72,7 +72,7 @@ def transformers_model(
     read = {"pooling": chosen, "mean": [*picked.mean], "std": [*picked.std], "size": picked.size}
     return Checkpoint(
         encoder,
-        _name(spec, named),
+        spec.removeprefix("hf:").replace("/", "-") if named else Path(spec).resolve().name,
         None,
         _sha256(arch if named else "", tower, parts, read, picked.geometry.stored(picked.size)),
         foreign_metadata(
@@ -159,8 +159,10 @@ def _load(folder: Path, stated: dict[str, Any]) -> tuple[Any, dict[int, str]]:
             raise
         except Exception as error:  # of many kinds
             raise _refusal(folder, error) from error
-    needed = of_family(str(config.model_type)) != "own"
-    missing = [key for key in told["missing_keys"] if not (needed and _is_pooler(key))]
+    missing = told["missing_keys"]
+    if of_family(str(config.model_type)) != "own":
+        # What transformers adds on top of a class token is not used.
+        missing = [key for key in missing if not re.search(r"(^|\.)pooler\.dense\.", key)]
     if missing:
         shown = ", ".join(sorted(missing)[:3])
         raise CossError(
@@ -168,11 +170,6 @@ def _load(folder: Path, stated: dict[str, Any]) -> tuple[Any, dict[int, str]]:
             f"{', …' if len(missing) > 3 else ''}); save the whole model with save_pretrained"
         )
     return model.eval(), dict(getattr(config, "id2label", None) or {}) if with_head else {}
-
-
-def _is_pooler(key: str) -> bool:
-    """Whether a weight is of the layer that transformers adds on top of a class token."""
-    return re.search(r"(^|\.)pooler\.dense\.", key) is not None
 
 
 def _vision_only(transformers: Any, auto: Any, config: Any) -> tuple[Any, Any]:
@@ -255,10 +252,6 @@ def _cut(model: Any, tower: Any, spec: Any, pooling: str | None) -> tuple[Cut, s
 
 def _imagenet(labels: dict[int, str]) -> bool:
     return len(labels) == 1000 and str(labels.get(0, "")).startswith(FIRST_CLASS)
-
-
-def _name(spec: str, named: bool) -> str:
-    return spec.removeprefix("hf:").replace("/", "-") if named else Path(spec).resolve().name
 
 
 def _sha256(arch: str, tower: Any, parts: Cut, read: dict[str, Any], geometry: Any) -> str:

@@ -109,7 +109,9 @@ class _Reader:
             str(found.place),
             mean,
             std,
-            bare_stem=self._bare_stem(found),
+            # The children of lightly's own ResNet in a Sequential: its ReLU after the stem is a
+            # function call (lightly/models/resnet.py), so they were trained without it.
+            bare_stem="2.0.conv1.weight" in found.state,
             eps=eps_of(found.state, state),
             quick=quick,
             embedding=embedding,
@@ -301,14 +303,6 @@ class _Reader:
             return nets.swin_size(mask, window, patch) or (SIZE if window == 7 else CIFAR_SIZE)
         small = kind == "wide" or (stem is not None and stem.stride == 1 and not stem.pool)
         return CIFAR_SIZE if small else SIZE
-
-    def _bare_stem(self, found: Found) -> bool:
-        """Whether the network is the children of lightly's own ResNet in a Sequential.
-
-        The ReLU after the stem is a function call there (lightly/models/resnet.py), so a network
-        made of the children was trained without it.
-        """
-        return "2.0.conv1.weight" in found.state
 
     def _is_openai(self) -> bool:
         """Whether a CLIP is OpenAI's own file; open_clip names a model `…-quickgelu`."""

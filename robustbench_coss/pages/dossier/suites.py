@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_coss.analysis.comparison import doubts_of
-from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.configurations import SeedGroup, by_protocol
 from robustbench_coss.analysis.curves import share_data
 from robustbench_coss.analysis.labels import short_labels
 from robustbench_coss.analysis.numbers import is_share, number
@@ -145,11 +145,10 @@ def suite_parts(mine: Sequence[SeedGroup], table: pd.DataFrame) -> list[SuitePar
     """
     order = list(dict.fromkeys(table["model"]))
     parts = []
-    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in mine):
-        here = [m for m in mine if (m.suite, m.protocol) == (suite, protocol)]
+    for here in by_protocol(mine):
         here.sort(key=lambda m: order.index(m.label))
-        lines = table[(table["suite"] == suite) & (table["protocol"] == protocol)]
-        parts.append(_part(here, lines))
+        of = (table["suite"] == here[0].suite) & (table["protocol"] == here[0].protocol)
+        parts.append(_part(here, table[of]))
     return parts
 
 
@@ -161,7 +160,7 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
     return SuitePart(
         suite=first.suite,
         protocol=first.protocol,
-        key=f"{first.suite}-{first.protocol}" if first.protocol else first.suite,
+        key=first.key,
         title=suite_title(first),
         does=about.does,
         note=first.protocol_note,
@@ -189,7 +188,7 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
 
 def suite_title(m: SeedGroup) -> str:
     """A suite in words, with the protocol where there are several."""
-    return (m.about.title or m.suite) + (f" ({m.protocol})" if m.protocol else "")
+    return m.heading(m.about.title or m.suite)
 
 
 def check_lines(records: Sequence[Record]) -> list[CheckLine]:

@@ -110,12 +110,12 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
     outcomes = [outcome for outcome in examined if outcome.test_set in labels]
     configurations, short = subject.configurations, subject.short
     records = [r for m in subject.measurements for r in m.records]
-    single = len(configurations) == 1
+    facts, single = _facts(subject), len(configurations) == 1
     models = [model_part(label, subject.of(label)) for label in configurations]
     return render(
         "report.html",
         title=subject.title,
-        facts=_single_facts(subject) if single else _facts(subject),
+        facts=[*model_facts(subject.measurements), *facts[-3:]] if single else facts,
         single=single,
         seeds=max(len(m.records) for m in subject.measurements),
         doubts=summary.doubts(subject.measurements, short),
@@ -143,10 +143,6 @@ def _style() -> str:
     folder = files("robustbench_coss.pages").joinpath("templates")
     names = ("theme.css", "report.css")
     return "\n".join(folder.joinpath(name).read_text("utf-8") for name in names)
-
-
-def _single_facts(subject: Subject) -> list[tuple[str, str]]:
-    return [*model_facts(subject.measurements), *_facts(subject)[-3:]]
 
 
 def _facts(subject: Subject) -> list[tuple[str, str]]:

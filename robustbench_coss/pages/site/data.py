@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.numbers import table_of
@@ -134,8 +132,19 @@ def load_site(results: Path) -> Site:
         for row in board.rows:
             same = [page for sha in _weights(here, row.model) for page in pages_of[sha]]
             elsewhere = dict.fromkeys(page for page in same if page[1] != row.page)
-            own = lines[lines["model"] == row.model]
-            models.append(_model_page(board, row, tuple(elsewhere), of[row.model], own))
+            own = of[row.model]
+            suites = suite_parts(own, lines[lines["model"] == row.model])
+            models.append(
+                ModelPage(
+                    row,
+                    board,
+                    _standings(board, row),
+                    tuple(elsewhere),
+                    model_part(row.model, own),
+                    links_of(own[0].model),
+                    tuple((part, _plots(part, row.model, board)) for part in suites),
+                )
+            )
     return Site(tuple(boards), tuple(models), tuple(beside))
 
 
@@ -143,24 +152,6 @@ def _weights(measurements: Sequence[SeedGroup], model: str) -> list[str]:
     """Hashes of the checkpoints of a model, by seed."""
     records = [r for m in measurements if m.label == model for r in m.records]
     return list(dict.fromkeys(r.model["checkpoint_sha256"] for r in records))
-
-
-def _model_page(
-    board: Board,
-    row: Row,
-    elsewhere: tuple[tuple[str, str], ...],
-    measurements: Sequence[SeedGroup],
-    lines: pd.DataFrame,
-) -> ModelPage:
-    return ModelPage(
-        row,
-        board,
-        _standings(board, row),
-        elsewhere,
-        model_part(row.model, measurements),
-        links_of(measurements[0].model),
-        tuple((part, _plots(part, row.model, board)) for part in suite_parts(measurements, lines)),
-    )
 
 
 def _standings(board: Board, row: Row) -> tuple[Standing, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.configurations import SeedGroup, by_protocol
 from robustbench_coss.analysis.curves import curve_data
 from robustbench_coss.figures.looks import (
     PanelStyle,
@@ -153,8 +153,7 @@ class View:
 def views(measurements: Sequence[SeedGroup]) -> list[View]:
     """Everything that can be drawn as curves of one test set's measurements."""
     found = []
-    for suite, protocol in dict.fromkeys((m.suite, m.protocol) for m in measurements):
-        mine = [m for m in measurements if (m.suite, m.protocol) == (suite, protocol)]
+    for mine in by_protocol(measurements):
         for axis in (mine[0].records[0].axis, *mine[0].about.also):
             data = curve_data(mine, axis)
             if not data.empty:
