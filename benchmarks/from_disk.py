@@ -28,7 +28,7 @@ from torch import Tensor
 
 from robustbench_coss import registry
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, correct
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.evaluations.suites.corruption import Corruption
@@ -41,7 +41,7 @@ DISTINCT = 64  # pictures; the others are copies of them under other names
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Dimmed(BaseSuite):
+class Dimmed(Suite):
     """Conditions that cost next to nothing but a forward pass each."""
 
     name = "dimmed"
@@ -104,7 +104,7 @@ def timed(work: Callable[[], Any]) -> tuple[Took, Any]:
 
 def product(model: Checkpoint, root: Path, args: argparse.Namespace) -> tuple[Took, int]:
     """What measuring took, from nothing to the record on disk, and the number of conditions."""
-    suite: type[BaseSuite] = Dimmed if args.conditions else Corrupted
+    suite: type[Suite] = Dimmed if args.conditions else Corrupted
     Dimmed.count = args.conditions or 8
     Corrupted.severities = tuple(args.severities)
     load = registry.load

@@ -6,7 +6,6 @@ Counts image passes (images × conditions), the unit in which work is planned.
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, ProgressColumn, Task
@@ -53,12 +52,7 @@ class ConsoleProgress(Progress):
         self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
     def plan(self, images: int) -> None:

@@ -9,6 +9,7 @@ statistics are the runner's business.
 from __future__ import annotations
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ class Batch:
 
 
 class Suite(Protocol):
-    """A named family of conditions.
+    """A named family of conditions, to be subclassed; what has a default here is optional.
 
     Attributes:
         name: registered name.
@@ -124,25 +125,24 @@ class Suite(Protocol):
     """
 
     name: str
-    version: int
-    axis: Axis
-    about: ClassVar[SuiteAbout]
-    trains_for: ClassVar[Sequence[str]]
-    local: bool
-    linked: bool
-    needs_training: bool
-    full_precision: bool
-    asked_only: bool
+    version: int = 1
+    axis: Axis = Axis("condition")
+    about: ClassVar[SuiteAbout] = SuiteAbout()
+    trains_for: ClassVar[Sequence[str]] = ()
+    local: bool = False
+    linked: bool = False
+    needs_training: bool = True
+    full_precision: bool = False
+    asked_only: bool = False
 
     def look_in(self, data_root: Path) -> None:
         """Told first of all where data sets lie."""
-        ...
 
     def image_sets(self) -> Mapping[str, ImageSet]:
         """Images other than the test images that conditions are measured on, by the name that these
         give; known after `configure`. Their labels are what `Batch.labels` holds.
         """
-        ...
+        return {}
 
     def configure(self, test: ImageSet) -> None:
         """Called once before anything is measured, with the test images that will be measured on.
@@ -150,12 +150,12 @@ class Suite(Protocol):
         Raises:
             CossError: the suite's settings do not fit these images.
         """
-        ...
 
     def config(self) -> dict[str, Any]:
         """JSON-able settings that determine the outcomes."""
-        ...
+        return {}
 
+    @abstractmethod
     def conditions(self, subject: Subject) -> list[Condition]:
         """All conditions, in the order they are measured."""
         ...
@@ -166,8 +166,8 @@ class Suite(Protocol):
         Raises:
             CossError: the suite cannot measure this model or image size.
         """
-        ...
 
+    @abstractmethod
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
@@ -179,67 +179,25 @@ class Suite(Protocol):
         """
         ...
 
+    @abstractmethod
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         """The numbers that this suite reports, over measured conditions and derived ones."""
         ...
 
     def summary(self) -> dict[str, Any]:
         """JSON-able facts about the model that are no outcome of single images, from `prepare`."""
-        ...
+        return {}
 
     def derived(self, cells: Sequence[Cell]) -> list[Cell]:
         """Further cells that follow from the measured ones, sample by sample, without the model."""
-        ...
+        return []
 
     def checks(self, cells: Sequence[Cell]) -> list[Check]:
         """Sanity checks over the finished cells, derived ones included; empty if there are none."""
-        ...
+        return []
 
     def close(self) -> None:
         """Release what `prepare` or `measure` opened (worker processes, …)."""
-        ...
-
-
-class BaseSuite:
-    """Defaults for the optional members of `Suite`."""
-
-    name: str
-    version = 1
-    axis = Axis("condition")
-    about: ClassVar[SuiteAbout] = SuiteAbout()
-    trains_for: ClassVar[Sequence[str]] = ()
-    local = False
-    linked = False
-    needs_training = True
-    full_precision = False
-    asked_only = False
-
-    def look_in(self, data_root: Path) -> None:
-        pass
-
-    def image_sets(self) -> Mapping[str, ImageSet]:
-        return {}
-
-    def configure(self, test: ImageSet) -> None:
-        pass
-
-    def config(self) -> dict[str, Any]:
-        return {}
-
-    def prepare(self, subject: Subject, reference: Batch, image_size: int) -> None:
-        pass
-
-    def summary(self) -> dict[str, Any]:
-        return {}
-
-    def derived(self, cells: Sequence[Cell]) -> list[Cell]:
-        return []
-
-    def checks(self, cells: Sequence[Cell]) -> list[Check]:
-        return []
-
-    def close(self) -> None:
-        pass
 
 
 def make_suite(name: str, options: Mapping[str, Any]) -> Suite:

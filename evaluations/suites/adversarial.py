@@ -43,7 +43,7 @@ from robustbench_coss.evaluations.attacks.sanity_checks import (
     run_checks,
 )
 from robustbench_coss.evaluations.attacks.surrogate import Surrogate, train_surrogate
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, correct
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, correct
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.columns import Column
@@ -85,7 +85,7 @@ PANELS = {
 TRANSFERRED = "mi-fgsm"
 
 
-class Adversarial(BaseSuite):
+class Adversarial(Suite):
     """Attacks over ladders of small budgets, and the worst of them.
 
     Column: `correct`: right on the clean image and under the attack at this budget and at every

@@ -13,7 +13,7 @@ from robustbench_coss.encoders.knn import AT_ONCE, NEIGHBOURS, TEMPERATURE, near
 from robustbench_coss.encoders.rank import effective_rank
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
@@ -25,7 +25,7 @@ LARGEST_BANK = 12 * 2**30
 ImageNet-1K at 2,048 features are 10.5 GB."""
 
 
-class Clean(BaseSuite):
+class Clean(Suite):
     """Top-1 and top-5 of the linear classifier, and weighted kNN over training images.
 
     Columns: `correct` (top-1), `top5` (label among the five highest logits, or among all where

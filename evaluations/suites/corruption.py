@@ -38,7 +38,7 @@ from robustbench_coss.evaluations.corruptions.reference import (
     corrupt_images,
     start_worker,
 )
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.machine.environment import cores
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
@@ -87,7 +87,7 @@ def check_options(
         )
 
 
-class Corruption(BaseSuite):
+class Corruption(Suite):
     """The 19 corruptions × 5 severities. Column: `correct` (top-1).
 
     Args:

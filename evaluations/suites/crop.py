@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from robustbench_coss import seeds
 from robustbench_coss.evaluations.answers import answered
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
@@ -22,7 +22,7 @@ AREAS = (0.8, 0.6, 0.4, 0.2, 0.1, 0.05)
 GROUPS = ("centre", "random")
 
 
-class Crop(BaseSuite):
+class Crop(Suite):
     """Square crops resized back to full size.
 
     Columns: `correct` (top-1), `agrees` (same top-1 class as on the full image), `cosine`

@@ -17,7 +17,7 @@ from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.evaluations.answers import answered
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.evaluations.suites.masks import block_mask, random_mask
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
@@ -49,7 +49,7 @@ class Map:
     std: Tensor
 
 
-class Occlusion(BaseSuite):
+class Occlusion(Suite):
     """Masks and noise on maps inside the encoder, grey patches on the input.
 
     Column: `correct` (top-1). The level of a mask is its ratio, of noise its sigma in units of

@@ -19,7 +19,7 @@ from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.knn import distance_to
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import against_the_rest, answered
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
 from robustbench_coss.evaluations.suites.clean import bank_size, unit_bank
 from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
 from robustbench_coss.evaluations.suites.other_sets import label_of, open_others, shared
@@ -38,7 +38,7 @@ DERIVED = "detection"
 NEIGHBOURS = 50  # Sun et al. 2022 for CIFAR-10; 200 for CIFAR-100 and 1,000 for ImageNet
 
 
-class OOD(BaseSuite):
+class OOD(Suite):
     """Detection of images that are of another data set.
 
     Columns, higher for what looks like the data set itself: `softmax`, ln(p / (1 - p)) of the

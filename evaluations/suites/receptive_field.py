@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from robustbench_coss import seeds
 from robustbench_coss.encoders.base import Encoder, Stage
 from robustbench_coss.evaluations.answers import answers
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
@@ -31,7 +31,7 @@ MAP_SIDE = 64
 PICTURED, PICTURED_LARGE = 256, 64  # training images in the picture: up to 64 px, and above
 
 
-class EffectiveField(BaseSuite):
+class EffectiveField(Suite):
     """Where the gradient of the central unit of each stage's map lies.
 
     Condition `clean`: column `correct` (top-1). Conditions `field@STAGE`, in px: columns `radius`,

@@ -16,7 +16,7 @@ from robustbench_coss.encoders.rank import effective_rank as rank_between
 from robustbench_coss.encoders.rank import rankme
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
 from robustbench_coss.evaluations.suites.local_probe import fit_ridge, local_channels, one_position
 from robustbench_coss.evaluations.suites.masks import random_mask
 from robustbench_coss.evaluations.suites.similarity import (
@@ -56,7 +56,7 @@ class Reference:
     summary: dict[str, Any]
 
 
-class Redundancy(BaseSuite):
+class Redundancy(Suite):
     """Accuracy with k of the n² local representations pooled, similarities among them, and probes.
 
     Conditions `k@N`: column `correct` (top-1). Condition `similarity`: columns `within`,

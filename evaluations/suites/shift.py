@@ -21,7 +21,7 @@ from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered, probability_codes
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_pairs
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject, top1
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
 from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.about import SuiteAbout
@@ -119,7 +119,7 @@ class TestSet:
         return shares.log()
 
 
-class Shift(BaseSuite):
+class Shift(Suite):
     """Top-1 on published test sets, and on the clean test images of the same classes.
 
     Columns: `correct`; of cue-conflict pictures also `shape` and `texture`, whether the answer is

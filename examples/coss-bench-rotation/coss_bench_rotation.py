@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustbench_coss.evaluations.answers import answers
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.evaluations.suites.options import levels
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
@@ -30,7 +30,7 @@ def rotate(images: Tensor, degrees: float) -> Tensor:
     return torch.where(disc, turned, 0.5)
 
 
-class Rotation(BaseSuite):
+class Rotation(Suite):
     """Top-1 of rotated images. `angles`: degrees anticlockwise, above 0 and below 360."""
 
     name = "rotation"

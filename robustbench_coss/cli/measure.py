@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from robustbench_coss.evaluations.running.runner import (
 )
 from robustbench_coss.machine.environment import resolve_device
 from robustbench_coss.machine.executors import on_ray
+from robustbench_coss.machine.side_by_side import on_sigterm
 from robustbench_coss.machine.terminal import Screen, say
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Record
@@ -101,7 +102,7 @@ def _measure(
     records: dict[Path, Record] = {}
     failures: dict[str, CossError] = {}
     with ExitStack() as stack:
-        stack.enter_context(_ending_on_sigterm())
+        stack.enter_context(on_sigterm(_end))
         executor = None
         if cluster is not None:
             share = {"cpu": 0.0, "cuda": 1.0}.get(request.device)
@@ -121,20 +122,11 @@ def _measure(
     return records, failures
 
 
-@contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """While active, SIGTERM ends this process as an error does: worker processes end with it."""
-
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
-        say("stopped; run the same command again to continue", err=True)
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _end(*_: object) -> None:
+    """End this process as an error does: worker processes end with it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb the end
+    say("stopped; run the same command again to continue", err=True)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _refuse_problems(records: Iterable[Record]) -> None:

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import IO, Any, TypeVar
 
 from robustbench_coss.errors import CossError
@@ -56,7 +55,7 @@ def side_by_side(
     """
     waiting = iter(items)
     running: dict[subprocess.Popen[bytes], Item] = {}
-    with _sigterm_as_ctrl_c():
+    with on_sigterm(signal.default_int_handler):  # as Ctrl-C
         try:
             while True:
                 while len(running) < jobs:
@@ -77,11 +76,9 @@ def side_by_side(
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def on_sigterm(handler: Callable[..., Any]) -> Iterator[None]:
+    """While active, SIGTERM has this handler."""
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
     finally:

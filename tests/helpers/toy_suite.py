@@ -16,7 +16,7 @@ from robustbench_coss.datasets.base import ArraySet
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
-from robustbench_coss.evaluations.protocol import BaseSuite, Batch, Condition, Subject
+from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.evaluations.running.request import Evaluation
 from robustbench_coss.evaluations.running.runner import evaluate_run
 from robustbench_coss.models.checkpoint import save_encoder
@@ -74,7 +74,7 @@ class OtherData(ToyData):
 TOY_DATA, OTHER_DATA = ToyData(), OtherData()
 
 
-class ToySuite(BaseSuite):
+class ToySuite(Suite):
     """Accuracy and margin under keyed pixel noise; logs what it is asked and can be interrupted."""
 
     name = "toy"

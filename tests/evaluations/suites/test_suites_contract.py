@@ -12,10 +12,10 @@ from torch import Tensor
 
 from robustbench_coss import registry, testing
 from robustbench_coss.evaluations.protocol import (
-    BaseSuite,
     Batch,
     Condition,
     Subject,
+    Suite,
     correct,
     top1,
 )
@@ -30,7 +30,7 @@ def test_every_suite_keeps_the_contract(name: str, subject: Subject) -> None:
     check_suite(suite, subject)
 
 
-class Mirrored(BaseSuite):
+class Mirrored(Suite):
     """A suite without fault: images as they are, and mirrored."""
 
     name = "mirrored"
