@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Force, Results, deliver, format_of
+from robustbench_coss.cli.leaderboard import Force, OutFile, Results, deliver, format_of
 from robustbench_coss.machine.terminal import show
 
 
@@ -24,10 +24,7 @@ def claims(
     format: Annotated[
         Format | None, typer.Option(help="Write this instead of tables for the terminal.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File to write; its ending says the format, unless --format does."),
-    ] = None,
+    out: OutFile = None,
     ablations: Annotated[
         bool,
         typer.Option(

@@ -12,7 +12,9 @@ from robustbench_coss.cli.leaderboard import (
     Calibration,
     Force,
     Format,
+    OutFile,
     Results,
+    TableFormat,
     deliver,
     format_of,
     names_in,
@@ -55,13 +57,8 @@ def compare(
     ] = False,
     trials: Trials = None,
     data_root: DataRoot = Path("data"),
-    format: Annotated[
-        Format | None, typer.Option(help="Write this instead of a table for the terminal.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File to write; its ending says the format, unless --format does."),
-    ] = None,
+    format: TableFormat = None,
+    out: OutFile = None,
     results: Results = Path("results"),
     force: Force = False,
 ) -> None:

@@ -41,6 +41,13 @@ class Format(StrEnum):
     tex = "tex"
 
 
+TableFormat = Annotated[
+    Format | None, typer.Option(help="Write this instead of a table for the terminal.")
+]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(help="File to write; its ending says the format, unless --format does."),
+]
 F = TypeVar("F", bound=StrEnum)
 
 
@@ -115,13 +122,8 @@ def leaderboard(
     spread: Annotated[
         SpreadShown, typer.Option(help="95 % intervals, or standard deviations over seeds.")
     ] = SpreadShown.interval,
-    format: Annotated[
-        Format | None, typer.Option(help="Write this instead of a table for the terminal.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File to write; its ending says the format, unless --format does."),
-    ] = None,
+    format: TableFormat = None,
+    out: OutFile = None,
     force: Force = False,
 ) -> None:
     """Print the leaderboard and write it as Markdown, CSV and LaTeX.
