@@ -175,15 +175,13 @@ def paper_table(
     ]
     frame = table_of([*measured, *apart], baseline)
     if not rows:
-        names = [n for n in dict.fromkeys(frame["model"]) if n in labels or base]
-        if base:  # first, as what the others are measured by
-            names = [base.label, *(n for n in names if n != base.label)]
         rows = [
-            base
-            if base and n == base.label
-            else Chosen(n, tuple(m for m in measured if m.label == n))
-            for n in names
+            Chosen(label, tuple(m for m in measured if m.label == label))
+            for label in dict.fromkeys(frame["model"])
+            if label in labels
         ]
+        if base:  # first, as what the others are measured by
+            rows = [base, *(row for row in rows if row.label != base.label)]
     frame, shown = _choose(frame, [row.label for row in rows], metrics, suites)
     refused: list[str] = []
     if base is not None:
