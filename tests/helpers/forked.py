@@ -101,11 +101,13 @@ class Forked:
         return self._said()
 
     def _said(self) -> tuple[str, str]:
-        texts = []
-        for file in self._files:
-            file.seek(0)
-            texts.append(file.read())
-        return texts[0], texts[1]
+        return self.said(0), self.said(1)
+
+    def said(self, stream: int) -> str:
+        """What it wrote so far to stdout (0) or stderr (1)."""
+        number = self._files[stream].fileno()
+        # The child writes where the common position is: it must stay.
+        return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8")
 
 
 def start_command(

@@ -7,10 +7,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed import run as torchrun
+from torch.distributed.launcher.api import elastic_launch
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.pretrain import distributed
@@ -30,8 +33,6 @@ from robustbench_coss.pretrain.recipe import dump_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-SCRIPT = Path(ranks.__file__)
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
 def free_port() -> int:
@@ -40,6 +41,20 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def start_two(call: Callable[..., None], *arguments: object) -> Forked:
+    """A function in two processes of torchrun, which are forks as it is one itself; with new
+    interpreters it is run for docs/distributed.md.
+    """
+    options = ["--nproc-per-node=2", f"--master-port={free_port()}", "ranks.py"]
+    config, _, _ = torchrun.config_from_args(torchrun.parse_args(options))
+
+    def launch_both() -> None:
+        os.environ |= ENVIRONMENT
+        elastic_launch(replace(config, start_method="fork"), call)(*arguments)
+
+    return Forked(launch_both)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +73,9 @@ def folder(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left, started by torchrun."""
     made = tmp_path_factory.mktemp("ranks")
     ranks.stop_after_first_epoch(made / "begun by one")
-    port = f"--master-port={free_port()}"
-    done = subprocess.run(
-        [*TORCHRUN, port, str(SCRIPT), "check", str(made)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=ENVIRONMENT,
-    )
-    assert done.returncode == 0, done.stderr
+    both = start_two(ranks.check, made)
+    said = both.communicate(timeout=300)
+    assert both.returncode == 0, said
     return made
 
 
@@ -265,7 +274,7 @@ EPOCHS = 5
 STORY: dict[str, Any] = {"limit": 40, "epochs": EPOCHS, "monitor_every": 1}
 
 
-def wait_for_epoch(process: subprocess.Popen[str] | Forked, run: Path, epoch: int) -> None:
+def wait_for_epoch(process: Forked, run: Path, epoch: int) -> None:
     """Return when the checkpoint of an epoch is there."""
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
@@ -276,21 +285,12 @@ def wait_for_epoch(process: subprocess.Popen[str] | Forked, run: Path, epoch: in
     pytest.fail(f"ended or was too slow: {process.communicate(timeout=60)}")
 
 
-def command(run: Path) -> list[str]:
-    """`ranks.py` as `coss-bench pretrain`."""
+def train_slowly(run: Path, environment: dict[str, str]) -> None:
+    """One process of `coss-bench pretrain`."""
+    os.environ |= ENVIRONMENT | environment
     options = ["pretrain", f"--recipe={run.parent / 'story.yaml'}", f"--out={run}", "--device=cpu"]
-    return [str(SCRIPT), *options, *["--resume"] * run.exists()]
-
-
-def start_task(run: Path, environment: dict[str, str]) -> Forked:
-    """A task of srun."""
-
-    def call() -> None:
-        os.environ |= ENVIRONMENT | environment
-        sys.argv = command(run)
-        ranks.pretrain_slowly()
-
-    return Forked(call)
+    sys.argv = ["coss-bench", *options, *["--resume"] * run.exists()]
+    ranks.pretrain_slowly()
 
 
 def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
@@ -303,8 +303,8 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     here = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
     meeting = {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     first, second = (
-        start_task(run, SLURM | here | meeting | {"SLURM_PROCID": number, "SLURM_LOCALID": number})
-        for number in "01"
+        Forked(partial(train_slowly, run, SLURM | here | meeting | place))
+        for place in ({"SLURM_PROCID": number, "SLURM_LOCALID": number} for number in "01")
     )
     wait_for_epoch(first, run, 1)
     second.send_signal(signal.SIGKILL)
@@ -318,13 +318,7 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     assert done < EPOCHS - 1
 
     # Two of torchrun go on, until Ctrl-C.
-    both = subprocess.Popen(
-        [*TORCHRUN, f"--master-port={free_port()}", *command(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    both = start_two(train_slowly, run, {})
     wait_for_epoch(both, run, done + 1)
     both.send_signal(signal.SIGINT)
     err = both.communicate(timeout=60)[1]

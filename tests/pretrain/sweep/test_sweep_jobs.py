@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.bench import Bench
+from helpers.forked import Forked, start_command
 from helpers.sweeps import SMALL, write
 
 from robustbench_coss.cli.sweep import RUNNING, _table
@@ -37,22 +36,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "robustbench_coss", "sweep", *arguments, "--device", "cpu"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def wait_for(*paths: Path) -> None:
     deadline = time.monotonic() + 500
     while not all(path.exists() for path in paths) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: Forked) -> list[int]:
     text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
     return [int(pid) for pid in text.split()]
 
@@ -63,14 +53,16 @@ def test_a_killed_run_stops_no_other_ctrl_c_stops_all_and_both_come_to_the_same_
 ) -> None:
     write(folder / "two.yaml", TWO)
     first, second = runs = plan(read_sweep("two.yaml"), Path("runs/two"))
-    process = start("two.yaml", "--jobs", "2")
-    assert process.stderr is not None
+    process = start_command("sweep", "two.yaml", "--jobs", 2, "--device", "cpu")
     wait_for(first.folder / "last.ckpt")
     pids = children(process)
     assert len(pids) == 2
     os.kill(pids[0], signal.SIGKILL)
     killed = f"{first.name}: failed: its process was killed by SIGKILL"
-    assert any(line.startswith(killed) for line in process.stderr)
+    deadline = time.monotonic() + 100
+    while f"\n{killed}" not in f"\n{process.said(1)}" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert f"\n{killed}" in f"\n{process.said(1)}"
     wait_for(second.folder / "last.ckpt")
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -121,13 +113,13 @@ def test_the_error_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_memory_of_a_run_grows_by_what_each_further_image_keeps() -> None:
     def needed(images: int) -> float:
-        values = LONG | {"width": 0.25, "size": 64, "limit": 4096, "batch_size": images}
+        values = LONG | {"width": 0.125, "size": 32, "limit": 1024, "batch_size": images}
         run = plan(Sweep.model_validate({"base": values, "grid": {"seed": [0]}}), Path("out"))[0]
         return measure(run, device="cpu", data_root=Path("data")).needed
 
-    # Two views of the map after the stem alone: 16 channels of 64² floats, before and after ReLU.
-    least = 2 * 2 * 16 * 64**2 * 4
-    assert needed(2048) - needed(1024) > 1024 * least
+    # Two views of the map after the stem alone: 8 channels of 32² floats, before and after ReLU.
+    least = 2 * 2 * 8 * 32**2 * 4
+    assert needed(512) - needed(256) > 256 * least
 
 
 def test_free_memory_is_what_the_system_says_and_a_container_allows(tmp_path: Path) -> None:
