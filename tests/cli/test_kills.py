@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from helpers import simulate
 from helpers.bench import Bench
 from helpers.pdfs import need_weasyprint
@@ -184,6 +185,18 @@ class Frozen(datetime):
         return datetime(2026, 1, 2, 3, 4, 5, tzinfo=tz)
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that gives what it gave at first."""
+    given: list[Any] = []
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        if not given:
+            given.append(function(*arguments, **more))
+        return given[0]
+
+    return call
+
+
 @pytest.fixture(scope="module")
 def begun(
     tmp_path_factory: pytest.TempPathFactory,
@@ -204,6 +217,8 @@ def begun(
         patch.setattr(monitors, "time", clock)
         patch.setattr(job, "time", clock)
         patch.setattr(draft, "datetime", Frozen)
+        # Takes seconds and is the same each time; how it is written is what is looked at.
+        patch.setattr(torch.onnx, "export", once(torch.onnx.export))
         for command in PREPARE:
             cli.app(command.split(), standalone_mode=False)
         shutil.copytree(root, root.with_name("begun"))

@@ -59,8 +59,10 @@ def coss_bench(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
     return out
 
 
-def test_the_installed_suite_is_listed_with_its_package(environment: dict[str, str]) -> None:
-    listed = run(sys.executable, "-m", "robustbench_coss", "list", "suites", env=environment)
+def test_the_installed_suite_is_listed_with_its_package(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    listed = coss_bench("list", "suites", environment=environment, cwd=tmp_path)
     assert re.search(r"rotation .*coss-bench-rotation", listed)
 
 

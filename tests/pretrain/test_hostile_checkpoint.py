@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import shutil
 from collections.abc import Callable
@@ -57,9 +56,8 @@ def begun(stopped: Path, tmp_path: Path) -> Path:
 
 def resume(bench: Bench, run: Path, change: Callable[[dict[str, Any]], None]) -> Any:
     stored = torch.load(run / "last.ckpt", weights_only=True)
-    changed = copy.deepcopy(stored)
-    change(changed)
-    torch.save(changed, run / "last.ckpt")
+    change(stored)
+    torch.save(stored, run / "last.ckpt")
     return bench("pretrain", "--resume", "--out", run, "--device", "cpu")
 
 
