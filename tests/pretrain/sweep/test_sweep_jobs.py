@@ -113,13 +113,13 @@ def test_the_error_says_how_many_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_memory_of_a_run_grows_by_what_each_further_image_keeps() -> None:
     def needed(images: int) -> float:
-        values = LONG | {"width": 0.125, "size": 32, "limit": 1024, "batch_size": images}
+        values = LONG | {"width": 0.25, "size": 64, "limit": 4096, "batch_size": images}
         run = plan(Sweep.model_validate({"base": values, "grid": {"seed": [0]}}), Path("out"))[0]
         return measure(run, device="cpu", data_root=Path("data")).needed
 
-    # Two views of the map after the stem alone: 8 channels of 32² floats, before and after ReLU.
-    least = 2 * 2 * 8 * 32**2 * 4
-    assert needed(512) - needed(256) > 256 * least
+    # Two views of the map after the stem alone: 16 channels of 64² floats, before and after ReLU.
+    least = 2 * 2 * 16 * 64**2 * 4
+    assert needed(2048) - needed(1024) > 1024 * least
 
 
 def test_free_memory_is_what_the_system_says_and_a_container_allows(tmp_path: Path) -> None:
