@@ -5,14 +5,12 @@ Commands are called in this process where they can be: starting Python and torch
 
 from __future__ import annotations
 
-import copy
 import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 # Several processes share the cores: a thread each, read by torch when it is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -26,13 +24,12 @@ if gc.isenabled():  # not until the libraries are loaded and the tests found: wh
     gc.disable()
 
 import pytest
-import typer.main
 from helpers import FEW
 from helpers.bench import Bench, Outcome
+from helpers.once import work_once
 
 from robustbench_coss import cli
-from robustbench_coss.datasets.base import ArraySet
-from robustbench_coss.datasets.parts import COUNTS, PartsSource
+from robustbench_coss.datasets.parts import COUNTS
 from robustbench_coss.pretrain import beside_controls, monitors
 
 # Files of tests that take long, the longest first, and those that need what not everyone has.
@@ -88,24 +85,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def work_done_once() -> Iterator[None]:
-    """What hundreds of tests would make anew, the same each time: the parser of the command line,
-    and the generated pictures. Nor is it waited for the disk: no test cuts the power.
-    """
-    draw = PartsSource.open
-
-    @lru_cache(maxsize=24)
-    def drawn(source: PartsSource, role: str, size: int, _: int) -> ArraySet:
-        return draw(source, role, size, Path(), False)
-
-    def opened(source: PartsSource, role: str, size: int, root: Path, download: bool) -> ArraySet:
-        images = copy.copy(drawn(source, role, size, COUNTS[role]))
-        images.pixels, images.labels = images.pixels.clone(), images.labels.clone()
-        return images
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
-        patch.setattr(PartsSource, "open", opened)
-        patch.setattr(os, "fsync", lambda _: None)
+        work_once(patch)
         yield
 
 
