@@ -35,6 +35,8 @@ SMALLER: list[tuple[str, str]] = [
         "--precision 32",
     ),
     (rf"{TRAIN}(?!.*timm:)", "--width 0.0625"),
+    # A new interpreter would generate and look at thousands of pictures.
+    (r"torchrun ", "--dataset imagefolder --data-root pictures"),
     (rf"{TRAIN}.*byol", "--set options.hidden=64 --set options.dim=16"),
     (r"pretrain .*--resume", "--device cpu"),
     (rf"{TRAIN}.*accumulate=4", "--batch-size 64"),
@@ -224,10 +226,10 @@ def for_sweeps(folder: Path) -> None:
 
 
 def for_gallery(folder: Path) -> None:
-    """Records of the repository's studies: two seeds of each model."""
+    """Records of the repository's studies: two seeds of each model, of four methods."""
     for study in ("fashion-mnist", "fashion-mnist-crop"):
         for run in sorted((ROOT / "results" / study / "records").iterdir()):
-            if re.search(r"-s[2-9]-[0-9a-f]{8}$", run.name) is None:
+            if re.search(r"-s[2-9]-[0-9a-f]{8}$|mocov3|supervised", run.name) is None:
                 shutil.copytree(run, folder / "results" / study / "records" / run.name)
 
 
@@ -239,6 +241,7 @@ def for_readme(folder: Path) -> None:
 PREPARE: dict[str, Callable[[Path], None]] = {
     "README.md": for_readme,
     "comparability.md": for_comparability,
+    "distributed.md": with_pictures,
     "encoders.md": for_encoders,
     "export.md": for_export,
     "gallery.md": for_gallery,
