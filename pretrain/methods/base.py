@@ -87,6 +87,7 @@ class Method(pl.LightningModule):
         self.layer = next(reversed(encoder.stages()))
         self.momentum_pairs: list[tuple[nn.Module, nn.Module]] = []
         self.embedding_std = torch.zeros(())
+        self._noted: dict[str, Tensor | float] = {}
 
     def make_heads(self) -> tuple[nn.Module, nn.Module, Pairing]:
         """New projector [M, D] -> [M, K], predictor [M, K] -> [M, K] and pairing of one branch."""
@@ -156,9 +157,10 @@ class Method(pl.LightningModule):
         outputs = replace(self.encode(views), labels=batch.labels)
         losses = self.losses(outputs)
         for name, value in losses.items():
-            shown = value.detach()
-            self.log(f"train/{name}", shown, on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train/embedding_std", self.embedding_std, on_step=False, on_epoch=True)
+            self.note(name, value.detach())
+        self.note("embedding_std", self.embedding_std)
+        if self.trainer.is_last_batch:
+            self._log_means(batch_idx + 1)
         return {
             "loss": losses["loss"],
             "features": outputs.pooled[0].detach(),
@@ -176,11 +178,22 @@ class Method(pl.LightningModule):
         self.embedding_std = unit.std(dim=0).mean() * unit.shape[1] ** 0.5
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
-        self.log_number("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if batch_idx == 0:
+            self._noted.clear()
+        self.note("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
-    def log_number(self, name: str, value: float) -> None:
-        """Log a number of the host, as a tensor in its memory: for others Lightning stops a GPU."""
-        self.log(name, torch.tensor(value), on_step=False, on_epoch=True)
+    def note(self, name: str, value: Tensor | float) -> None:
+        """Have the mean of a number over the steps of an epoch logged as `train/{name}`.
+
+        Summed here: Lightning's `log` of each step takes longer than an EMA step of a small model.
+        """
+        self._noted[name] = self._noted.get(name, 0.0) + value
+
+    def _log_means(self, steps: int) -> None:
+        for name, total in self._noted.items():
+            # A number of the host goes as a tensor in its memory: else Lightning stops a GPU.
+            mean = torch.as_tensor(total / steps)
+            self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
 
     def make_optimizer(self, device: torch.device) -> torch.optim.Optimizer:
         """The optimiser of the recipe over all parameters that are trained."""
@@ -242,7 +255,7 @@ class MomentumMethod(Method):
 
     def on_train_batch_start(self, batch: TrainingBatch, batch_idx: int) -> None:
         super().on_train_batch_start(batch, batch_idx)
-        self.log_number("train/ema_momentum", self.ema_momentum(self.global_step))
+        self.note("ema_momentum", self.ema_momentum(self.global_step))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimiser step, then one EMA step: under accumulation, not one per micro-batch."""

@@ -23,9 +23,15 @@ def _rows(x: Tensor, lanes: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, lanes * x.shape[1])
 
 
+def _each(values: Tensor, lanes: int) -> Tensor:
+    """[C] -> [lanes · C], the same for each lane."""
+    return torch.cat([values] * lanes)
+
+
 class _Normalise(torch.autograd.Function):
     """(x - mean) · weight / sqrt(variance + eps) + bias, with the moments of the batch.
 
+    x may be of half the parameters' precision, in which case sums and products are of the latter's.
     Returns the result, the mean and the (biased) variance; the latter two have no gradient.
     """
 
@@ -34,51 +40,51 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, lanes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         rows = _rows(x, lanes)
-        # The kernel's result is not used: it is the quickest that gives a column's mean and 1/sd.
-        _, means, inverse = torch.native_batch_norm(rows, None, None, None, None, True, 0.0, 0.0)
-        means, variances = means.view(lanes, -1), inverse.view(lanes, -1) ** -2
+        none, one = weight.new_zeros(rows.shape[1]), weight.new_ones(rows.shape[1])
+        means, variances = torch.batch_norm_update_stats(rows, none, one, 0.0)
+        means, variances = means.view(lanes, -1), variances.view(lanes, -1)
         mean = means.mean(0)
-        variance = (variances + (means - mean) ** 2).mean(0)
+        variance = variances.mean(0) + means.var(0, correction=0)
         inverse = (variance + eps).rsqrt()
         scale = weight * inverse
-        shift = bias - mean * scale
+        shift = _each(torch.addcmul(bias, mean, scale, value=-1), lanes)
+        scale = _each(scale, lanes)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.lanes = lanes
         ctx.mark_non_differentiable(mean, variance)
         result = torch.empty_like(x)
-        torch.addcmul(shift.repeat(lanes), rows, scale.repeat(lanes), out=_rows(result, lanes))
+        out = _rows(result, lanes)
+        if x.dtype == weight.dtype:
+            torch.addcmul(shift, rows, scale, out=out)
+        else:  # the kernel that takes two precisions
+            kept = weight.new_empty(0)
+            torch.native_batch_norm(
+                rows, scale, shift, none, one, False, 0.0, 0.0, out=(out, kept, kept)
+            )
         return result, mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
         lanes = ctx.lanes
-        rows = _rows(x, lanes)
-        given = _rows(gradient.contiguous(memory_format=torch.channels_last), lanes)
+        rows, given = _rows(x, lanes), _rows(gradient, lanes)
+        moments = _each(mean, lanes), _each(inverse, lanes)
         _, for_weight, for_bias = torch.ops.aten.native_batch_norm_backward(
-            given,
-            rows,
-            weight.repeat(lanes),
-            None,
-            None,
-            mean.repeat(lanes),
-            inverse.repeat(lanes),
-            True,
-            0.0,
-            [False, True, True],
+            given, rows, moments[0], None, None, *moments, True, 0.0, [False, True, True]
         )
         for_weight, for_bias = (g.view(lanes, -1).sum(0) for g in (for_weight, for_bias))
         # scale · (g - mean(g) - x̂ · mean(g · x̂)), as a weighted sum of g, x and 1
-        count = rows.numel() // len(weight)
         scale = weight * inverse
-        on_x = -scale * inverse * for_weight / count
-        constant = -scale * for_bias / count - on_x * mean
-        for_x = torch.empty_like(x)
+        share = scale * (-len(weight) / rows.numel())
+        on_x = share * inverse * for_weight
+        constant = torch.addcmul(share * for_bias, on_x, mean, value=-1)
+        for_x = torch.empty_like(x, dtype=weight.dtype)
         out = _rows(for_x, lanes)
-        torch.addcmul(constant.repeat(lanes), given, scale.repeat(lanes), out=out)
-        out.addcmul_(rows, on_x.repeat(lanes))
-        return for_x, for_weight, for_bias, None, None
+        torch.addcmul(_each(constant, lanes), given, _each(scale, lanes), out=out)
+        out.addcmul_(rows, _each(on_x, lanes))
+        return for_x.to(x.dtype), for_weight, for_bias, None, None
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -110,7 +116,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             self.training
             and x.device.type == "cpu"
             and self.num_features < FEW
-            and x.dtype == self.weight.dtype
+            and x.dtype in (self.weight.dtype, torch.bfloat16)
             and x.is_contiguous(memory_format=torch.channels_last)
             and self.momentum is not None
             and self.running_mean is not None

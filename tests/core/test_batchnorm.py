@@ -68,6 +68,24 @@ def test_single_precision_rounds_as_pytorch_does_with_a_mean_far_from_zero() -> 
     assert error <= 4 * reference
 
 
+def test_in_mixed_precision_errors_are_those_of_pytorch() -> None:
+    exact, _ = pair(8)
+    ours, theirs = pair(8, torch.float32)
+    x = images((16, 8, 16, 16), mean=1.0, dtype=torch.bfloat16)
+    weights = torch.randn_like(x)
+    found = []
+    for module in (exact, ours, theirs):
+        own = x.to(torch.float64 if module is exact else x.dtype).requires_grad_()
+        y = module(own)
+        (y * weights).sum().backward()
+        assert own.grad is not None
+        assert y.dtype == own.dtype == own.grad.dtype
+        found.append([y, own.grad, module.weight.grad, module.bias.grad, module.running_var])
+    for truth, mine, reference in zip(*found, strict=True):
+        error, usual = ((side.double() - truth).abs().max() for side in (mine, reference))
+        assert error <= 1.5 * usual + 1e-6, (error, usual)
+
+
 def test_the_second_way_is_taken_only_where_it_is_the_quicker_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,7 +100,7 @@ def test_the_second_way_is_taken_only_where_it_is_the_quicker_one(
         lambda: module(x.contiguous()),
         lambda: copy.deepcopy(module).eval()(x),
         lambda: BatchNorm2d(16)(images((4, 16, 8, 8), dtype=torch.float32)),
-        lambda: module(x.bfloat16()),
+        lambda: module(x.half()),
         lambda: BatchNorm2d(8, momentum=None)(x),
     ):
         other()
