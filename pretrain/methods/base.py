@@ -116,7 +116,7 @@ class Method(pl.LightningModule):
     def encode(self, views: list[Tensor]) -> ViewOutputs:
         """Representations of the global views, and of the local crops that may follow them."""
         last = next(reversed(self.encoder.stages()))
-        maps = [self.encoder.maps(view) for view in views[: self.views]]
+        maps = self.encoder.each_maps(views[: self.views])
         pooled = [self.encoder.pool(found[last]) for found in maps]
         small: list[Tensor] = []
         if len(views) > self.views:  # crops of one size go through in one piece, as in DINO
@@ -241,7 +241,8 @@ class MomentumMethod(Method):
 
     @torch.no_grad()
     def target_pooled(self, views: list[Tensor], pooled: list[Tensor]) -> list[Tensor]:
-        return [self.target_encoder(view) for view in views]
+        encoder = self.target_encoder
+        return [encoder.pool(local) for local in encoder.each_local(views)]
 
     @torch.no_grad()
     def targets(self, prefix: str, outputs: ViewOutputs) -> list[Tensor]:

@@ -81,6 +81,14 @@ class Encoder(nn.Module):
             x = found[name] = stage(x)
         return found
 
+    def each_maps(self, views: list[Tensor]) -> list[dict[str, Tensor]]:
+        """`maps` of several batches of one shape, each as if it came alone."""
+        return [self.maps(view) for view in views]
+
+    def each_local(self, views: list[Tensor]) -> list[Tensor]:
+        """`local` of several batches of one shape, each as if it came alone."""
+        return [self.local(view) for view in views]
+
     def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
         """Global representation: [B, C, h, w] -> [B, D].
 

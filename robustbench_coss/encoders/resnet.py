@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
-from robustbench_coss.encoders.batchnorm import BatchNorm2d
+from robustbench_coss.encoders.batchnorm import FEW, BatchNorm2d, apart
 from robustbench_coss.encoders.receptive_field import Layer, field_of
 from robustbench_coss.errors import CossError
 
@@ -244,6 +244,28 @@ class ResNet(Encoder):
         x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(x)))))
         result: Tensor = self.layer1(x)
         return result
+
+    def _in_one_go(self, views: list[Tensor]) -> bool:
+        """Whether batches go through together: with maps so small fixed costs on a CPU count.
+
+        Several processes have another BatchNorm in its place, which does not tell parts apart.
+        """
+        apt = isinstance(self.bn1, BatchNorm2d) and self.bn1.num_features < FEW
+        return apt and self.training and views[0].device.type == "cpu"
+
+    def each_maps(self, views: list[Tensor]) -> list[dict[str, Tensor]]:
+        if not self._in_one_go(views):
+            return super().each_maps(views)
+        with apart(len(views)):
+            found = self.maps(torch.cat(views))
+        each = zip(*(every.chunk(len(views)) for every in found.values()), strict=True)
+        return [dict(zip(found, parts, strict=True)) for parts in each]
+
+    def each_local(self, views: list[Tensor]) -> list[Tensor]:
+        if not self._in_one_go(views):
+            return super().each_local(views)
+        with apart(len(views)):
+            return list(self.local(torch.cat(views)).chunk(len(views)))
 
     def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
         pooled = super().pool(local, keep)
