@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import pytest
 import torch
 import yaml
 from helpers.bench import Bench
+from helpers.forked import Forked, start_command
 from helpers.sweeps import SMALL
 
 from robustbench_coss.errors import CossError
@@ -81,7 +80,7 @@ def gone(folder: Path) -> bool:
     return not processes_of(folder)
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until(holds: Callable[[], bool], process: Forked) -> None:
     deadline = time.monotonic() + 300
     while not holds() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -99,16 +98,8 @@ def test_a_sweep_on_ray_that_loses_a_worker_ends_with_the_bytes_of_one_in_this_p
 ) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
     runs = plan(Sweep.model_validate(CONTENT), tmp_path / "ray")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "robustbench_coss", "sweep", "s.yaml"),
-            *("--cluster", "auto", "--device", "cpu", "--out", "ray"),
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = ("--cluster", "auto", "--device", "cpu", "--out", "ray")
+    process = start_command("sweep", "s.yaml", *options, cwd=tmp_path)
     try:
         wait_until(lambda: any((run.folder / "last.ckpt").exists() for run in runs), process)
         victim = next(run for run in runs if (run.folder / "last.ckpt").exists())
@@ -118,7 +109,7 @@ def test_a_sweep_on_ray_that_loses_a_worker_ends_with_the_bytes_of_one_in_this_p
         os.kill(worker, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
     assert process.returncode == 0, err
     assert len(trainers(victim)) == 2
     # One line per run, then the table; of Ray and its workers no word but the loss of one.
@@ -159,23 +150,16 @@ def test_an_evaluation_on_ray_that_loses_a_worker_leaves_the_records_of_one_in_t
     save_encoder(tmp_path / "run" / FILE_NAME, encoder, metadata)
     # More images than a unit has: shards are put together again.
     few: dict[str, Any] = {"limit": 2_100, "batch_size": 100, "device": "cpu"}
-    command = [sys.executable, "-m", "robustbench_coss", "eval", "run", "--suite", "crop"]
-    for key, value in few.items():
-        command += [f"--{key.replace('_', '-')}", str(value)]
-    process = subprocess.Popen(
-        [*command, "--probe-train", "500", "--results", "ray", "--cluster", "auto"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in few.items()]
+    options += ["--probe-train=500", "--results=ray", "--cluster=auto"]
+    process = start_command("eval", "run", "--suite", "crop", *options, cwd=tmp_path)
     try:
         wait_until(lambda: any((tmp_path / "ray" / "records").rglob("*.partial.json")), process)
         victim = measurers(ray_folder)[0]
         os.kill(victim, signal.SIGKILL)
         _, err = process.communicate(timeout=300)
     finally:
-        process.kill()
+        process.send_signal(signal.SIGKILL)
     assert process.returncode == 0, err
     assert gone(ray_folder)
 
