@@ -18,6 +18,7 @@ from robustbench_coss.datasets.geometry import USUAL, Geometry
 from robustbench_coss.datasets.pictures import MOST_BYTES, as_tensor, decode
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.evaluations.attacks.run import STEP_SHARE
 from robustbench_coss.evaluations.corruptions.fast import corrupt
 from robustbench_coss.evaluations.corruptions.fast.constants import default_constants
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
@@ -34,7 +35,6 @@ SEVERITY = 3
 SMALLEST = 32  # px: below this the corruptions are not defined
 BUDGETS = (2, 8)  # PGD in the L-infinity ball, epsilon in 1/255
 STEPS = 10
-STEP_SHARE = 2.5  # Madry et al. 2018: 2.5 · eps / steps reaches any point of the ball
 AT_ONCE = 1 << 24  # values of maps pooled together: 64 MiB
 
 

@@ -33,40 +33,22 @@ def apgd(
     norm: str,
     eps: float,
     steps: int,
-    loss: str,
+    towards: str | int,
 ) -> Verdict:
     """PGD that sets its own step size (Croce and Hein 2020, arXiv 2003.01690).
 
     Args:
         generators: one per image.
-        loss: "ce" or "dlr".
+        towards: a larger loss, "ce" or "dlr", or a class, k for that of the kth largest logit. With
+            a class and L2, torchattacks takes the first image's step size for all: give it one.
     """
     watch = Watch(model, images, labels, norm, eps)
     with lent(watch), PerSampleDraws(generators):
-        run = torchattacks.APGD(watch, norm=NORMS[norm], eps=eps, steps=steps, loss=loss)
-        run.attack_single_run(images, labels)
-        return watch.best, watch.broken
-
-
-def apgd_targeted(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    generators: Sequence[torch.Generator],
-    *,
-    norm: str,
-    eps: float,
-    steps: int,
-    target: int,
-) -> Verdict:
-    """The same, towards the class with the `target`th largest logit; 2 is the second largest.
-
-    For L2, torchattacks takes the first image's step size for all: give it one image.
-    """
-    watch = Watch(model, images, labels, norm, eps)
-    with lent(watch), PerSampleDraws(generators):
-        run = torchattacks.APGDT(watch, norm=NORMS[norm], eps=eps, steps=steps)
-        run.target_class = target
+        if isinstance(towards, str):
+            run = torchattacks.APGD(watch, norm=NORMS[norm], eps=eps, steps=steps, loss=towards)
+        else:
+            run = torchattacks.APGDT(watch, norm=NORMS[norm], eps=eps, steps=steps)
+            run.target_class = towards
         run.attack_single_run(images, labels)
         return watch.best, watch.broken
 

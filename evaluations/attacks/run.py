@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from robustbench_coss.evaluations.attacks.ball import L2, LINF, verify
 from robustbench_coss.evaluations.attacks.draws import streams, uniform
 from robustbench_coss.evaluations.attacks.gradient import fgsm, mi_fgsm, pgd_l2, pgd_linf
-from robustbench_coss.evaluations.attacks.library import Verdict, apgd, apgd_targeted, fab, square
+from robustbench_coss.evaluations.attacks.library import Verdict, apgd, fab, square
 from robustbench_coss.evaluations.protocol import correct
 from robustbench_coss.seeds import Name, seed_of
 
@@ -167,7 +167,7 @@ def judged(climb: Callable[[nn.Module, Tensor, Tensor, Any], Tensor]) -> Call:
 
 
 def _apgd(loss: str, norm: str, eps: float, steps: int, start: int) -> AttackRun:
-    call = partial(apgd, norm=norm, eps=eps, steps=steps, loss=loss)
+    call = partial(apgd, norm=norm, eps=eps, steps=steps, towards=loss)
     return AttackRun(call, f"apgd-{loss}", start)
 
 
@@ -175,7 +175,7 @@ def _apgd_targeted(
     norm: str, eps: float, steps: int, classes: int, start: int
 ) -> Iterator[AttackRun]:
     for target in _targets(classes):
-        call = partial(apgd_targeted, norm=norm, eps=eps, steps=steps, target=target)
+        call = partial(apgd, norm=norm, eps=eps, steps=steps, towards=target)
         yield AttackRun(call, "apgd-t", start, alone=norm == L2)
 
 

@@ -115,11 +115,12 @@ class SeedGroup:
         }
 
 
-def by_protocol(measurements: Iterable[SeedGroup]) -> list[list[SeedGroup]]:
-    """The measurements by each suite under each protocol, in the order met."""
+def by_protocol(measurements: Iterable[SeedGroup], suite: str = "") -> list[list[SeedGroup]]:
+    """The measurements by each suite, or one suite, under each protocol, in the order met."""
     found: dict[tuple[str, str], list[SeedGroup]] = defaultdict(list)
     for m in measurements:
-        found[m.suite, m.protocol].append(m)
+        if suite in ("", m.suite):
+            found[m.suite, m.protocol].append(m)
     return list(found.values())
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustbench_coss.analysis.configurations import SeedGroup
+from robustbench_coss.analysis.configurations import SeedGroup, by_protocol
 from robustbench_coss.analysis.corruption_error import (
     ALEXNET,
     ALEXNET_BASELINE,
@@ -57,9 +57,7 @@ def heats(measurements: Sequence[SeedGroup]) -> list[Heat]:
     Args:
         measurements: on one test set, in the order of the rows.
     """
-    mine = [m for m in measurements if m.suite == "corruption"]
-    by_protocol = dict.fromkeys(m.protocol for m in mine)
-    return [_heat([m for m in mine if m.protocol == protocol]) for protocol in by_protocol]
+    return [_heat(mine) for mine in by_protocol(measurements, "corruption")]
 
 
 def _heat(measurements: Sequence[SeedGroup]) -> Heat:

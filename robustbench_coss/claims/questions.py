@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
-from robustbench_coss.analysis.configurations import SeedGroup, along, setting, without_local_term
+from robustbench_coss.analysis.configurations import (
+    SeedGroup,
+    along,
+    by_protocol,
+    setting,
+    without_local_term,
+)
 from robustbench_coss.analysis.controls import NOT_TRAINED, standing
 from robustbench_coss.analysis.pairing import mismatch, seeds_of
 from robustbench_coss.claims.definitions import (
@@ -107,14 +113,15 @@ def find_questions(claim: Claim, here: Sequence[SeedGroup], ablations: bool = Fa
         if claim.kind is Kind.models:
             needed |= {by.suite for by in claim.by}
         found.lacking += [f"no records of suite {suite}" for suite in sorted(needed - measured)]
-        for protocol, group in _by_protocol(here, measure.suite):
+        for group in by_protocol(here, measure.suite):
+            protocol = group[0].protocol
             if claim.kind is Kind.models:
                 if left_out := sorted({m.label for m in group} & unlearnt.keys()):
                     found.lacking.append(f"{NOT_TRAINED}, left out: {', '.join(left_out)}")
                 learnt_here = [m for m in group if m.label not in unlearnt]
                 for by in claim.by:
-                    for other, redundant in _by_protocol(here, by.suite):
-                        letters = "".join(dict.fromkeys((protocol, other)))
+                    for redundant in by_protocol(here, by.suite):
+                        letters = "".join(dict.fromkeys((protocol, redundant[0].protocol)))
                         asked = _correlation(found, measure, letters, learnt_here, redundant, by)
                         found.questions += [
                             replace(q, asks=claim.asks, decides=not claim.asks) for q in asked
@@ -146,12 +153,6 @@ def _unlearnt(here: Sequence[SeedGroup]) -> dict[str, str]:
         if reason := standing([m for m in here if m.label == label], here).reason:
             found[label] = reason
     return found
-
-
-def _by_protocol(here: Iterable[SeedGroup], suite: str) -> Iterator[tuple[str, list[SeedGroup]]]:
-    mine = [m for m in here if m.suite == suite]
-    for protocol in dict.fromkeys(m.protocol for m in mine):
-        yield protocol, [m for m in mine if m.protocol == protocol]
 
 
 # ---- CO- against base ----

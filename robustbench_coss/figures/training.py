@@ -17,6 +17,7 @@ from robustbench_coss.analysis.configurations import (
     SeedGroup,
     TestSet,
     along,
+    by_protocol,
 )
 from robustbench_coss.analysis.curves import (
     GRID,
@@ -65,10 +66,8 @@ TRAINING = {
 def training_figures(test_set: TestSet, measurements: Sequence[SeedGroup]) -> list[Drawing]:
     """Clean top-1 along the training settings that vary while all else is equal."""
     made: list[Drawing] = []
-    clean = [m for m in measurements if m.suite == "clean"]
-    for protocol in dict.fromkeys(m.protocol for m in clean):
-        mine = [m for m in clean if m.protocol == protocol]
-        suffix = f"-{protocol}" if protocol else ""
+    for mine in by_protocol(measurements, "clean"):
+        suffix = mine[0].key.removeprefix("clean")
         for name, (key, x_label, caption) in TRAINING.items():
             data = training_data(mine, key)
             if not data.empty:
