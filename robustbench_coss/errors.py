@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,12 @@ def did_you_mean(
     names = {like(each): each for each in known}
     near = [names[found] for found in difflib.get_close_matches(like(name), names, 3, cutoff=0.5)]
     return " ".join(filter(None, [f"did you mean {', '.join(near)}?" if near else "", then]))
+
+
+def few(names: Sequence[object], most: int = 3) -> str:
+    """The first of many names: "a, b, c and 1,200 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def one_line(error: BaseException, most: int = 200) -> str:

@@ -12,12 +12,11 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, pictures
-from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors
+from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors, few
 from robustbench_coss.reading import read_lines
 from robustbench_coss.test_sets.opening import Relabelled
 
 CLASSES = ("other",)
-SHOWN = 3
 
 
 def label_of(item: str) -> str:
@@ -107,9 +106,8 @@ def _listed(file: Path, root: Path) -> tuple[Path, list[bytes]]:
         if not missing:
             return folder, sorted(map(os.fsencode, names))
     missing = min(lacking, key=len)
-    more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
     raise CossError(
         f"{file} names {len(missing):,} pictures that are not in {root}: "
-        f"{', '.join(missing[:SHOWN])}{more}; pass what its paths are relative to by "
+        f"{few(missing)}; pass what its paths are relative to by "
         "--set ood.root=FOLDER"
     )

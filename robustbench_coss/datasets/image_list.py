@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustbench_coss.datasets.base import ImageSet
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, few
 from robustbench_coss.reading import read_lines
-
-SHOWN = 3
 
 
 def names_of(images: ImageSet, indices: Sequence[int]) -> str:
@@ -71,9 +69,8 @@ def listed(images: ImageSet, path: Path) -> Tensor:
         ("that several pictures have", [name for name in wanted if name in shared]),
     ):
         if names:
-            more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
             raise CossError(
-                f"{path} has {len(names):,} names {what}: {', '.join(names[:SHOWN])}{more}; write "
+                f"{path} has {len(names):,} names {what}: {few(names)}; write "
                 f"more or less of paths such as {os.fsdecode(bytes(paths[0]))}"
             )
     indices = np.array([found[name] for name in wanted])

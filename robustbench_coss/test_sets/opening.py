@@ -24,12 +24,10 @@ from robustbench_coss.datasets.base import ArraySet, ImageSet
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures
 from robustbench_coss.datasets.pictures import BadPicture
-from robustbench_coss.errors import CossError, explain_os_errors, one_line
+from robustbench_coss.errors import CossError, explain_os_errors, few, one_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.reading import MOST_JSON, check_regular, parse_json, read_bytes
 from robustbench_coss.test_sets.description import Description, class_map, describe, label_of
-
-SHOWN = 3
 
 # What a regular expression's group holds for each path. An expression may need longer than anyone
 # lives, and nothing in a process can stop it: one of its own ends after 0.5 s, and 0.1 ms per path,
@@ -84,7 +82,7 @@ def members(name: str, trained: Sequence[str], dataset: str) -> Members:
         wanted = [target for targets in known.values() for target in targets if target not in place]
         raise CossError(
             f"the classes of test set {label_of(name)} are not those of {dataset}: it has "
-            f"{_some(wanted)}, and {dataset} has {_some(trained)}; measure a model of "
+            f"{few(wanted)}, and {dataset} has {few(trained)}; measure a model of "
             f"{describe(name).trained_on}"
         )
     if len(there) < len(known):
@@ -94,10 +92,6 @@ def members(name: str, trained: Sequence[str], dataset: str) -> Members:
             stacklevel=1,
         )
     return Members(tuple(there), tuple(there.values()), len(there) == len(known))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" * (len(names) > SHOWN))
 
 
 def find(name: str, root: Path) -> Path | None:
@@ -157,8 +151,8 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
     if lacking or foreign:
         what = "classes" if told.class_in else "class folders"
         parts = [
-            f"has {len(foreign):,} {what} that its map lacks ({_some(foreign)})" if foreign else "",
-            f"lacks {len(lacking):,} of its map ({_some(lacking)})" if lacking else "",
+            f"has {len(foreign):,} {what} that its map lacks ({few(foreign)})" if foreign else "",
+            f"lacks {len(lacking):,} of its map ({few(lacking)})" if lacking else "",
         ]
         raise CossError(
             f"{place} is not laid out as test set {label_of(name)}: it "
@@ -179,7 +173,7 @@ def open_folders(name: str, place: Path, chosen: Members, test: ImageSet) -> Fol
         shown = [f"{key} is {known[key][0]}" for key in chosen.names]
         warnings.warn(
             f"the class folders of {place} are numbers, read in their order: "
-            f"{', '.join(shown[:SHOWN])}, …, {shown[-1]}",
+            f"{', '.join(shown[:3])}, …, {shown[-1]}",
             stacklevel=1,
         )
     listed = np.array(paths), np.array(sizes, np.int64), torch.tensor(labels)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from robustbench_coss.encoders.base import Encoder
-from robustbench_coss.errors import CossError, kind_and_line
+from robustbench_coss.errors import CossError, few, kind_and_line
 from robustbench_coss.files import sha256_of
 from robustbench_coss.models.checkpoint import Checkpoint, foreign_metadata
 from robustbench_coss.models.hub.fetch import CONFIG, MOST_CONFIG, NEEDS, folder_of, quiet
@@ -164,10 +164,9 @@ def _load(folder: Path, stated: dict[str, Any]) -> tuple[Any, dict[int, str]]:
         # What transformers adds on top of a class token is not used.
         missing = [key for key in missing if not re.search(r"(^|\.)pooler\.dense\.", key)]
     if missing:
-        shown = ", ".join(sorted(missing)[:3])
         raise CossError(
-            f"{folder} lacks {len(missing)} weights of {type(model).__name__} ({shown}"
-            f"{', …' if len(missing) > 3 else ''}); save the whole model with save_pretrained"
+            f"{folder} lacks {len(missing)} weights of {type(model).__name__} "
+            f"({few(sorted(missing))}); save the whole model with save_pretrained"
         )
     return model.eval(), dict(getattr(config, "id2label", None) or {}) if with_head else {}
 

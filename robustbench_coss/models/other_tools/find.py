@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, few
 from robustbench_coss.models.other_tools.asked import Asked
 from robustbench_coss.models.other_tools.format import Format, Source
 from robustbench_coss.models.other_tools.formats import AVERAGES, TABLE, place_of
@@ -147,8 +147,8 @@ def _anywhere(path: Path, asked: Asked, tree: Tree) -> Found:
         places = averages
     if len(places) > 1:
         raise CossError(
-            f"{path} holds several networks: {', '.join(map(str, places[:SHOWN]))}"
-            f"{', …' if len(places) > SHOWN else ''}; choose one with --weights KEY:PREFIX"
+            f"{path} holds several networks: {few(places, SHOWN)}; choose one with --weights "
+            "KEY:PREFIX"
         )
     if not places:
         if told := told_by_names(leaves(tree.content)):
@@ -206,4 +206,4 @@ def some(keys: Mapping[str, Any]) -> str:
 def some_of(problems: list[str]) -> str:
     """How many keys do not fit, and the first few of them."""
     count = f"{len(problems)} key{'s' if len(problems) > 1 else ''}"
-    return f"{count}: {', '.join(problems[:SHOWN])}{', …' if len(problems) > SHOWN else ''}"
+    return f"{count}: {few(problems, SHOWN)}"

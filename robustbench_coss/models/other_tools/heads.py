@@ -10,7 +10,7 @@ from shlex import quote
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, few
 from robustbench_coss.models.other_tools.foreign import Foreign
 from robustbench_coss.models.other_tools.opening import read_file
 from robustbench_coss.models.other_tools.tree import Root, State, Tree
@@ -161,8 +161,8 @@ def _several(path: Path, root: Root, keys: list[str]) -> str:
         f"torch.save({{k: v for k, v in s.items() if {part!r} in k}}, 'head.pth')"
     )
     return (
-        f"{path} holds several classifiers that fit ({', '.join(keys[:4])}"
-        f"{', …' if len(keys) > 4 else ''}); save one alone, such as with `python -c {quote(code)}`"
+        f"{path} holds several classifiers that fit ({few(keys, 4)}); save one alone, such as with "
+        f"`python -c {quote(code)}`"
     )
 
 

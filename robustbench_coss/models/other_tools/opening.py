@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_coss.errors import CossError, one_line
+from robustbench_coss.errors import CossError, few, one_line
 from robustbench_coss.models.containers import load_torch, read_safetensors
 from robustbench_coss.models.export_source import SOURCE
 from robustbench_coss.models.stubs import Forbidden, SharedOut, Stub, parts
@@ -199,11 +199,11 @@ def _folder_of_others(path: Path) -> str:
         return f"{path} is the Hub's cache of a model; pass hf:{name}"
     with suppress(OSError):
         there = sorted(path.iterdir())
-        if inner := [p for p in there if (p / "config.json").is_file()]:
-            return f"{path} holds folders of models ({_names(inner)}); pass one of them"
-        if files := [p for p in there if p.suffix in SUFFIXES and p.is_file()]:
+        if inner := [p.name for p in there if (p / "config.json").is_file()]:
+            return f"{path} holds folders of models ({few(inner)}); pass one of them"
+        if files := [p.name for p in there if p.suffix in SUFFIXES and p.is_file()]:
             return (
-                f"{path} holds weights ({_names(files)}) and no config.json that says of what; "
+                f"{path} holds weights ({few(files)}) and no config.json that says of what; "
                 "put the model's there, or pass a file of all its weights"
             )
     return ""
@@ -211,10 +211,6 @@ def _folder_of_others(path: Path) -> str:
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Of files of weights."""
-
-
-def _names(paths: list[Path]) -> str:
-    return f"{', '.join(p.name for p in paths[:3])}{', …' if len(paths) > 3 else ''}"
 
 
 def _another_kind(path: Path, head: bytes) -> str:
