@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,6 +210,8 @@ def begun(
     (root / "sweep.yaml").write_text(SWEEP)
     for method in ("byol", "co-byol"):
         simulate.save(root / "study", simulate.clean(0.5, method=method))
+    # Brings wandb, which makes temporary folders of its own when it is first loaded.
+    import_module("robustbench_coss.pretrain.methods.byol")
     sys.addaudithook(hook)  # for the rest of the process, and idle but here
     clock = SimpleNamespace(monotonic=lambda: 0.0, perf_counter=lambda: 0.0)
     with pytest.MonkeyPatch.context() as patch:
