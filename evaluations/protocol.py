@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -178,6 +178,19 @@ class Suite(Protocol):
         gradients does so itself.
         """
         ...
+
+    def shares(self, condition: Condition) -> bool:
+        """Whether `measure_together` has work to share between this condition and the others for
+        which it says so; these are then measured side by side, batch by batch.
+        """
+        return False
+
+    def measure_together(
+        self, subject: Subject, batch: Batch, conditions: Sequence[Condition], seed: int
+    ) -> Iterator[dict[str, Tensor]]:
+        """What `measure` gives for each of these conditions, in order."""
+        for condition in conditions:
+            yield self.measure(subject, batch, condition, seed)
 
     @abstractmethod
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:

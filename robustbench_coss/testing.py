@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +85,9 @@ def check_reference(suite: Suite, subject: Subject) -> None:
 
 
 def check_outcomes(suite: Suite, subject: Subject) -> None:
-    """Outcomes depend on no batch, order or state of generators, and metrics find theirs."""
+    """Outcomes depend on no batch, order or state of generators, nor on what is measured with them;
+    and metrics find theirs.
+    """
     order = [5, 2, 7, 0, 3, 6, 1, 4]
     batch = pictures(COUNT, first=30)
     conditions = suite.conditions(subject)
@@ -110,6 +113,15 @@ def check_outcomes(suite: Suite, subject: Subject) -> None:
                 f"{where}: outcomes change with batches, order or the state of generators"
             )
         cells.append(_cell(condition, whole))
+    together = [c for c in conditions if suite.shares(c)]
+    alone = {c.condition: c.outcomes for c in cells}
+    for condition, side_by_side in zip(
+        together, suite.measure_together(subject, batch, together, 11), strict=True
+    ):
+        for name, column in alone[condition.name].items():
+            assert np.array_equal(side_by_side[name].numpy(), column), (
+                f"{condition.name}, {name}: other outcomes alone than side by side with others"
+            )
     columns = {c.condition: set(c.outcomes) for c in [*cells, *suite.derived(cells)]}
     for metric in suite.metrics(conditions):
         assert metric.conditions, f"metric {metric.name} has no conditions"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -41,10 +40,9 @@ from robustbench_coss.evaluations.running.precision import (
 )
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.steadiness import SAMPLE, steadiness
-from robustbench_coss.evaluations.running.units import Columns, Measured, Unit, collect
+from robustbench_coss.evaluations.running.units import Columns, Measured, Outcomes, Unit
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.machine.precision import tf32
-from robustbench_coss.records.columns import Column
 from robustbench_coss.records.record import Check
 
 KEPT_FEATURES = 2**30
@@ -299,12 +297,17 @@ class Opened:
         try:
             suite = self._prepare(unit.suite)
             known = dict(unit.known)
-            for condition in unit.conditions:
-                self.progress.show(f"{self.checkpoint.name} {unit.suite}: {condition.name}")
-                found = self._measure(suite, condition, unit, known)
+            steps = [unit.conditions]  # a linked one is measured when those before it are known
+            if suite.linked:
+                steps = [(condition,) for condition in unit.conditions]
+            for conditions in steps:
+                first, *more = conditions
+                said = f"{first.name} and {len(more)} more" if more else first.name
+                self.progress.show(f"{self.checkpoint.name} {unit.suite}: {said}")
+                found = self._measure(suite, conditions, unit, known)
                 if suite.linked:
-                    known[condition.name] = found.columns
-                yield found
+                    known |= {one.condition.name: one.columns for one in found}
+                yield from found
         except torch.OutOfMemoryError as error:
             raise CossError(
                 f"the GPU ran out of memory in suite {unit.suite!r} at batch size "
@@ -313,38 +316,37 @@ class Opened:
             ) from error
 
     def _measure(
-        self, suite: Suite, condition: Condition, unit: Unit, known: Mapping[str, Columns]
-    ) -> Measured:
-        began, subject = time.perf_counter(), self.subject_for(suite)
-        self._nonfinite, done = 0, 0
-        columns: dict[str, list[Column]] = {}
-        images, order = self.measured_on(suite, condition)
+        self,
+        suite: Suite,
+        conditions: Sequence[Condition],
+        unit: Unit,
+        known: Mapping[str, Columns],
+    ) -> list[Measured]:
+        began, subject, done = time.perf_counter(), self.subject_for(suite), 0
+        found = [Outcomes(suite, condition) for condition in conditions]
+        images, order = self.measured_on(suite, conditions[0])
         index, size = order[unit.start : unit.stop], self.request.batch_size
         # What is decoded or lies on the device is that of the test images.
         ready = (self.images.pixels, self._kept) if images is self.images.test else (None, None)
-        # Outcomes are looked at once the next batch is under way, so that a GPU never waits.
-        waiting: list[tuple[dict[str, Tensor], int]] = []
         for batch in batches(images, index, size, self.device, *ready):
             size = len(batch.index)
             if suite.linked:
                 batch = replace(batch, earlier=self._earlier(known, done, done + size))
             with tf32(bool(self.arithmetic(suite).tf32)):
-                outcomes = suite.measure(subject, batch, condition, self.request.seed)
-            waiting.append((outcomes, size))
-            if len(waiting) > 1:
-                collect(columns, *waiting.pop(0), suite, condition)
+                measured = suite.measure_together(subject, batch, conditions, self.request.seed)
+                for one in found:
+                    self._nonfinite = one.nonfinite
+                    one.add(next(measured), size)
+                    one.nonfinite = self._nonfinite
+                    self.progress.advance(size)
             done += size
-            self.progress.advance(size)
-        for outcomes, size in waiting:
-            collect(columns, outcomes, size, suite, condition)
-        return Measured(
-            condition,
-            {name: np.concatenate(parts) for name, parts in columns.items()},
-            time.perf_counter() - began,
-            int(self._nonfinite),
-            device_name(self.device),
-            self._prepared[suite.name],
-        )
+        columns = [one.columns() for one in found]
+        seconds = (time.perf_counter() - began) / len(found)
+        device, summary = device_name(self.device), self._prepared[suite.name]
+        return [
+            Measured(one.condition, its, seconds, int(one.nonfinite), device, summary)
+            for one, its in zip(found, columns, strict=True)
+        ]
 
     def _earlier(
         self, known: Mapping[str, Columns], start: int, stop: int

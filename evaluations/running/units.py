@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Measured:
     """What a unit found under one condition: columns of `stop - start` outcomes.
 
     Attributes:
-        seconds: the measurement took.
+        seconds: the measurement took; of conditions measured together, each an equal share.
         nonfinite: outputs of the model with a NaN or infinite logit, attack steps included.
         device: it was measured on, in words.
         summary: what the suite says of the model as a whole.
@@ -64,11 +65,14 @@ def units(
 ) -> list[Unit]:
     """A suite's open conditions as units of up to `shard` of the images that each has in `counts`.
 
-    A unit is one condition, or for a linked suite the open ones of a group. `shard` has to be a
+    A unit is one condition, or those that share work, or for a linked suite the open ones of a
+    group. `shard` has to be a
     multiple of the batch size: batches are then the same ones however the images are divided, and
     so are the outcomes, to the last bit.
     """
-    blocks: list[tuple[Condition, ...]] = [(condition,) for condition in todo]
+    sharing = tuple(condition for condition in todo if suite.shares(condition))
+    blocks = [sharing] if sharing else []
+    blocks += [(condition,) for condition in todo if condition not in sharing]
     if suite.linked:
         groups = dict.fromkeys(condition.group for condition in todo)
         blocks = [tuple(c for c in todo if c.group == group) for group in groups]
@@ -86,28 +90,49 @@ def units(
     return made
 
 
-def collect(
-    columns: dict[str, list[Column]],
-    outcomes: dict[str, Tensor],
-    size: int,
-    suite: Suite,
-    condition: Condition,
-) -> None:
-    """Append a batch's outcomes to columns.
+class Outcomes:
+    """What a unit finds under one condition, batch by batch.
 
-    Raises:
-        CossError: they are not one per image, or others than before.
+    A batch's outcomes are looked at once the next one's are under way, so that a GPU never waits.
+
+    Attributes:
+        nonfinite: outputs of the model with a NaN or infinite logit so far.
     """
-    first = not columns
-    shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
-    if any(shape != (size,) for shape in shapes.values()) or not (
-        outcomes and (first or shapes.keys() == columns.keys())
-    ):
-        raise CossError(
-            f"suite {suite.name!r} gave columns {shapes} for {size} images under "
-            f"{condition.name!r}; each must be [{size}] and all batches must give the same ones"
-        )
-    for name, column in outcomes.items():
-        values = column.detach().cpu()
-        kept = values if values.dtype in (torch.bool, torch.int8) else values.float()
-        columns.setdefault(name, []).append(kept.numpy())
+
+    def __init__(self, suite: Suite, condition: Condition) -> None:
+        self.suite, self.condition = suite, condition
+        self.nonfinite: Tensor | int = 0
+        self._waiting: list[tuple[dict[str, Tensor], int]] = []
+        self._parts: dict[str, list[Column]] = {}
+
+    def add(self, outcomes: dict[str, Tensor], size: int) -> None:
+        """Take in those of a batch of so many images.
+
+        Raises:
+            CossError: they are not one per image, or others than before.
+        """
+        self._waiting.append((outcomes, size))
+        if len(self._waiting) > 1:
+            self._look_at(*self._waiting.pop(0))
+
+    def columns(self) -> Columns:
+        """All of them. Raises CossError as `add`."""
+        while self._waiting:
+            self._look_at(*self._waiting.pop(0))
+        return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+    def _look_at(self, outcomes: dict[str, Tensor], size: int) -> None:
+        first = not self._parts
+        shapes = {name: tuple(column.shape) for name, column in outcomes.items()}
+        if any(shape != (size,) for shape in shapes.values()) or not (
+            outcomes and (first or shapes.keys() == self._parts.keys())
+        ):
+            raise CossError(
+                f"suite {self.suite.name!r} gave columns {shapes} for {size} images under "
+                f"{self.condition.name!r}; each must be [{size}] and all batches must give the "
+                "same ones"
+            )
+        for name, column in outcomes.items():
+            values = column.detach().cpu()
+            kept = values if values.dtype in (torch.bool, torch.int8) else values.float()
+            self._parts.setdefault(name, []).append(kept.numpy())

@@ -6,7 +6,7 @@ any stage before. The external control hides the same parts of the input image i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,36 +169,48 @@ class Occlusion(Suite):
         deviations = channel_std(encoder, reference.images, wanted)
         self._maps = {stage: Map(shapes[stage], deviations[stage]) for stage in wanted}
 
-    @torch.inference_mode()
+    def shares(self, condition: Condition) -> bool:
+        """Masks and noise need the map of the image as it is, which is computed once for all."""
+        return condition.kind != "input-patches"
+
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
+        return next(self.measure_together(subject, batch, [condition], seed))
+
+    @torch.inference_mode()
+    def measure_together(
+        self, subject: Subject, batch: Batch, conditions: Sequence[Condition], seed: int
+    ) -> Iterator[dict[str, Tensor]]:
         encoder = subject.encoder
-        kind = condition.kind
-        stage, names = condition.stage or last_stage(encoder), (seed, self.name, condition.name)
-        x, keep = batch.images, None
-        if kind == "input-patches":
-            # The very positions that random-zero masks: each of the two is the other's match.
-            names = (seed, self.name, condition.name.replace(kind, "random-zero"))
-            shape = self._map(stage).shape
-            x = paint_grey(x, mask_for("random-zero", condition.level, batch.index, shape, *names))
-        for name, step in encoder.stages().items():
-            x = step(x)
-            if name != stage:
-                continue
-            if kind == "noise":
-                scale = condition.level * self._map(stage).std
-                x = x + scale * normal(x, batch.index, *names)
-            elif kind in KINDS:
-                height, width = x.shape[-2:]
-                mask = mask_for(kind, condition.level, batch.index, (height, width), *names)
-                mask = mask.to(x.device)
-                if kind.endswith("-zero"):
-                    x = x.masked_fill(mask[:, None], 0)
-                else:
-                    keep = ~mask
-        logits = subject.classify(encoder.pool(x, keep=keep))
-        return answered(logits, batch.labels)
+        wanted = {c.stage or last_stage(encoder) for c in conditions if self.shares(c)}
+        maps = maps_after(encoder, batch.images, wanted)
+        for condition in conditions:
+            kind = condition.kind
+            stage, names = condition.stage or last_stage(encoder), (seed, self.name, condition.name)
+            keep = None
+            if kind == "input-patches":
+                # The very positions that random-zero masks: each of the two is the other's match.
+                names = (seed, self.name, condition.name.replace(kind, "random-zero"))
+                shape = self._map(stage).shape
+                mask = mask_for("random-zero", condition.level, batch.index, shape, *names)
+                x = encoder.local(paint_grey(batch.images, mask))
+            else:
+                x = maps[stage]
+                if kind == "noise":
+                    scale = condition.level * self._map(stage).std
+                    x = x + scale * normal(x, batch.index, *names)
+                elif kind in KINDS:
+                    height, width = x.shape[-2:]
+                    mask = mask_for(kind, condition.level, batch.index, (height, width), *names)
+                    mask = mask.to(x.device)
+                    if kind.endswith("-zero"):
+                        x = x.masked_fill(mask[:, None], 0)
+                    else:
+                        keep = ~mask
+                x = run_on(encoder, stage, x)
+            logits = subject.classify(encoder.pool(x, keep=keep))
+            yield answered(logits, batch.labels)
 
     def _map(self, stage: str) -> Map:
         if stage not in self._maps:
@@ -221,6 +233,29 @@ class Occlusion(Suite):
 def last_stage(encoder: Encoder) -> str:
     """Name of the stage that gives the local representations."""
     return list(encoder.stages())[-1]
+
+
+def maps_after(encoder: Encoder, images: Tensor, stages: Collection[str]) -> dict[str, Tensor]:
+    """The maps after some stages; none is what a later stage has changed in place."""
+    found: dict[str, Tensor] = {}
+    x = images
+    for name, step in encoder.stages().items() if stages else ():
+        x = step(x)
+        if name in stages:
+            found[name] = x
+            x = x.clone() if len(found) < len(stages) else x
+        if len(found) == len(stages):
+            break
+    return found
+
+
+def run_on(encoder: Encoder, stage: str, x: Tensor) -> Tensor:
+    """Local representations from a map after a stage."""
+    steps = list(encoder.stages().items())
+    behind = [name for name, _ in steps].index(stage) + 1
+    for _, step in steps[behind:]:
+        x = step(x)
+    return x
 
 
 def find_stages(encoder: Encoder, asked: Sequence[str]) -> list[str]:

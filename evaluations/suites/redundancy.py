@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,12 +128,27 @@ class Redundancy(Suite):
         probes were fitted."""
         return self._prepared().summary
 
-    @torch.inference_mode()
+    def shares(self, condition: Condition) -> bool:
+        """All conditions look at the same local representations."""
+        return True
+
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
-        names = (seed, self.name, condition.name)
+        return next(self.measure_together(subject, batch, [condition], seed))
+
+    @torch.inference_mode()
+    def measure_together(
+        self, subject: Subject, batch: Batch, conditions: Sequence[Condition], seed: int
+    ) -> Iterator[dict[str, Tensor]]:
         local = subject.encoder.local(batch.images)
+        for condition in conditions:
+            yield self._from(local, subject, batch, condition, seed)
+
+    def _from(
+        self, local: Tensor, subject: Subject, batch: Batch, condition: Condition, seed: int
+    ) -> dict[str, Tensor]:
+        names = (seed, self.name, condition.name)
         if condition.group == "similarity":
             return self._similarity(subject, local, batch.index, *names)
         if condition.group == "probes":

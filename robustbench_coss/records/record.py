@@ -113,7 +113,8 @@ class Cell:
     l = ln(p / (1 - p)) within ±32; `other_squares`, round(508 s) with s the sum of p² over all
     classes but the answer."""
     wall_time_s: Annotated[Number, Field(ge=0), PlainSerializer(lambda s: round(s, 3))] = 0.0
-    """How long the measurement took, in seconds; 0 for derived cells."""
+    """How long the measurement took, in seconds; an equal share for conditions that are measured
+    together, 0 for derived cells."""
     problem: Text = ""
     """What makes the outcomes doubtful (outputs that are NaN or infinite); empty if nothing."""
     stage: Text = ""
