@@ -118,8 +118,8 @@ def check_outcomes(suite: Suite, subject: Subject) -> None:
     for condition, side_by_side in zip(
         together, suite.measure_together(subject, batch, together, 11), strict=True
     ):
-        for name, column in alone[condition.name].items():
-            assert np.array_equal(side_by_side[name].numpy(), column), (
+        for name, expected in alone[condition.name].items():
+            assert np.array_equal(side_by_side[name].numpy(), expected), (
                 f"{condition.name}, {name}: other outcomes alone than side by side with others"
             )
     columns = {c.condition: set(c.outcomes) for c in [*cells, *suite.derived(cells)]}
