@@ -128,7 +128,9 @@ def name_cells(models: list[str], part: pd.DataFrame, labels: list[str] | None =
 def count_columns(models: list[str], part: pd.DataFrame) -> list[Column]:
     """How many seeds and images the headline numbers of each model rest on, or all if none is."""
     of = {model: part[part["model"] == model] for model in models}
-    of = {m: lines[lines["headline"] | ~lines["headline"].any()] for m, lines in of.items()}
+    of = {
+        m: lines[lines["headline"]] if lines["headline"].any() else lines for m, lines in of.items()
+    }
     return [
         ("Seeds", [TableCell(range_text(of[m]["seeds"])) for m in models]),
         ("Images", [TableCell(range_text(of[m]["n"])) for m in models]),

@@ -20,7 +20,9 @@ KILL_ITSELF = "__import__('os').kill(__import__('os').getpid(), 9)"
 NAP = "print(__import__('os').getpid(), flush=True) or __import__('time').sleep(60)"
 PARENT = f"""
 from robustbench_coss.machine.side_by_side import side_by_side
-for _ in side_by_side(2, 1, lambda item, line: print(line, flush=True), eval, [{NAP!r}] * 3):
+def told(item, line):
+    print(line + "\\n", end="", flush=True)  # in one piece: two threads tell of processes
+for _ in side_by_side(2, 1, told, eval, [{NAP!r}] * 3):
     pass
 """
 

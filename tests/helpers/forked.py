@@ -6,6 +6,7 @@ seconds and is not what they are about; where it is, `subprocess` starts a fresh
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -50,6 +51,9 @@ class Forked:
     def _child(self, call: Callable[[], None]) -> int:
         import torch
 
+        # What the parent left to be collected stays: a finaliser may wait for a thread that is not
+        # here.
+        gc.freeze()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

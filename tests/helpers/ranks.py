@@ -1,8 +1,8 @@
 """What each process of `test_distributed.py` does, and the runs that one process repeats.
 
-`check` does all that needs two processes, `pretrain_slowly` is `coss-bench pretrain` with small
-networks and epochs that last long enough to be interrupted. In float64: rounding, which training
-amplifies step by step, then hides nothing.
+`check` does all that needs two processes, `pretrain_slowly`, and this file as a script, is
+`coss-bench pretrain` with small networks and epochs that last long enough to be interrupted. In
+float64: rounding, which training amplifies step by step, then hides nothing.
 """
 
 from __future__ import annotations
@@ -239,3 +239,7 @@ def check(folder: Path) -> None:
         train.pretrain(longer, folder / "begun by one", device="cpu", resume=True)
         stop_after_first_epoch(folder / "begun by two")
         (folder / f"{rank()}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    pretrain_slowly()

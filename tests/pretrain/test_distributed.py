@@ -7,10 +7,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
-from torch.distributed import run as torchrun
-from torch.distributed.launcher.api import elastic_launch
 
 from robustbench_coss.errors import CossError
 from robustbench_coss.pretrain import distributed
@@ -33,6 +31,7 @@ from robustbench_coss.pretrain.recipe import dump_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
 def free_port() -> int:
@@ -43,18 +42,17 @@ def free_port() -> int:
         return port
 
 
-def start_two(call: Callable[..., None], *arguments: object) -> Forked:
-    """A function in two processes of torchrun, which are forks as it is one itself; with new
-    interpreters it is run for docs/distributed.md.
-    """
-    options = ["--nproc-per-node=2", f"--master-port={free_port()}", "ranks.py"]
-    config, _, _ = torchrun.config_from_args(torchrun.parse_args(options))
+def start_tasks(call: Callable[[], None]) -> list[Forked]:
+    """A function in two tasks as srun starts them."""
+    here = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
+    meeting = {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
 
-    def launch_both() -> None:
-        os.environ |= ENVIRONMENT
-        elastic_launch(replace(config, start_method="fork"), call)(*arguments)
+    def task(number: str) -> None:
+        place = {"SLURM_PROCID": number, "SLURM_LOCALID": number}
+        os.environ |= ENVIRONMENT | SLURM | here | meeting | place
+        call()
 
-    return Forked(launch_both)
+    return [Forked(partial(task, number)) for number in "01"]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +68,12 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(alone: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes left, started by torchrun."""
+    """What two processes left."""
     made = tmp_path_factory.mktemp("ranks")
     ranks.stop_after_first_epoch(made / "begun by one")
-    both = start_two(ranks.check, made)
-    said = both.communicate(timeout=300)
-    assert both.returncode == 0, said
+    for task in start_tasks(partial(ranks.check, made)):
+        said = task.communicate(timeout=300)
+        assert task.returncode == 0, said
     return made
 
 
@@ -274,7 +272,7 @@ EPOCHS = 5
 STORY: dict[str, Any] = {"limit": 40, "epochs": EPOCHS, "monitor_every": 1}
 
 
-def wait_for_epoch(process: Forked, run: Path, epoch: int) -> None:
+def wait_for_epoch(process: subprocess.Popen[str] | Forked, run: Path, epoch: int) -> None:
     """Return when the checkpoint of an epoch is there."""
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
@@ -285,11 +283,15 @@ def wait_for_epoch(process: Forked, run: Path, epoch: int) -> None:
     pytest.fail(f"ended or was too slow: {process.communicate(timeout=60)}")
 
 
-def train_slowly(run: Path, environment: dict[str, str]) -> None:
-    """One process of `coss-bench pretrain`."""
-    os.environ |= ENVIRONMENT | environment
+def command(run: Path) -> list[str]:
+    """`ranks.py` as `coss-bench pretrain`."""
     options = ["pretrain", f"--recipe={run.parent / 'story.yaml'}", f"--out={run}", "--device=cpu"]
-    sys.argv = ["coss-bench", *options, *["--resume"] * run.exists()]
+    return [ranks.__file__, *options, *["--resume"] * run.exists()]
+
+
+def train_slowly(run: Path) -> None:
+    """One process of it."""
+    sys.argv = command(run)
     ranks.pretrain_slowly()
 
 
@@ -299,13 +301,8 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     story, run, whole = ranks.recipe("co-byol", **STORY), tmp_path / "run", tmp_path / "whole"
     (tmp_path / "story.yaml").write_text(dump_recipe(story))
 
-    # Two tasks as srun starts them: nobody but the other process notices the death of one.
-    here = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1"}
-    meeting = {"SLURM_NODEID": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    first, second = (
-        Forked(partial(train_slowly, run, SLURM | here | meeting | place))
-        for place in ({"SLURM_PROCID": number, "SLURM_LOCALID": number} for number in "01")
-    )
+    # As srun starts them: nobody but the other process notices the death of one.
+    first, second = start_tasks(partial(train_slowly, run))
     wait_for_epoch(first, run, 1)
     second.send_signal(signal.SIGKILL)
     err = first.communicate(timeout=60)[1]
@@ -318,7 +315,13 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     assert done < EPOCHS - 1
 
     # Two of torchrun go on, until Ctrl-C.
-    both = start_two(train_slowly, run, {})
+    both = subprocess.Popen(
+        [*TORCHRUN, f"--master-port={free_port()}", *command(run)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
     wait_for_epoch(both, run, done + 1)
     both.send_signal(signal.SIGINT)
     err = both.communicate(timeout=60)[1]
