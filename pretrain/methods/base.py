@@ -7,6 +7,7 @@ devices are Lightning's; what is watched during training is in `robustbench_coss
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -160,7 +161,7 @@ class Method(pl.LightningModule):
             self.note(name, value.detach())
         self.note("embedding_std", self.embedding_std)
         if self.trainer.is_last_batch:
-            self._log_means(batch_idx + 1)
+            self._log_means(batch_idx + 1, over_ranks=losses.keys())
         return {
             "loss": losses["loss"],
             "features": outputs.pooled[0].detach(),
@@ -189,11 +190,12 @@ class Method(pl.LightningModule):
         """
         self._noted[name] = self._noted.get(name, 0.0) + value
 
-    def _log_means(self, steps: int) -> None:
+    def _log_means(self, steps: int, over_ranks: Collection[str]) -> None:
         for name, total in self._noted.items():
-            # A number of the host goes as a tensor in its memory: else Lightning stops a GPU.
-            mean = torch.as_tensor(total / steps)
-            self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
+            # A number of the host goes as a tensor in its memory: else Lightning stops a GPU. It is
+            # every rank's own, as between GPUs nothing in that memory can be averaged.
+            mean, synced = torch.as_tensor(total / steps), name in over_ranks
+            self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=synced)
 
     def make_optimizer(self, device: torch.device) -> torch.optim.Optimizer:
         """The optimiser of the recipe over all parameters that are trained."""
