@@ -324,11 +324,9 @@ def channel_std(encoder: Encoder, images: Tensor, stages: Sequence[str]) -> dict
     """
     chunks = torch.split(images, CHUNK)
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {stage: [] for stage in stages}
-    for x in chunks:
-        for name, step in encoder.stages().items():
-            x = step(x)
-            if name in parts:
-                parts[name].append(torch.var_mean(x, dim=(0, 2, 3), correction=0))
+    for chunk in chunks:
+        for name, x in maps_after(encoder, chunk, stages).items():
+            parts[name].append(torch.var_mean(x, dim=(0, 2, 3), correction=0))
     weight = torch.tensor([len(chunk) / len(images) for chunk in chunks]).to(images.device)[:, None]
     found = {}
     for stage, part in parts.items():
