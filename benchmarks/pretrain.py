@@ -6,7 +6,8 @@
 With a GPU the second of these settings, at batch 256 and in bf16, is the default. All contestants
 get the same encoder, images and batch size and take turns, so that what else the machine does
 disturbs them alike; a ratio is that of medians. `--profile` adds what a step of BYOL spends its
-time on, `--compiled` what torch.compile makes of it.
+time on, `--compiled` what torch.compile makes of it. `--precision auto` takes what training takes
+with it; lightly's loop then runs in 32 bit, as its example is published.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from robustbench_coss.pretrain.dry_run import saved_for_backward
 from robustbench_coss.pretrain.loop import compile_stages, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method
 from robustbench_coss.pretrain.monitors import OnlineProbe
+from robustbench_coss.pretrain.precision import choose
 from robustbench_coss.pretrain.recipe import Recipe
 from robustbench_coss.pretrain.views import make_views
 
@@ -245,19 +247,19 @@ def turn(process: subprocess.Popen[str]) -> float:
     return float(answer(process, RATE))
 
 
-def compare_loops(turns: int) -> dict[str, float]:
+def compare_loops(turns: int, precisions: dict[str, str]) -> dict[str, float]:
     """Median images per second of the loops, which take turns.
 
     Each has a process of its own, since what the one sets in a process is not the other's.
     """
     processes = {
         name: subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], "--loop", name],
+            [sys.executable, __file__, *sys.argv[1:], "--loop", name, "--precision", precision],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for name in LOOPS
+        for name, precision in precisions.items()
     }
     for process in processes.values():
         answer(process, READY)  # what one of them imports must not slow the other's turn down
@@ -338,7 +340,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224 if on_gpu else 32)
     parser.add_argument("--batch", type=int, default=256 if on_gpu else 64)
     parser.add_argument("--hidden", type=int, default=4096 if on_gpu else 512)
-    parser.add_argument("--precision", default="bf16" if on_gpu else "32", choices=["32", "bf16"])
+    parser.add_argument(
+        "--precision", default="bf16" if on_gpu else "32", choices=["32", "bf16", "auto"]
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of lightly's loader")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps; 0 leaves them out")
@@ -361,6 +365,11 @@ def main() -> None:
         "setting": {k: v for k, v in vars(args).items() if k not in ("json", "profile", "loop")},
         "ratios": {},
     }
+    precisions = dict.fromkeys(LOOPS, args.precision)
+    if args.precision == "auto":
+        result["chosen"] = choose(build(recipe_for("byol", args), device), args.size, device)
+        args.precision = result["chosen"]["precision"]
+        precisions = {"ours": args.precision, "lightly": "32"}
     if args.repeats:
         steps = compare_steps(args, device)
         byol, co, crops = (steps[name] for name in CONTESTANTS)
@@ -382,7 +391,7 @@ def main() -> None:
         write(result, args.json)
     if args.steps:
         torch.cuda.empty_cache()
-        rates = compare_loops(args.loops)
+        rates = compare_loops(args.loops, precisions)
         result["ratios"]["throughput_over_lightly"] = rates["ours"] / rates["lightly"]
         result["images_per_second"] = rates
         write(result, args.json)

@@ -54,6 +54,9 @@ def _lists(wanted: set[str], root: Path) -> bool:
 def half_over_32(step: Callable[[bool], object], device: torch.device) -> float:
     """Time of a step in half precision, as a share of that in 32 bit.
 
+    On a CPU by one thread: several wait for each other in the processor's time, the longer the more
+    its neighbours do, and the answer would be theirs.
+
     Args:
         step: does it, in half precision if it is told so.
     """
@@ -63,8 +66,13 @@ def half_over_32(step: Callable[[bool], object], device: torch.device) -> float:
         step(half)
         return now(device) - started
 
-    seconds(False), seconds(True)  # first calls choose algorithms
-    times = [(seconds(False), seconds(True)) for _ in range(STEPS)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        seconds(False), seconds(True)  # first calls choose algorithms
+        times = [(seconds(False), seconds(True)) for _ in range(STEPS)]
+    finally:
+        torch.set_num_threads(threads)
     full, half = (min(column) for column in zip(*times, strict=True))
     return float(half / full)
 

@@ -14,7 +14,7 @@ from helpers.bench import Bench
 
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError
-from robustbench_coss.machine.precision import native_bf16, native_fp16
+from robustbench_coss.machine.precision import half_over_32, native_bf16, native_fp16
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint
 from robustbench_coss.pretrain import precision, train
 from robustbench_coss.pretrain.methods.base import Method
@@ -125,6 +125,30 @@ def test_the_ratio_is_that_of_the_fastest_steps_after_the_first(
     monkeypatch.setattr(type(method), "encode", noted)
     assert bf16_over_32(method, 16, CPU) == pytest.approx(1.0 / 4.0)
     assert halves == [False, True] * 4
+
+
+def test_one_thread_is_timed_and_the_number_of_threads_is_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def step(half: bool) -> None:
+        seen.append(torch.get_num_threads())
+
+    def fails(half: bool) -> None:
+        raise torch.OutOfMemoryError
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        half_over_32(step, CPU)
+        assert torch.get_num_threads() == 2
+        with pytest.raises(torch.OutOfMemoryError):
+            half_over_32(fails, CPU)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1] * 8
 
 
 @pytest.mark.slow
