@@ -23,9 +23,9 @@ import torchattacks
 from torch import Tensor, nn
 
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.evaluations.attacks.ball import L2
 from robustbench_coss.evaluations.attacks.draws import PerSampleDraws, streams
-from robustbench_coss.evaluations.attacks.run import ATTACKS, STEP_SHARE
+from robustbench_coss.evaluations.attacks.names import ATTACKS, L2
+from robustbench_coss.evaluations.attacks.run import STEP_SHARE
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.machine.environment import device_name

@@ -26,8 +26,7 @@ from robustbench_coss.datasets.base import (
     open_dataset,
     split_validation,
 )
-from robustbench_coss.encoders.base import parameters
-from robustbench_coss.encoders.resnet import multiply_accumulates
+from robustbench_coss.encoders.base import multiply_accumulates, parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.environment import device_name, resolve_device
 from robustbench_coss.models.checkpoint import build_encoder

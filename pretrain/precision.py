@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from robustbench_coss.encoders.resnet import multiply_accumulates
+from robustbench_coss.encoders.base import multiply_accumulates
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import write_atomically
 from robustbench_coss.machine import precision

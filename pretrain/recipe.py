@@ -7,19 +7,23 @@ A shipped recipe is a flat file (`quickstart`) or is composed, by name, from the
 from __future__ import annotations
 
 import math
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from robustbench_coss.analysis.labels import method_name
 from robustbench_coss.datasets.base import LARGEST_IMAGE
 from robustbench_coss.errors import CossError, did_you_mean
+from robustbench_coss.pretrain.shipped import (
+    RECIPES,
+    composed,
+    family_files,
+    nearest,
+    shipped_recipes,
+)
 from robustbench_coss.pretrain.views import ViewOptions
-from robustbench_coss.reading import MOST_YAML, leading_comment, parse_yaml, read_bytes
+from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
 
 
 class OptimizerOptions(BaseModel):
@@ -146,62 +150,23 @@ def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
     return values | {"version": VERSION}
 
 
-RECIPES = files("robustbench_coss.pretrain").joinpath("recipes")
 EXAMPLES = ["quickstart", "co-byol/cifar10-rf29-resnet18", "co-byol/imagenet1k-rf99-resnet50"]
 """Shown where a name is like none of the many shipped recipes."""
 
 
-@cache
-def _family(name: str) -> list[dict[str, Any]]:
-    """The file of a family after those that it builds on (`like`), most general first."""
-    own = parse_yaml(RECIPES.joinpath("families", f"{name}.yaml").read_bytes())
-    return [*(_family(own["like"]) if "like" in own else []), own]
-
-
-def _nearest(family: str, key: str) -> Any:
-    """What the file of a family says under a key, or else the nearest one that it builds on."""
-    return next(file[key] for file in reversed(_family(family)) if key in file)
-
-
-@cache
-def _composed() -> dict[str, tuple[str, str]]:
-    """Names of the composed recipes, each with its family and architecture."""
-    found = {}
-    for item in RECIPES.joinpath("families").iterdir():
-        family = item.name.removesuffix(".yaml")
-        for arch in _nearest(family, "architectures"):
-            for method in _nearest(family, "recipes"):
-                found[f"{method}/{family}-{arch}"] = (family, arch)
-    return found
-
-
 def _compose(name: str) -> dict[str, Any]:
     """The values of a composed recipe: general before special, file by file and within a file."""
-    family, arch = _composed()[name]
+    family, arch = composed()[name]
     method = name.partition("/")[0]
     base = method.removeprefix("co-").removesuffix("-mc")
     forms = {"co": method.startswith("co-"), "mc": method.endswith("-mc")}
     values: dict[str, Any] = {"method": method}
-    for file in _family(family):
+    for file in family_files(family):
         layers = [file.get("common"), file.get("methods", {}).get(base)]
         layers += [file.get("forms", {}).get(form) for form, wanted in forms.items() if wanted]
         for layer in layers:
             values = merge(values, layer or {})
-    return merge(values, _nearest(family, "architectures")[arch])
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package: flat ones, and METHOD/FAMILY-ARCHITECTURE."""
-    flat = [i.name.removesuffix(".yaml") for i in RECIPES.iterdir() if i.name.endswith(".yaml")]
-    return sorted([*flat, *_composed()])
-
-
-def recipe_about(name: str) -> str:
-    """What a shipped recipe is for: the comment that it begins with, or what it is made of."""
-    if name in _composed():
-        family, arch = _composed()[name]
-        return f"{method_name(name.partition('/')[0])} on {family} with {arch}."
-    return leading_comment(RECIPES.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
+    return merge(values, nearest(family, "architectures")[arch])
 
 
 def read_recipe(name: str) -> dict[str, Any]:
@@ -211,7 +176,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         CossError: no such file or name, or not a YAML mapping.
     """
     path = Path(name)
-    if name in _composed():
+    if name in composed():
         return _compose(name)
     if name in shipped_recipes():
         text = RECIPES.joinpath(f"{name}.yaml").read_bytes()

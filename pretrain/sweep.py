@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,12 +27,11 @@ from robustbench_coss.pretrain.recipe import (
     nested,
     read_recipe,
 )
-from robustbench_coss.reading import MOST_YAML, leading_comment, parse_yaml, read_bytes
+from robustbench_coss.pretrain.shipped import SWEEPS, shipped_sweeps
+from robustbench_coss.reading import MOST_YAML, parse_yaml, read_bytes
 
 Values = Annotated[list[Any], Field(min_length=1)]
 Grid = Annotated[dict[str, Values], Field(min_length=1)]
-
-SHIPPED = files("robustbench_coss.pretrain").joinpath("sweeps")
 
 State = Literal["finished", "interrupted", "new"]
 
@@ -71,16 +69,6 @@ class Run:
         return self.folder.name
 
 
-def shipped_sweeps() -> list[str]:
-    """Names of the sweeps in the package."""
-    return sorted(item.name.removesuffix(".yaml") for item in SHIPPED.iterdir())
-
-
-def sweep_about(name: str) -> str:
-    """What a shipped sweep asks: the comment that it begins with."""
-    return leading_comment(SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
-
-
 def read_sweep(name: str) -> Sweep:
     """A sweep file, or a shipped sweep by name.
 
@@ -89,7 +77,7 @@ def read_sweep(name: str) -> Sweep:
     """
     path, where = Path(name), f"sweep {name}"
     if name in shipped_sweeps():
-        text = SHIPPED.joinpath(f"{name}.yaml").read_bytes()
+        text = SWEEPS.joinpath(f"{name}.yaml").read_bytes()
     elif path.suffix in {".yaml", ".yml"} or path.exists():
         text = read_bytes(path, MOST_YAML, "read sweep")
     else:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from robustbench_coss.datasets.base import dataset_source
-from robustbench_coss.encoders.resnet import multiply_accumulates
+from robustbench_coss.encoders.base import multiply_accumulates
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.side_by_side import side_by_side
 from robustbench_coss.models.checkpoint import build_encoder

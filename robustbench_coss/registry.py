@@ -2,18 +2,24 @@
 
 The project's own encoders, datasets, methods and suites are declared in `pyproject.toml`
 exactly as a third party declares theirs, so there is one way to be found. Looking a name up
-imports only that object; listing names imports nothing.
+imports only that object; listing names imports nothing, and what our own stand for is read from
+their source, since importing them takes seconds.
 """
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, distributions
+from importlib.resources import files
 from typing import Any
 
 from robustbench_coss.errors import CossError, kind_and_line, unknown_name
+
+OWN = "robustbench-coss"
+"""The distribution that this is."""
 
 KINDS = ("encoder", "dataset", "method", "suite")
 NEEDED = {
@@ -33,7 +39,7 @@ def _entries(kind: str) -> dict[str, EntryPoint]:
     # The project's own names win over a third party's: a plug-in adds, it does not replace.
     for entry in sorted(
         _declared(f"robustbench_coss.{kind}s"),
-        key=lambda e: (e.dist is None or e.dist.name != "robustbench-coss", e.name),
+        key=lambda e: (e.dist is None or e.dist.name != OWN, e.name),
     ):
         found.setdefault(entry.name, entry)
     return found
@@ -62,6 +68,34 @@ def origin(kind: str, name: str) -> str:
     """The distribution that registered a name."""
     dist = _entries(kind)[name].dist
     return dist.name if dist is not None else "unknown"
+
+
+def description(kind: str, name: str) -> str:
+    """What a registered object says of itself: its docstring, or a third party's `does`.
+
+    Raises:
+        CossError: a third party's object does not load, see `load`.
+    """
+    if origin(kind, name) == OWN:
+        entry = _entries(kind)[name]
+        return _docstrings(entry.module)[entry.attr]
+    found = load(kind, name)
+    return str(getattr(found, "does", "") or found.__doc__ or "")
+
+
+@cache
+def _docstrings(module: str) -> dict[str, str]:
+    """Of one of our modules: docstrings of classes and functions, and those below variables."""
+    path = files(__package__).joinpath(*module.split(".")[1:-1], f"{module.split('.')[-1]}.py")
+    body = ast.parse(path.read_bytes()).body
+    found = {}
+    for node, below in zip(body, [*body[1:], ast.Pass()], strict=True):
+        match node, below:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name), _:
+                found[name] = ast.get_docstring(node) or ""
+            case ast.Assign([ast.Name(name)]), ast.Expr(ast.Constant(str(text))):
+                found[name] = text
+    return found
 
 
 def load(kind: str, name: str) -> Any:

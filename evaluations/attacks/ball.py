@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-LINF, L2 = "linf", "l2"
+from robustbench_coss.evaluations.attacks.names import L2, LINF
+
 TOLERANCE = 1e-5
 
 

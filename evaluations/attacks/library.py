@@ -15,9 +15,10 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
-from robustbench_coss.evaluations.attacks.ball import L2, LINF, limit, sizes
+from robustbench_coss.evaluations.attacks.ball import limit, sizes
 from robustbench_coss.evaluations.attacks.draws import PerSampleDraws, SharedDraws
 from robustbench_coss.evaluations.attacks.gradient import differentiable, finite_rows
+from robustbench_coss.evaluations.attacks.names import L2, LINF
 from robustbench_coss.evaluations.protocol import correct
 
 NORMS = {LINF: "Linf", L2: "L2"}

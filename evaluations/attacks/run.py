@@ -1,6 +1,6 @@
 """Adversarial attacks on the images that are still classified rightly.
 
-Which attacks there are, the runs that each consists of, which generators feed them, and what is
+The runs that each attack consists of, which generators feed them, and what is
 checked of their results. Verdicts are those that torchattacks reaches on each image alone: a batch
 saves time and changes nothing but rounding. The attacks are in `gradient` and `library`.
 """
@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustbench_coss.evaluations.attacks.ball import L2, LINF, verify
+from robustbench_coss.evaluations.attacks.ball import verify
 from robustbench_coss.evaluations.attacks.draws import streams, uniform
 from robustbench_coss.evaluations.attacks.gradient import fgsm, mi_fgsm, pgd_l2, pgd_linf
 from robustbench_coss.evaluations.attacks.library import Verdict, apgd, fab, square
+from robustbench_coss.evaluations.attacks.names import ATTACKS, L2, LINF
 from robustbench_coss.evaluations.protocol import correct
 from robustbench_coss.seeds import Name, seed_of
 
@@ -28,56 +29,6 @@ STEP_SHARE = 2.5  # Madry et al. 2018: step = 2.5 · eps / steps reaches any poi
 AUTOATTACK_STEPS = 100
 TARGETS = 9
 QUERIES = 5_000
-
-
-@dataclass(frozen=True)
-class Attack:
-    """An attack that can be asked for.
-
-    Attributes:
-        label: as metrics call it.
-        norm: "linf" or "l2".
-        draws: whether it has a random part, so that a restart can find more.
-        classes: how many classes it needs.
-    """
-
-    label: str
-    norm: str
-    draws: bool = True
-    classes: int = 2
-
-
-ATTACKS = {
-    "fgsm": Attack("FGSM", LINF, draws=False),
-    "mi-fgsm": Attack("MI-FGSM", LINF, draws=False),
-    "pgd-linf": Attack("PGD-ℓ∞", LINF),
-    "pgd-l2": Attack("PGD-ℓ2", L2),
-    "apgd-ce": Attack("APGD-CE", LINF),
-    "apgd-ce-l2": Attack("APGD-CE-ℓ2", L2),
-    # The loss divides by a difference of the first and the third largest logit.
-    "apgd-dlr": Attack("APGD-DLR", LINF, classes=3),
-    "apgd-dlr-l2": Attack("APGD-DLR-ℓ2", L2, classes=3),
-    "fab": Attack("FAB-T", LINF),
-    "fab-l2": Attack("FAB-T-ℓ2", L2),
-    "square": Attack("Square", LINF),
-    "square-l2": Attack("Square-ℓ2", L2),
-    # The targeted loss looks at the four largest logits.
-    "autoattack": Attack("AutoAttack", LINF, classes=4),
-    "autoattack-l2": Attack("AutoAttack-ℓ2", L2, classes=4),
-}
-
-
-DOES = {
-    "fgsm": "One step along the sign of the gradient.",
-    "mi-fgsm": "Steps along the sign of an accumulated gradient.",
-    "pgd": "Steps along the gradient, from random starts.",
-    "apgd-ce": "PGD that chooses its own steps, on the cross-entropy.",
-    "apgd-dlr": "PGD that chooses its own steps, on a ratio of differences of logits.",
-    "fab": "The nearest point across the boundary to each of several classes.",
-    "square": "Random squares, without gradients.",
-    "autoattack": "APGD-CE, targeted APGD and FAB, and Square, one after the other.",
-}
-"""How attacks go about it, by their names without the norm."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +159,7 @@ def run_attack(
 
     Args:
         model: pixels in [0, 1] to logits, in eval mode.
-        name: of `ATTACKS`.
+        name: of `names.ATTACKS`.
         images: [B, 3, H, W] float32 in [0, 1], contiguous, not inference tensors; B >= 1.
         labels: [B] int64, the answers that the model gives to `images`.
         own: [B] what each image's draws are keyed by, besides `key`.

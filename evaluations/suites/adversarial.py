@@ -17,11 +17,11 @@ from torch import Tensor
 
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.evaluations.answers import answers
-from robustbench_coss.evaluations.attacks.ball import L2, LINF, verify
+from robustbench_coss.evaluations.attacks.ball import verify
 from robustbench_coss.evaluations.attacks.draws import streams
 from robustbench_coss.evaluations.attacks.gradient import flat_gradient
+from robustbench_coss.evaluations.attacks.names import ATTACKS, L2, LINF
 from robustbench_coss.evaluations.attacks.run import (
-    ATTACKS,
     AUTOATTACK_STEPS,
     QUERIES,
     STEP_SHARE,
@@ -93,7 +93,7 @@ class Adversarial(Suite):
     "gradient" also has `flat`: the clean image's input gradient is zero.
 
     Args:
-        attacks: names of `evaluations.attacks.run.ATTACKS`; "standard" or "all" of them.
+        attacks: names of `evaluations.attacks.names.ATTACKS`; "standard" or "all" of them.
         eps: ℓ∞ budgets in 1/255, below 64.
         eps_l2: L2 budgets for images of 32 px, multiplied by size / 32 for others.
         steps: gradient steps of the iterated attacks; AutoAttack has its own number.

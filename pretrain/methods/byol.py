@@ -54,3 +54,4 @@ class MultiCropBYOL(BYOL):
 
 
 COBYOL = co(BYOL)
+"""BYOL with the local-global term."""

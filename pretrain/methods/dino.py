@@ -128,3 +128,4 @@ class MultiCropDINO(DINO):
 
 
 CODINO = co(DINO)
+"""DINO with the local-global term."""

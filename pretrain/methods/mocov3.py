@@ -49,3 +49,4 @@ class MoCoV3(BYOL):
 
 
 COMoCoV3 = co(MoCoV3)
+"""MoCoV3 with the local-global term."""

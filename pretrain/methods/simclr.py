@@ -48,3 +48,4 @@ class SimCLR(Method):
 
 
 COSimCLR = co(SimCLR)
+"""SimCLR with the local-global term."""

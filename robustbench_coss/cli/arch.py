@@ -93,9 +93,8 @@ def _described(encoder: Encoder, name: str, side: int, width: float) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from robustbench_coss.encoders.base import parameters
+    from robustbench_coss.encoders.base import multiply_accumulates, parameters
     from robustbench_coss.encoders.receptive_field import field_by_gradient
-    from robustbench_coss.encoders.resnet import multiply_accumulates
     from robustbench_coss.models.checkpoint import build_encoder
 
     with torch.inference_mode():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import StrEnum
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import show
-
-OWN = "robustbench-coss"
+from robustbench_coss.registry import OWN, description, names, origin
 
 
 class Kind(StrEnum):
@@ -72,31 +71,29 @@ def _natural(name: str) -> list[str]:
 
 
 def _entries(kind: Kind) -> Iterable[Entry]:
-    from robustbench_coss.registry import load, names, origin
-
     if kind in (Kind.attacks, Kind.recipes, Kind.sweeps):
         return _of_this_package(kind)
     registered = kind.value.removesuffix("s")
     return [
-        (name, _described(partial(load, registered, name)), origin(registered, name))
-        for name in names(registered)
+        (name, _described(registered, name), origin(registered, name)) for name in names(registered)
     ]
 
 
-def _described(load: Callable[[], Any]) -> str:
-    from robustbench_coss.errors import CossError
-
+def _described(kind: str, name: str) -> str:
     try:
-        found = load()
+        return _first_sentence(description(kind, name))
     except CossError as error:
         return str(error)
-    return _first_sentence(getattr(found, "does", "") or found.__doc__ or "")
 
 
 def _of_this_package(kind: Kind) -> list[Entry]:
-    from robustbench_coss.evaluations.attacks.run import ATTACKS, DOES
-    from robustbench_coss.pretrain.recipe import recipe_about, shipped_recipes
-    from robustbench_coss.pretrain.sweep import shipped_sweeps, sweep_about
+    from robustbench_coss.evaluations.attacks.names import ATTACKS, DOES
+    from robustbench_coss.pretrain.shipped import (
+        recipe_about,
+        shipped_recipes,
+        shipped_sweeps,
+        sweep_about,
+    )
 
     if kind is Kind.attacks:
         norms = {"linf": "ℓ∞", "l2": "ℓ2"}

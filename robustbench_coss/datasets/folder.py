@@ -109,7 +109,6 @@ class FolderSource:
         held_out: share of the training images that become the validation images where these have
             no folder of their own.
         remedy: how to get the data.
-        does: what it shows, for lists.
     """
 
     name: str
@@ -118,7 +117,6 @@ class FolderSource:
     tests: tuple[str, ...]
     held_out: float
     remedy: str
-    does: str = ""
 
     def missing(self, root: Path) -> str | None:
         """None if the data are there, else what to do to get them, in one line."""
@@ -267,7 +265,6 @@ def scan(
 
 IMAGEFOLDER = FolderSource(
     name="imagefolder",
-    does="Your own pictures, a folder per class.",
     default_size=224,
     inside=(".",),
     tests=("test", "val", "validation"),
@@ -277,10 +274,10 @@ IMAGEFOLDER = FolderSource(
         "with pictures in them"
     ),
 )
+"""Your own pictures, a folder per class."""
 
 IMAGENET = FolderSource(
     name="imagenet",
-    does="ILSVRC 2012, 1,000 classes.",
     default_size=224,
     inside=("imagenet", "."),
     tests=("val",),
@@ -290,10 +287,10 @@ IMAGENET = FolderSource(
         "imagenet/train/<wnid>/ and imagenet/val/<wnid>/ and pass the folder above as --data-root"
     ),
 )
+"""ILSVRC 2012, 1,000 classes."""
 
 IMAGENET100 = FolderSource(
     name="imagenet100",
-    does="100 classes of ImageNet.",
     default_size=224,
     inside=("imagenet100", "imagenet-100", "."),
     tests=("val",),
@@ -304,3 +301,4 @@ IMAGENET100 = FolderSource(
         "--data-root"
     ),
 )
+"""100 classes of ImageNet."""

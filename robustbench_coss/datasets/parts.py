@@ -287,13 +287,11 @@ class PartsSource:
     Attributes:
         level: of co-occurrence, in [0, 1].
         name, default_size: as of every `Source`.
-        does: what it shows, for lists.
     """
 
     level: float = 1.0
     name: str = "parts"
     default_size: int = 32
-    does: str = "Generated scenes, 10 classes; parts:0.0 to parts:1.0: how often parts co-occur."
 
     def variant(self, option: str) -> PartsSource:
         """The data set at another level, which is written as a decimal number.
@@ -321,3 +319,4 @@ class PartsSource:
 
 
 PARTS = PartsSource()
+"""Generated scenes, 10 classes; parts:0.0 to parts:1.0: how often parts co-occur."""

@@ -49,12 +49,10 @@ class TinyImageNet:
         default_size: side in px unless another is asked for.
         inside: folders below the data root where it may lie; the first that has it wins.
         remedy: how to get the data.
-        does: what it shows, for lists.
     """
 
     name: str = "tiny-imagenet"
     default_size: int = 64
-    does: str = "Photographs of 64 px, 200 classes."
     inside: tuple[str, ...] = ("tiny-imagenet-200", "tiny-imagenet", ".")
     remedy: str = (
         "unpack tiny-imagenet-200.zip (cs231n.stanford.edu/tiny-imagenet-200.zip), which holds "
@@ -159,3 +157,4 @@ def _test(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]
 
 
 TINY_IMAGENET = TinyImageNet()
+"""Photographs of 64 px, 200 classes."""

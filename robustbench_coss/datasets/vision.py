@@ -54,7 +54,6 @@ class VisionSource:
         gzipped: whether files may be gzipped.
         pad: enlarge by a border of zeros instead of resampling.
         otherwise: another way to get the data, for messages.
-        does: what it shows, for lists.
     """
 
     name: str
@@ -66,7 +65,6 @@ class VisionSource:
     gzipped: bool = False
     pad: bool = False
     otherwise: str = ""
-    does: str = ""
 
     def find(self, root: Path) -> Path | None:
         """The first folder that holds every file, None if there is none."""
@@ -222,7 +220,6 @@ def _read_stl10(folder: Path, train: bool) -> Arrays:
 
 MNIST = VisionSource(
     name="mnist",
-    does="Digits, grey, 10 classes.",
     default_size=32,
     torchvision_name="MNIST",
     folders=("mnist", "MNIST/raw"),
@@ -231,10 +228,10 @@ MNIST = VisionSource(
     gzipped=True,
     pad=True,
 )
+"""Digits, grey, 10 classes."""
 
 FASHION_MNIST = VisionSource(
     name="fashion-mnist",
-    does="Clothes, grey, 10 classes.",
     default_size=32,
     torchvision_name="FashionMNIST",
     folders=(
@@ -254,33 +251,34 @@ FASHION_MNIST = VisionSource(
     pad=True,
     otherwise=", or on Debian: apt-get install dataset-fashion-mnist",
 )
+"""Clothes, grey, 10 classes."""
 
 CIFAR10 = VisionSource(
     name="cifar10",
-    does="Photographs, 10 classes.",
     default_size=32,
     torchvision_name="CIFAR10",
     folders=("cifar-10-batches-py",),
     files=("batches.meta", *(f"data_batch_{k}" for k in range(1, 6)), "test_batch"),
     read=_cifar_reader("CIFAR10"),
 )
+"""Photographs, 10 classes."""
 
 CIFAR100 = VisionSource(
     name="cifar100",
-    does="Photographs, 100 classes.",
     default_size=32,
     torchvision_name="CIFAR100",
     folders=("cifar-100-python",),
     files=("meta", "train", "test"),
     read=_cifar_reader("CIFAR100"),
 )
+"""Photographs, 100 classes."""
 
 STL10 = VisionSource(
     name="stl10",
-    does="Photographs of 96 px, 10 classes.",
     default_size=96,
     torchvision_name="STL10",
     folders=("stl10_binary",),
     files=("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin"),
     read=_read_stl10,
 )
+"""Photographs of 96 px, 10 classes."""

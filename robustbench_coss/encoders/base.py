@@ -111,3 +111,20 @@ class Encoder(nn.Module):
 def parameters(encoder: nn.Module) -> int:
     """Number of parameters."""
     return sum(p.numel() for p in encoder.parameters())
+
+
+@torch.no_grad()
+def multiply_accumulates(encoder: Encoder) -> int:
+    """MACs of one image: half the FLOPs that torch counts for convolutions and matrix products."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    device = next(encoder.parameters()).device
+    size = encoder.input.size
+    was_training = encoder.training
+    encoder.eval()
+    # Attention as matrix products: torch does not count its fused form on CPUs.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, size, size, device=device))
+    encoder.train(was_training)
+    return int(counter.get_total_flops()) // 2

@@ -7,10 +7,9 @@ Parameter names follow torchvision's, so its weights load into the plain ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -350,50 +349,39 @@ def bagnet(
     return ResNet(RESNET50, kernels, InputSpec(size), "bagnet", width, hidden, BAGNET_STRIDES)
 
 
-def _named(does: str, build: Callable[..., Encoder], *settings: Any) -> partial[Encoder]:
-    """An encoder under a name: its function with some settings, and what it is, for lists."""
-    named = partial(build, *settings)
-    named.__doc__ = does
-    return named
-
-
-def _rf(name: str, layout: Layout, field: int) -> partial[Encoder]:
-    return _named(f"{name}, local representations of {field} px.", rf_resnet, layout, field)
-
-
 # The registered names. Fields grow by about 1.5 (ResNet-18) and 1.7 (ResNet-50) from one to the
 # next; all but 99 are reached with 3×3 up to one layer and 1×1 above it.
-resnet18 = _named("ResNet-18 as published; 3×3 stem up to 64 px.", plain_resnet, RESNET18)
-resnet50 = _named("ResNet-50 as published; 3×3 stem up to 64 px.", plain_resnet, RESNET50)
-rf9_resnet18 = _rf("ResNet-18", RESNET18, 9)
-rf13_resnet18 = _rf("ResNet-18", RESNET18, 13)
-rf21_resnet18 = _rf("ResNet-18", RESNET18, 21)
-rf29_resnet18 = _rf("ResNet-18", RESNET18, 29)
-rf45_resnet18 = _rf("ResNet-18", RESNET18, 45)
-rf61_resnet18 = _rf("ResNet-18", RESNET18, 61)
-rf19_resnet50 = _rf("ResNet-50", RESNET50, 19)
-rf35_resnet50 = _rf("ResNet-50", RESNET50, 35)
-rf59_resnet50 = _rf("ResNet-50", RESNET50, 59)
-rf99_resnet50 = _rf("ResNet-50", RESNET50, 99)
-rf171_resnet50 = _rf("ResNet-50", RESNET50, 171)
-rf267_resnet50 = _rf("ResNet-50", RESNET50, 267)
-bagnet9 = _named("BagNet: ResNet-50, local representations of 9 px.", bagnet, (1, 1, 0, 0))
-bagnet17 = _named("BagNet: ResNet-50, local representations of 17 px.", bagnet, (1, 1, 1, 0))
-bagnet33 = _named("BagNet: ResNet-50, local representations of 33 px.", bagnet, (1, 1, 1, 1))
-
-
-@torch.no_grad()
-def multiply_accumulates(encoder: Encoder) -> int:
-    """MACs of one image: half the FLOPs that torch counts for convolutions and matrix products."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    device = next(encoder.parameters()).device
-    size = encoder.input.size
-    was_training = encoder.training
-    encoder.eval()
-    # Attention as matrix products: torch does not count its fused form on CPUs.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        encoder(torch.zeros(1, 3, size, size, device=device))
-    encoder.train(was_training)
-    return int(counter.get_total_flops()) // 2
+resnet18 = partial(plain_resnet, RESNET18)
+"""ResNet-18 as published; 3×3 stem up to 64 px."""
+resnet50 = partial(plain_resnet, RESNET50)
+"""ResNet-50 as published; 3×3 stem up to 64 px."""
+rf9_resnet18 = partial(rf_resnet, RESNET18, 9)
+"""ResNet-18, local representations of 9 px."""
+rf13_resnet18 = partial(rf_resnet, RESNET18, 13)
+"""ResNet-18, local representations of 13 px."""
+rf21_resnet18 = partial(rf_resnet, RESNET18, 21)
+"""ResNet-18, local representations of 21 px."""
+rf29_resnet18 = partial(rf_resnet, RESNET18, 29)
+"""ResNet-18, local representations of 29 px."""
+rf45_resnet18 = partial(rf_resnet, RESNET18, 45)
+"""ResNet-18, local representations of 45 px."""
+rf61_resnet18 = partial(rf_resnet, RESNET18, 61)
+"""ResNet-18, local representations of 61 px."""
+rf19_resnet50 = partial(rf_resnet, RESNET50, 19)
+"""ResNet-50, local representations of 19 px."""
+rf35_resnet50 = partial(rf_resnet, RESNET50, 35)
+"""ResNet-50, local representations of 35 px."""
+rf59_resnet50 = partial(rf_resnet, RESNET50, 59)
+"""ResNet-50, local representations of 59 px."""
+rf99_resnet50 = partial(rf_resnet, RESNET50, 99)
+"""ResNet-50, local representations of 99 px."""
+rf171_resnet50 = partial(rf_resnet, RESNET50, 171)
+"""ResNet-50, local representations of 171 px."""
+rf267_resnet50 = partial(rf_resnet, RESNET50, 267)
+"""ResNet-50, local representations of 267 px."""
+bagnet9 = partial(bagnet, (1, 1, 0, 0))
+"""BagNet: ResNet-50, local representations of 9 px."""
+bagnet17 = partial(bagnet, (1, 1, 1, 0))
+"""BagNet: ResNet-50, local representations of 17 px."""
+bagnet33 = partial(bagnet, (1, 1, 1, 1))
+"""BagNet: ResNet-50, local representations of 33 px."""

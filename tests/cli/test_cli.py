@@ -13,7 +13,7 @@ from helpers.command_line import complaint
 
 from robustbench_coss import __version__
 from robustbench_coss.cli import app
-from robustbench_coss.pretrain.recipe import shipped_recipes
+from robustbench_coss.pretrain.shipped import shipped_recipes
 
 pytestmark = pytest.mark.usefixtures("small_bank")
 COMMANDS = sorted(str(command.name) for command in app.registered_commands)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from robustbench_coss import registry
-from robustbench_coss.encoders.base import parameters
+from robustbench_coss.encoders.base import multiply_accumulates, parameters
 from robustbench_coss.encoders.receptive_field import field_by_gradient, field_of
 from robustbench_coss.encoders.resnet import (
     RESNET50,
@@ -25,7 +25,6 @@ from robustbench_coss.encoders.resnet import (
     bagnet,
     bounded_kernels,
     chain,
-    multiply_accumulates,
     resnet18,
     resnet50,
     rf29_resnet18,

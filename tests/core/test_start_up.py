@@ -19,3 +19,15 @@ def test_tables_load_no_torch(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "", done.stderr
+
+
+def test_names_are_listed_without_what_they_stand_for() -> None:
+    program = (
+        "import sys\n"
+        "from robustbench_coss.cli.list import Kind, list_\n"
+        "list_(list(Kind))\n"
+        "print(*(m for m in ('torch', 'scipy.stats', 'matplotlib') if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "Name the class of one augmented view." in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == ""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 timm = pytest.importorskip("timm", reason="needs the extra `models`")
 
-from robustbench_coss.encoders.base import Encoder  # noqa: E402
-from robustbench_coss.encoders.resnet import Strided1x1, multiply_accumulates  # noqa: E402
+from robustbench_coss.encoders.base import Encoder, multiply_accumulates  # noqa: E402
+from robustbench_coss.encoders.resnet import Strided1x1  # noqa: E402
 from robustbench_coss.errors import CossError  # noqa: E402
 from robustbench_coss.evaluations.suites.similarity import cosine_within, effective_rank  # noqa: E402
 from robustbench_coss.models.checkpoint import build_encoder, load_checkpoint, save_encoder  # noqa: E402

@@ -21,8 +21,8 @@ from robustbench_coss.pretrain.recipe import (
     merge,
     nested,
     read_recipe,
-    shipped_recipes,
 )
+from robustbench_coss.pretrain.shipped import shipped_recipes
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

@@ -16,16 +16,15 @@ from helpers.documents import DOCS, block_commands, blocks, rows, text_of
 from PIL import Image
 
 from robustbench_coss import registry
-from robustbench_coss.encoders.base import parameters
-from robustbench_coss.encoders.resnet import multiply_accumulates
+from robustbench_coss.encoders.base import multiply_accumulates, parameters
 from robustbench_coss.evaluations.protocol import Subject
 from robustbench_coss.figures.architectures import draw
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain.methods.local_global import CoOptions
 from robustbench_coss.pretrain.recipe import (
     Recipe,
-    shipped_recipes,
 )
+from robustbench_coss.pretrain.shipped import shipped_recipes
 
 
 def own(kind: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robustbench_coss.evaluations.attacks.run import ATTACKS
+from robustbench_coss.evaluations.attacks.names import ATTACKS
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import Adversarial
 from robustbench_coss.testing import pictures, split

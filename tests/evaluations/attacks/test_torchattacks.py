@@ -12,7 +12,7 @@ from helpers.attacked import FGSM, MI_FGSM, PGD, PGD_L2, at, rightly_classified,
 from torch import Tensor
 
 from robustbench_coss.evaluations.attacks import run
-from robustbench_coss.evaluations.attacks.run import ATTACKS
+from robustbench_coss.evaluations.attacks.names import ATTACKS
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.seeds import seed_of

@@ -11,7 +11,7 @@ from helpers.attacked import FGSM, MI_FGSM, PGD, PGD_L2, at, rightly_classified,
 from torch import Tensor, nn
 
 from robustbench_coss.evaluations.attacks import run
-from robustbench_coss.evaluations.attacks.run import ATTACKS
+from robustbench_coss.evaluations.attacks.names import ATTACKS
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, correct
 from robustbench_coss.evaluations.suites.adversarial import Adversarial
 from robustbench_coss.records.confidence import CONFIDENCES

@@ -13,7 +13,7 @@ from helpers import ROOT
 from torch import nn
 
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.attacks.run import ATTACKS
+from robustbench_coss.evaluations.attacks.names import ATTACKS
 from robustbench_coss.evaluations.protocol import Subject
 from robustbench_coss.evaluations.suites.adversarial import STANDARD, Adversarial
 from robustbench_coss.records.record import Cell

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from robustbench_coss import registry
-from robustbench_coss.encoders.resnet import multiply_accumulates
+from robustbench_coss.encoders.base import multiply_accumulates
 from robustbench_coss.pretrain.dry_run import (
     TRAINING_IMAGES,
     Images,

@@ -21,8 +21,8 @@ from robustbench_coss.pretrain.recipe import (
     build_recipe,
     differing_keys,
     dump_recipe,
-    shipped_recipes,
 )
+from robustbench_coss.pretrain.shipped import shipped_recipes
 
 DOCS = ROOT / "docs"
 LARGE = ("imagenet1k", "imagenet100")

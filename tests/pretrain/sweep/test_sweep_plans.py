@@ -19,7 +19,8 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain import sweep as sweeps
 from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
-from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep, shipped_sweeps
+from robustbench_coss.pretrain.shipped import shipped_sweeps
+from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep
 
 pytestmark = pytest.mark.usefixtures("small_bank")
 
