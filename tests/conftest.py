@@ -26,11 +26,9 @@ if gc.isenabled():  # not until the libraries are loaded and the tests found: wh
 import pytest
 from helpers import FEW
 from helpers.bench import Bench, Outcome
-from helpers.once import work_once
 
-from robustbench_coss import cli
-from robustbench_coss.datasets.parts import COUNTS
-from robustbench_coss.pretrain import beside_controls, monitors
+# The project is imported where it is used: the process that only hands out tests to others loads
+# this file before it starts them, and they would wait for torch three times.
 
 # Files of tests that take long, the longest first, and those that need what not everyone has.
 SLOW = (
@@ -85,6 +83,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def work_done_once() -> Iterator[None]:
+    from helpers.once import work_once
+
     with pytest.MonkeyPatch.context() as patch:
         work_once(patch)
         yield
@@ -93,6 +93,8 @@ def work_done_once() -> Iterator[None]:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Bench:
     """`coss-bench` with the given arguments, as its entry point runs it."""
+    from robustbench_coss import cli
+
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("warnings.formatwarning", None)  # set by main(); restored after the test
 
@@ -114,6 +116,8 @@ def few_pictures() -> Iterator[dict[str, int]]:
     """Generated pictures by the hundred: probes and kNN take all that there are. Gives how many
     there are without this.
     """
+    from robustbench_coss.datasets.parts import COUNTS
+
     before = dict(COUNTS)
     with pytest.MonkeyPatch.context() as patch:
         for role, count in FEW.items():
@@ -124,6 +128,8 @@ def few_pictures() -> Iterator[dict[str, int]]:
 @pytest.fixture(scope="module")
 def small_bank() -> Iterator[None]:
     """kNN accuracy during training, the costliest part of tiny runs, on fewer images."""
+    from robustbench_coss.pretrain import beside_controls, monitors
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(monitors, "look_at", partial(monitors.look_at, bank=200, queries=100))
         patch.setattr(beside_controls, "BANK", 200)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.bench import Bench
-from helpers.forked import Forked
+from helpers.forked import Forked, run_python, torchrun
 from helpers.page_commands import PREPARE, WITH_COMMANDS, Command, commands, smaller
 from PIL import Image
 
@@ -125,22 +124,16 @@ def ends(runs: list[Any]) -> list[Any]:
     return [runs[0], runs[-1]]
 
 
-def run_python(words: list[str]) -> None:
-    """A script, or after -m a module, in a fork of this process, as if by `python`."""
-    module, name, *rest = words if words[0] == "-m" else ["", *words]
+def fork(call: Callable[[list[str]], None], words: list[str]) -> None:
+    """A command of Python's in a fork of this process, as if by a new interpreter."""
 
-    def call() -> None:
+    def run() -> None:
         os.environ |= environment()
-        sys.argv = [name, *rest]
-        sys.path.insert(0, str(Path.cwd() if module else Path(name).parent.absolute()))
         for known in [key for key in sys.modules if key.partition(".")[0] == "benchmarks"]:
             del sys.modules[known]
-        if module:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(name, run_name="__main__")
+        call(words)
 
-    process = Forked(call)
+    process = Forked(run)
     said = process.communicate(timeout=300)
     assert process.returncode == 0, (words, *said)
 
@@ -203,11 +196,11 @@ def run_command(bench: Bench, command: Command, monkeypatch: pytest.MonkeyPatch)
         case "coss-bench":
             run_coss_bench(bench, words[1:])
         case "python":
-            run_python(words[1:])
+            fork(run_python, words[1:])
         case "torchrun":
             # Of one process; test_distributed.py starts two.
             one = ["1" if word == "2" else word for word in words[1:]]
-            run_python(["-m", "torch.distributed.run", "--standalone", *one])
+            fork(torchrun, ["--standalone", *one])
         case "pip":
             run_other([sys.executable, "-m", "pip", *words[1:]])
             monkeypatch.syspath_prepend("installed")

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gc
 import os
+import runpy
 import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class Forked:
@@ -24,12 +26,13 @@ class Forked:
 
     Args:
         call: what to do there; its end is that of the process, SystemExit gives the status.
+        inherit: whether it writes where this process does, and not to files.
     """
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None], inherit: bool = False) -> None:
         self._files = [
             tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (read at the end)
-            for _ in range(2)
+            for _ in range(0 if inherit else 2)
         ]
         self.returncode: int | None = None
         sys.stdout.flush()
@@ -58,7 +61,7 @@ class Forked:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for stream, file in zip((1, 2), self._files, strict=True):
+        for stream, file in enumerate(self._files, 1):
             os.dup2(file.fileno(), stream)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1)
         warnings.resetwarnings()
@@ -129,3 +132,37 @@ def start_command(
         cli.main()
 
     return Forked(call)
+
+
+def run_python(words: Sequence[str]) -> None:
+    """Do what `python` does with a script, or after -m a module; for a process of its own."""
+    module, name, *rest = words if words[0] == "-m" else ["", *words]
+    sys.argv = [name, *rest]
+    sys.path.insert(0, str(Path.cwd() if module else Path(name).parent.absolute()))
+    if module:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(name, run_name="__main__")
+
+
+def torchrun(words: Sequence[str]) -> None:
+    """Do what `torchrun` does, with its workers forked in place of new interpreters; for a process
+    of its own.
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    def start(_: object, command: tuple[str, ...], environment: dict[str, str]) -> Any:
+        assert command[:2] == (sys.executable, "-u")
+
+        def call() -> None:
+            os.environ.clear()
+            os.environ.update(environment)
+            run_python(command[2:])
+
+        worker = Forked(call, inherit=True)
+        os.setpgid(worker.pid, worker.pid)  # signals go to the group that it leads
+        return worker
+
+    subprocess_handler.SubprocessHandler._popen = start  # type: ignore[method-assign]
+    run.main(list(words))

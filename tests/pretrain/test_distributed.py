@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ranks
-from helpers.forked import Forked
+from helpers.forked import Forked, torchrun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -31,7 +30,6 @@ from robustbench_coss.pretrain.recipe import dump_recipe
 from robustbench_coss.pretrain.train import pretrain
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
 def free_port() -> int:
@@ -272,7 +270,7 @@ EPOCHS = 5
 STORY: dict[str, Any] = {"limit": 40, "epochs": EPOCHS, "monitor_every": 1}
 
 
-def wait_for_epoch(process: subprocess.Popen[str] | Forked, run: Path, epoch: int) -> None:
+def wait_for_epoch(process: Forked, run: Path, epoch: int) -> None:
     """Return when the checkpoint of an epoch is there."""
     deadline = time.monotonic() + 180
     while process.poll() is None and time.monotonic() < deadline:
@@ -315,12 +313,8 @@ def test_a_killed_process_stops_the_others_and_any_number_of_them_goes_on(
     assert done < EPOCHS - 1
 
     # Two of torchrun go on, until Ctrl-C.
-    both = subprocess.Popen(
-        [*TORCHRUN, f"--master-port={free_port()}", *command(run)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
+    both = Forked(
+        lambda: torchrun(["--nproc-per-node=2", f"--master-port={free_port()}", *command(run)])
     )
     wait_for_epoch(both, run, done + 1)
     both.send_signal(signal.SIGINT)
