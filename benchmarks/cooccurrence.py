@@ -18,26 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from gains import METRICS, gain_lines, load_study, show
 from matplotlib.figure import Figure
 from scipy import stats
 
-from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
-from robustbench_coss.analysis.controls import standing
-from robustbench_coss.analysis.labels import seed_of_model
-from robustbench_coss.analysis.numbers import is_share, values_of
+from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.figures.pens import FAMILIES
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.files import write_atomically
-from robustbench_coss.records.record import Metric
-from robustbench_coss.statistics.contrasts import difference
 
 BASE, CO = "simclr", "co-simclr"
-METRICS = {
-    "clean_top1": "clean top-1",
-    "clean_knn": "kNN top-1",
-    "occlusion_internal": "internal occlusion, zeroed",
-    "occlusion_random_drop": "internal occlusion, dropped",
-}
 
 
 def level_of(group: SeedGroup) -> float:
@@ -46,41 +36,14 @@ def level_of(group: SeedGroup) -> float:
     return float(name.partition(":")[2] or 1)
 
 
-def runs_of(group: SeedGroup, metric: Metric) -> dict[int, np.ndarray]:
-    """The values of each image, by the seed of the training."""
-    return {int(seed_of_model(r.model)): values_of(r, metric) for r in group.records}
-
-
 def gains(measured: Sequence[SeedGroup]) -> pd.DataFrame:
-    """A line per metric, level and seed, and one per metric and level with `seed` empty for the
-    difference over all seeds with its interval; in points where the metric is a share."""
-    lines = []
+    """The gain at every level (`gains.gain_lines`)."""
     methods = {(m.model.get("method"), m.suite, level_of(m)): m for m in measured if not m.control}
+    lines = []
     for (method, suite, level), base in sorted(methods.items(), key=str):
         other = methods.get((CO, suite, level))
-        if method != BASE or other is None:
-            continue
-        for metric in base.records[0].metrics:
-            if metric.name not in METRICS:
-                continue
-            a, b = runs_of(other, metric), runs_of(base, metric)
-            seeds = sorted(a.keys() & b.keys())
-            share = is_share(base.records[0], metric.column)
-            for seed, chosen in [(s, [s]) for s in seeds] + [(None, seeds)]:
-                runs = ([r[s] for s in chosen] for r in (a, b))
-                found = difference(*runs, share, (chosen, chosen))
-                lines.append(
-                    {
-                        "metric": metric.name,
-                        "level": level,
-                        "seed": seed,
-                        "base": 100 * np.mean([b[s].mean() for s in chosen]),
-                        "co": 100 * np.mean([a[s].mean() for s in chosen]),
-                        "gain": 100 * found.value,
-                        "low": 100 * found.low,
-                        "high": 100 * found.high,
-                    }
-                )
+        if method == BASE and other is not None:
+            lines += gain_lines(base, other, level=level)
     return pd.DataFrame(lines)
 
 
@@ -129,17 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("results", type=Path, help="folder of the study's records")
     folder: Path = parser.parse_args().results
-    measured = load_measurements(folder)
-    table = gains(measured)
+    table = gains(load_study(folder))
     if table.empty:
         raise SystemExit(f"{folder} holds no {BASE} and {CO} measured on the same test set")
-    for group in (m for m in measured if m.suite == "clean"):
-        if reason := standing([group], measured).reason:
-            print(f"{group.test_set.label}: {reason}")
-    found = slopes(table)
-    shown = table[table["seed"].isna()].drop(columns="seed")
-    for lines in (shown, found):
-        print(lines.to_string(index=False, float_format=lambda x: f"{x:.3g}"), end="\n\n")
+    show(table, slopes(table))
     write_atomically(folder / "gain.csv", table.to_csv(index=False, float_format="%.4g"))
     with styled("paper"):
         (folder / "figures").mkdir(exist_ok=True)

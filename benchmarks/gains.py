@@ -1,0 +1,76 @@
+"""What a CO- form gains over its base, by seed and over seeds, from the records of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
+from robustbench_coss.analysis.controls import standing
+from robustbench_coss.analysis.labels import seed_of_model
+from robustbench_coss.analysis.numbers import is_share, values_of
+from robustbench_coss.records.record import Metric
+from robustbench_coss.statistics.contrasts import difference
+
+METRICS = {
+    "clean_top1": "clean top-1",
+    "clean_knn": "kNN top-1",
+    "occlusion_internal": "internal occlusion, zeroed",
+    "occlusion_random_drop": "internal occlusion, dropped",
+}
+
+
+def runs_of(group: SeedGroup, metric: Metric) -> dict[int, np.ndarray]:
+    """The values of each image, by the seed of the training."""
+    return {int(seed_of_model(r.model)): values_of(r, metric) for r in group.records}
+
+
+def gain_lines(base: SeedGroup, other: SeedGroup, **about: Any) -> list[dict[str, Any]]:
+    """A line per metric and seed, and one per metric with `seed` None for the difference over all
+    seeds with its 95 % interval; in points where the metric is a share.
+
+    Args:
+        about: further columns, the same in every line.
+    """
+    lines = []
+    for metric in base.records[0].metrics:
+        if metric.name not in METRICS:
+            continue
+        a, b = runs_of(other, metric), runs_of(base, metric)
+        seeds = sorted(a.keys() & b.keys())
+        share = is_share(base.records[0], metric.column)
+        for seed, chosen in [(s, [s]) for s in seeds] + [(None, seeds)]:
+            runs = ([r[s] for s in chosen] for r in (a, b))
+            found = difference(*runs, share, (chosen, chosen))
+            lines.append(
+                {
+                    "metric": metric.name,
+                    **about,
+                    "seed": seed,
+                    "base": 100 * np.mean([b[s].mean() for s in chosen]),
+                    "co": 100 * np.mean([a[s].mean() for s in chosen]),
+                    "gain": 100 * found.value,
+                    "low": 100 * found.low,
+                    "high": 100 * found.high,
+                }
+            )
+    return lines
+
+
+def load_study(folder: Path) -> list[SeedGroup]:
+    """The measurements of a study; says which configuration does not stand above its controls."""
+    measured = load_measurements(folder)
+    for group in (m for m in measured if m.suite == "clean" and not m.control):
+        if reason := standing([group], measured).reason:
+            print(f"{group.test_set.label}, {group.label}: {reason}")
+    return measured
+
+
+def show(*tables: pd.DataFrame) -> None:
+    """Print tables, the lines of single seeds left out."""
+    for table in tables:
+        lines = table[table["seed"].isna()].drop(columns="seed") if "seed" in table else table
+        print(lines.to_string(index=False, float_format=lambda x: f"{x:.3g}"), end="\n\n")
