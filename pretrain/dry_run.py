@@ -29,12 +29,13 @@ from robustbench_coss.datasets.base import (
 from robustbench_coss.encoders.base import multiply_accumulates, parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.machine.environment import device_name, resolve_device
+from robustbench_coss.machine.precision import timed_batch
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain.data import TrainingBatch, subset
 from robustbench_coss.pretrain.distributed import world_size
 from robustbench_coss.pretrain.loop import ClipGradients, quieten_lightning
 from robustbench_coss.pretrain.methods.base import Method, parse_options
-from robustbench_coss.pretrain.precision import settle_for_plan, timed_batch
+from robustbench_coss.pretrain.precision import micro_batch, settle_for_plan
 from robustbench_coss.pretrain.recipe import Recipe
 
 TRAINING_IMAGES = {
@@ -317,7 +318,7 @@ def make_plan(recipe: Recipe, *, device: str = "auto", data_root: Path = Path("d
     macs = multiply_accumulates(encoder)
     method = method_type(encoder, recipe, images.classes)
     method.to(memory_format=torch.channels_last)
-    batch, precision = timed_batch(recipe, macs, target), ""
+    batch, precision = timed_batch(micro_batch(recipe), macs, target), ""
     while True:
         try:
             precision = precision or settle_for_plan(method, size, target)

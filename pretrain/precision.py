@@ -33,17 +33,10 @@ from robustbench_coss.reading import MOST_TEXT, parse_json, read_bytes
 
 FILE_NAME = "precision.json"
 
-CPU_MACS = 4e9  # of the encoder's forward pass over a timed batch on a CPU: seconds per step
 
-
-def timed_batch(recipe: Recipe, macs: int, device: torch.device) -> int:
-    """Images of a step that is timed: the recipe's micro-batch, fewer of large ones on a CPU.
-
-    Args:
-        macs: multiply-accumulates of one image through the encoder.
-    """
-    batch = max(4, recipe.batch_size // (recipe.accumulate * world_size()))
-    return batch if device.type == "cuda" else min(batch, max(4, int(CPU_MACS / macs)))
+def micro_batch(recipe: Recipe) -> int:
+    """Images of a process that go through the encoder at once, at least four to be timed."""
+    return max(4, recipe.batch_size // (recipe.accumulate * world_size()))
 
 
 def bf16_over_32(method: Method, size: int, device: torch.device) -> float:
@@ -52,7 +45,8 @@ def bf16_over_32(method: Method, size: int, device: torch.device) -> float:
     On random pixels by a copy of the method, which stays as it is. All processes of a run measure
     at once and get the same answer, the mean of theirs.
     """
-    batch = timed_batch(method.recipe, multiply_accumulates(method.encoder), device)
+    macs = multiply_accumulates(method.encoder)
+    batch = precision.timed_batch(micro_batch(method.recipe), macs, device)
     twin = copy.deepcopy(method).to(device).train()
     draw = torch.Generator().manual_seed(rank())
     crops = [(twin.views, size), (twin.local_crops, twin.recipe.views.local_side(size))]

@@ -13,10 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from robustbench_coss.encoders.base import Encoder, Stage
+from robustbench_coss.encoders.base import Encoder, Stage, multiply_accumulates
 from robustbench_coss.errors import one_line
 from robustbench_coss.evaluations.running.request import Evaluation
-from robustbench_coss.machine.precision import FASTER, half_over_32, native_bf16, native_fp16
+from robustbench_coss.machine.precision import (
+    FASTER,
+    half_over_32,
+    native_bf16,
+    native_fp16,
+    timed_batch,
+)
 from robustbench_coss.records.record import Precision, Record
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -105,6 +111,7 @@ def faster(encoder: Encoder, images: Tensor) -> Precision:
     """
     if not native_fp16(images.device):
         return "32"
+    images = images[: timed_batch(len(images), multiply_accumulates(encoder), images.device)]
     ways = {half: lowered(encoder, Arithmetic("fp16" if half else "32")) for half in (False, True)}
     with torch.inference_mode():
         share = half_over_32(lambda half: ways[half](images), images.device)

@@ -119,7 +119,7 @@ def multiply_accumulates(encoder: Encoder) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    device = next(encoder.parameters()).device
+    device = next(encoder.parameters(), torch.empty(0)).device  # pixels have none
     size = encoder.input.size
     was_training = encoder.training
     encoder.eval()

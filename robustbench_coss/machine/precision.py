@@ -18,6 +18,8 @@ import torch
 FASTER = 0.95
 """Share of the time in 32 bit that half precision takes at most where it is chosen."""
 
+CPU_MACS = 4e9  # of the forward pass that is timed on a CPU, so that one thread takes a second
+
 STEPS = 3  # per precision, in turns; the fastest counts, since noise only adds
 
 
@@ -49,6 +51,15 @@ def _lists(wanted: set[str], root: Path) -> bool:
         return False
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return found is not None and bool(set(found[1].split()) & wanted)
+
+
+def timed_batch(batch: int, macs: int, device: torch.device) -> int:
+    """Images of a step that is timed: the whole batch, on a CPU fewer of large ones.
+
+    Args:
+        macs: multiply-accumulates of one image.
+    """
+    return batch if device.type == "cuda" else min(batch, max(4, int(CPU_MACS / max(1, macs))))
 
 
 def half_over_32(step: Callable[[bool], object], device: torch.device) -> float:

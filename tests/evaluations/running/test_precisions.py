@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.datasets.base import open_dataset
-from robustbench_coss.encoders.base import Encoder
+from robustbench_coss.encoders.base import Encoder, multiply_accumulates
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.running import job, precision
 from robustbench_coss.evaluations.running.precision import Arithmetic, Lowered, lowered
@@ -29,6 +29,7 @@ from robustbench_coss.evaluations.submissions.verify import Plan, verify
 from robustbench_coss.machine.executors import in_process
 from robustbench_coss.machine.precision import tf32
 from robustbench_coss.models.checkpoint import Checkpoint, build_encoder, load_checkpoint
+from robustbench_coss.models.load import load_model
 from robustbench_coss.records.commands import commands_of
 from robustbench_coss.records.confidence import CONFIDENCE, TRUE_CLASS, logits_of
 from robustbench_coss.records.record import find_records, path_of, read_record
@@ -195,6 +196,34 @@ def test_auto_is_the_faster_precision_and_stays_it(
     assert measure(run, precision="auto").key == first.key  # and times nothing
     assert measure(run, precision=chosen).key == first.key
     assert (timed, len(ToySuite.log)) == ([], 3)
+
+
+def test_a_cpu_times_no_more_images_than_it_takes_a_second_for(
+    monkeypatch: pytest.MonkeyPatch, encoder: Encoder, images: torch.Tensor
+) -> None:
+    seen: list[int] = []
+    encode = type(encoder).forward
+
+    def noted(self: Encoder, x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return encode(self, x)
+
+    monkeypatch.setattr(precision, "native_fp16", lambda device: True)
+    macs = multiply_accumulates(encoder)
+    for most, timed in ((4e9, 64), (6.5 * macs, 6), (macs, 4)):
+        monkeypatch.setattr("robustbench_coss.machine.precision.CPU_MACS", most)
+        with monkeypatch.context() as context:
+            context.setattr(type(encoder), "forward", noted)
+            seen.clear()
+            precision.faster(encoder, images.repeat(16, 1, 1, 1))
+        assert seen[-1] == timed
+
+
+def test_an_encoder_without_weights_can_be_asked_which_precision_is_faster(
+    timed: list[float], images: torch.Tensor
+) -> None:
+    timed.append(1.0)
+    assert precision.faster(load_model("control:pixels", dataset="parts").encoder, images) == "32"
 
 
 def test_auto_continues_in_the_precision_that_it_began_in(
