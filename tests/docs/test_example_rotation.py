@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,33 +31,33 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     source = shutil.copytree(EXAMPLE, folder / "source", ignore=shutil.ignore_patterns("__pyc*"))
     target = folder / "target"
     offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
-    run(sys.executable, "-m", "pip", "install", "-q", *offline, "--target", target, source)
+    pip = (sys.executable, "-m", "pip", "install", "-q")
+    subprocess.run([*pip, *offline, "--target", target, source], check=True, timeout=120)
     return {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        [*map(str, command)], env=env, cwd=cwd, text=True, capture_output=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def installed(call: Callable[[], object], environment: dict[str, str], cwd: Path) -> str:
+    """What is printed in a process that finds the installed example, as if it had just started."""
 
-
-def coss_bench(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
-    """In a process that finds the installed example, as it would if it had just started."""
-
-    def call() -> None:
+    def run() -> None:
         os.chdir(cwd)
         os.environ |= environment
         sys.path.insert(0, environment["PYTHONPATH"])
         registry._entries.cache_clear()
-        sys.argv = ["coss-bench", *arguments]
-        cli.main()
+        sys.exit(call())  # type: ignore[arg-type]
 
-    process = Forked(call)
+    process = Forked(run)
     out, err = process.communicate()
     assert process.returncode == 0, out + err
     return out
+
+
+def coss_bench(*arguments: str, environment: dict[str, str], cwd: Path) -> str:
+    def call() -> None:
+        sys.argv = ["coss-bench", *arguments]
+        cli.main()
+
+    return installed(call, environment, cwd)
 
 
 def test_the_installed_suite_is_listed_with_its_package(
@@ -93,9 +94,9 @@ def test_the_installed_suite_measures_and_its_record_is_in_the_tables(
 
 
 def test_the_tests_of_the_example_pass(environment: dict[str, str]) -> None:
-    pytest_alone = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
     source = Path(environment["PYTHONPATH"]).parent / "source"
-    assert " passed" in run(sys.executable, *pytest_alone, env=environment, cwd=source)
+    alone = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    assert " passed" in installed(lambda: pytest.main(alone), environment, source)
 
 
 @pytest.mark.parametrize(
