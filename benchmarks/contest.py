@@ -1,8 +1,9 @@
-"""What contestants of the benchmarks of training get alike: images, recipe and encoder."""
+"""What benchmarks of training share: images, recipe, encoder of contestants, lines of results."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,3 +52,16 @@ def build(recipe: Recipe, device: torch.device) -> Method:
         encoder = build_encoder(recipe.arch, size=recipe.size or 32, width=recipe.width)
         method: Method = registry.load("method", recipe.method)(encoder, recipe, 10)
     return method.to(device, memory_format=torch.channels_last)
+
+
+def show(result: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Lines of a nested result."""
+    for key, value in result.items():
+        if isinstance(value, dict):
+            yield from show(value, f"{prefix}{key}.")
+        else:
+            yield (
+                f"{prefix}{key}: {value:.4g}"
+                if isinstance(value, float)
+                else f"{prefix}{key}: {value}"
+            )

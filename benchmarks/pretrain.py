@@ -21,13 +21,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from contest import build, images, recipe_for
+from contest import build, images, recipe_for, show
 from lightly.models.utils import update_momentum
 from lightly_byol import LightlyBYOL, Pictures
 from torch import Tensor
@@ -310,19 +310,6 @@ def profile(args: argparse.Namespace, device: torch.device) -> list[dict[str, An
     entries = sorted(operations, key=own, reverse=True)
     total = sum(map(own, entries))
     return [{"operation": e.key, "share": round(own(e) / total, 3)} for e in entries[:10]]
-
-
-def show(result: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Lines of a nested result."""
-    for key, value in result.items():
-        if isinstance(value, dict):
-            yield from show(value, f"{prefix}{key}.")
-        else:
-            yield (
-                f"{prefix}{key}: {value:.4g}"
-                if isinstance(value, float)
-                else f"{prefix}{key}: {value}"
-            )
 
 
 def write(result: dict[str, Any], path: Path) -> None:
