@@ -22,7 +22,7 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import ImageSet
 from robustbench_coss.encoders.base import Encoder
 from robustbench_coss.errors import CossError, kind_and_line
-from robustbench_coss.records.about import OWN, SuiteAbout
+from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 
 SUITE_NEEDS = ("name", "version", "axis", "config", "conditions", "measure", "metrics", "close")
@@ -233,7 +233,7 @@ def make_suite(name: str, options: Mapping[str, Any]) -> Suite:
     except CossError:
         raise
     except (Exception, SystemExit) as error:
-        if registry.origin("suite", name) == OWN:
+        if registry.origin("suite", name) == registry.OWN:
             raise
         raise registry.broken("suite", name, f"fails: {kind_and_line(error, 300)}") from error
     lacking = [part for part in SUITE_NEEDS if not hasattr(suite, part)]

@@ -14,7 +14,8 @@ from robustbench_coss import registry
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.record import Axis, Record
 
-OWN = "robustbench-coss"  # the distribution of this project
+OWN_SUITES = ("clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf")
+"""This project's suites that "all" stands for, in reading order. To ask them takes torch."""
 
 
 class SuiteAbout(BaseModel):
@@ -101,13 +102,6 @@ def asked_only(name: str) -> bool:
         return bool(getattr(registry.load("suite", name), "asked_only", False))
     except CossError:
         return False
-
-
-def own_suites() -> list[str]:
-    """Names of the suites of this project that "all" stands for, in reading order."""
-    own = [n for n in registry.names("suite") if registry.origin("suite", n) == OWN]
-    own = [name for name in own if not asked_only(name)]
-    return in_order({name: about_suite(name) for name in own})
 
 
 def in_order(abouts: dict[str, SuiteAbout]) -> list[str]:

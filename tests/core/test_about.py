@@ -15,7 +15,14 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
 from robustbench_coss.pages.report.page import make_page
-from robustbench_coss.records.about import SuiteAbout, about_of, about_suite, own_suites
+from robustbench_coss.records.about import (
+    OWN_SUITES,
+    SuiteAbout,
+    about_of,
+    about_suite,
+    asked_only,
+    in_order,
+)
 from robustbench_coss.records.migrate import migrate
 from robustbench_coss.records.record import (
     SCHEMA,
@@ -110,8 +117,9 @@ def test_a_suite_that_says_something_unknown_is_refused() -> None:
 
 
 def test_the_projects_own_suites_are_read_in_this_order() -> None:
-    first = ["clean", "corruption", "occlusion", "adversarial", "crop", "redundancy", "rf"]
-    assert own_suites() == first  # `shift` is measured where it is asked for
+    own = [n for n in registry.names("suite") if registry.origin("suite", n) == registry.OWN]
+    unasked = {name: about_suite(name) for name in own if not asked_only(name)}
+    assert in_order(unasked) == list(OWN_SUITES)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers import simulate
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "compare", "claims", "site"])
@@ -31,3 +33,19 @@ def test_names_are_listed_without_what_they_stand_for() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "Name the class of one augmented view." in done.stdout, done.stderr
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_report_loads_no_torch(tmp_path: Path) -> None:
+    record = simulate.clean(0.5)
+    record.about = {"title": "Clean"}  # without, the suite is asked
+    simulate.save(tmp_path, record)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from robustbench_coss.pages.report.page import make_page\n"
+        "make_page(Path(sys.argv[1]), [], full=True)\n"
+        "print(*(m for m in ('torch', 'scipy.stats') if m in sys.modules))\n"
+    )
+    words = [sys.executable, "-c", program, tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

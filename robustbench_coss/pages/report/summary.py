@@ -22,7 +22,7 @@ from robustbench_coss.claims.verdicts import (
 from robustbench_coss.pages.dossier.suites import check_lines, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
-from robustbench_coss.records.about import own_suites
+from robustbench_coss.records.about import OWN_SUITES
 from robustbench_coss.tables.cells import MISSING, number_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
 
@@ -170,7 +170,7 @@ def _coverage(mine: Sequence[SeedGroup], models: Sequence[str]) -> str:
     for m in mine:
         if m.label in models:
             measured[m.suite].add(m.label)
-    missing = [suite for suite in own_suites() if suite not in measured]
+    missing = [suite for suite in OWN_SUITES if suite not in measured]
     partly = [
         f"{suite} ({len(of)} of {len(models)} models)"
         for suite, of in measured.items()
