@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models as tv
 
 from robustbench_coss.datasets.geometry import Geometry
 from robustbench_coss.encoders.base import Encoder, InputSpec
@@ -85,6 +84,8 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
     Raises:
         CossError: there is none of this name, or it is not made with these options.
     """
+    from torchvision import models as tv
+
     _check_torchvision(name)
     try:
         with fresh():
@@ -97,6 +98,8 @@ def torchvision_module(name: str, **options: Any) -> nn.Module:
 
 
 def _check_torchvision(name: str) -> None:
+    from torchvision import models as tv
+
     known = tv.list_models(module=tv)
     if name not in known:
         hint = did_you_mean(name, known, "`torchvision.models.list_models()` gives all names")
@@ -116,6 +119,8 @@ def cut_or_opaque(module: nn.Module, spec: InputSpec, name: str) -> Cut:
 
 
 def _torchvision(name: str, weights: str, size: int | None) -> tuple[Cut, str]:
+    from torchvision import models as tv
+
     if not weights:
         options = {"image_size": size} if size is not None and name.startswith("vit_") else {}
         module = torchvision_module(name, **options)

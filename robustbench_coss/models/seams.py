@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models as tv
 
 from robustbench_coss.encoders.base import Encoder, InputSpec, Stage
 from robustbench_coss.encoders.class_token import ClassTokenEncoder
@@ -89,7 +88,7 @@ class Followed(Encoder):
 class TorchvisionViT(ClassTokenEncoder):
     """torchvision's VisionTransformer without its last linear layer."""
 
-    def __init__(self, model: tv.VisionTransformer, input: InputSpec) -> None:
+    def __init__(self, model: Any, input: InputSpec) -> None:
         super().__init__(input, dim=model.hidden_dim, prefixes=1)
         self.model, self.after = model, model.heads[:-1]
 
@@ -144,7 +143,7 @@ def _densenet(m: Any) -> Parts:
 
 def _blocks(m: Any) -> Parts:
     """Networks that are one sequence of blocks: each is a stage."""
-    blocks = m.layers if isinstance(m, tv.MNASNet) else m.features
+    blocks = m.layers if hasattr(m, "layers") else m.features  # MNASNet calls them so
     return {f"block{i}": part for i, part in enumerate(blocks, start=1)}, [
         nn.Flatten(),
         *m.classifier,
@@ -195,18 +194,17 @@ def _swin(m: Any) -> Parts:
     }, [nn.Flatten(), m.head]
 
 
-TORCHVISION: dict[type, Callable[[Any], Parts]] = {
-    tv.ResNet: _resnet,
-    WideResNet: _wide_resnet,
-    tv.DenseNet: _densenet,
-    tv.MobileNetV2: _blocks,
-    tv.MobileNetV3: _blocks,
-    tv.EfficientNet: _blocks,
-    tv.ConvNeXt: _convnext,
-    tv.RegNet: _regnet,
-    tv.ShuffleNetV2: _shufflenet,
-    tv.MNASNet: _blocks,
-    tv.SwinTransformer: _swin,
+TORCHVISION: dict[str, Callable[[Any], Parts]] = {
+    "ResNet": _resnet,
+    "DenseNet": _densenet,
+    "MobileNetV2": _blocks,
+    "MobileNetV3": _blocks,
+    "EfficientNet": _blocks,
+    "ConvNeXt": _convnext,
+    "RegNet": _regnet,
+    "ShuffleNetV2": _shufflenet,
+    "MNASNet": _blocks,
+    "SwinTransformer": _swin,
 }
 
 
@@ -218,11 +216,14 @@ def cut(module: nn.Module, input: InputSpec) -> Cut | None:
     Raises:
         RuntimeError, AssertionError, ValueError: the network does not take images of this size.
     """
+    from torchvision import models as tv
+
     module.eval()
     made: Cut | None = None
     if isinstance(module, tv.VisionTransformer) and isinstance(module.heads, nn.Sequential):
         made = _split_head(TorchvisionViT(module, input), module.heads[-1])
-    for kind, parts_of in TORCHVISION.items():
+    kinds = {getattr(tv, name): parts_of for name, parts_of in TORCHVISION.items()}
+    for kind, parts_of in (kinds | {WideResNet: _wide_resnet}).items():
         if isinstance(module, kind):
             stages, rest = parts_of(module)
             *between, last = rest

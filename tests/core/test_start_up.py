@@ -49,3 +49,16 @@ def test_a_report_loads_no_torch(tmp_path: Path) -> None:
     words = [sys.executable, "-c", program, tmp_path]
     done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_measuring_loads_no_library_that_our_own_models_do_without() -> None:
+    others = ("torchvision", "timm", "lightly", "pytorch_lightning", "transformers", "torchattacks")
+    program = (
+        "import sys\n"
+        "import robustbench_coss.cli.measure, robustbench_coss.evaluations.suites.clean\n"
+        "from robustbench_coss.models.checkpoint import build_encoder\n"
+        "build_encoder('rf9_resnet18', size=32, width=0.125)\n"
+        f"print(*(m for m in {others} if m in sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models as tv
 
 from robustbench_coss.encoders.base import Encoder, InputSpec
 from robustbench_coss.encoders.timm_models import timm_model
@@ -22,7 +21,7 @@ from robustbench_coss.models.other_tools.find import some, some_of
 from robustbench_coss.models.other_tools.foreign import Foreign, contradictions
 from robustbench_coss.models.other_tools.named import named
 from robustbench_coss.models.other_tools.names import NO_PART
-from robustbench_coss.models.other_tools.resnets import ShapedResNet, build_clip_resnet, set_stem
+from robustbench_coss.models.other_tools.resnets import build_clip_resnet, set_stem
 from robustbench_coss.models.seams import Cut, Followed
 from robustbench_coss.models.tensors import check_kinds
 from robustbench_coss.models.wide_resnet import WideResNet, wide_shape
@@ -103,6 +102,8 @@ def module_of(path: Path, file: Foreign, side: int) -> nn.Module:
     Raises:
         CossError: the architecture is not known, or cannot be built for this size.
     """
+    from torchvision import models as tv
+
     with contradictions(path):
         module: Any = _initial(file, side)
     if file.bare_stem and hasattr(module, "relu"):
@@ -119,6 +120,8 @@ def module_of(path: Path, file: Foreign, side: int) -> nn.Module:
 
 def _initial(file: Foreign, side: int) -> Any:
     if file.kind == "resnet":
+        from robustbench_coss.models.other_tools.shaped_resnet import ShapedResNet
+
         assert file.stem is not None
         return ShapedResNet(file.state, file.stem, file.classes)
     if file.kind == "wide":

@@ -7,7 +7,6 @@ from functools import cache
 
 import torch
 from torch import nn
-from torchvision import models as tv
 
 from robustbench_coss.encoders.timm_models import classifier_name, in_timm
 from robustbench_coss.errors import CossError
@@ -101,6 +100,8 @@ def has_names_of(arch: str, state: State) -> bool:
 
 def named_by(tree: Tree, state: State) -> Named | None:
     """The network that a file names itself, if a library has it and its tensors have its names."""
+    from torchvision import models as tv
+
     said = tree.said("arch", "model", "model_name")
     for family in ("torchvision", "timm"):
         known = said in tv.list_models(module=tv) if family == "torchvision" else in_timm(said)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torchvision import models as tv
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from robustbench_coss.encoders.timm_models import timm_module
 from robustbench_coss.errors import CossError
@@ -30,7 +28,6 @@ WIDER: dict[tuple[str, tuple[int, ...]], str] = {
     ("resnet101", (256, 8)): "resnext101_32x8d",
     ("resnet101", (256, 4)): "resnext101_64x4d",
 }
-STRIDES = (1, 2, 2, 2)
 
 
 @dataclass(frozen=True)
@@ -78,35 +75,7 @@ def stem_of(text: str, usual: Stem) -> Stem:
     return Stem(known["stride"], known["padding"], bool(known["pool"]))
 
 
-class ShapedResNet(tv.ResNet):  # type: ignore[misc]
-    """torchvision's ResNet with as many blocks, channels and groups as weights have.
-
-    Args:
-        state: weights in torchvision's names, of which `shape_of` knows the shape.
-        stem: what they do not show.
-        classes: of the classifier; None for none, features [B, D] are given.
-    """
-
-    def __init__(self, state: State, stem: Stem, classes: int | None) -> None:
-        nn.Module.__init__(self)
-        first = state["conv1.weight"]
-        self.conv1 = nn.Conv2d(3, len(first), first.shape[-1], bias="conv1.bias" in state)
-        self.bn1, self.relu = nn.BatchNorm2d(len(first)), nn.ReLU(inplace=True)
-        set_stem(self, stem)
-        channels = len(first)
-        for stage, stride in enumerate(STRIDES, start=1):
-            blocks = []
-            for number in range(_count(state, stage)):
-                name = f"layer{stage}.{number}."
-                block = _block(state, name, channels, stride if number == 0 else 1)
-                channels = _outputs(state, name)
-                blocks.append(block)
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks) if blocks else nn.Identity())
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc: Any = nn.Identity() if classes is None else nn.Linear(channels, classes)
-
-
-def set_stem(module: tv.ResNet, stem: Stem) -> None:
+def set_stem(module: Any, stem: Stem) -> None:
     """Give a ResNet a stem's stride, padding and pooling."""
     module.conv1.stride = (stem.stride, stem.stride)
     module.conv1.padding = (stem.padding, stem.padding)
@@ -120,7 +89,7 @@ def shape_of(state: State) -> tuple[str, int] | None:
     if stem is None or inner is None or stem.dim() != 4 or inner.dim() != 4 or stem.shape[1] != 3:
         return None
     bottleneck = "layer1.0.conv3.weight" in state
-    counts = tuple(_count(state, stage) for stage in (1, 2, 3, 4))
+    counts = tuple(block_count(state, stage) for stage in (1, 2, 3, 4))
     if 0 in counts[:3] or stem.shape[-1] not in (3, 5, 7) or "bn1.running_var" not in state:
         return None
     channels = len(stem)
@@ -129,7 +98,7 @@ def shape_of(state: State) -> tuple[str, int] | None:
             name = f"layer{stage}.{number}."
             if not _is_plain(state, name, bottleneck, channels, moves=stage > 1 and number == 0):
                 return None
-            channels = _outputs(state, name)
+            channels = outputs_of(state, name)
     name = NAMES.get((counts, bottleneck), f"resnet[{'-'.join(map(str, counts))}]")
     wider = WIDER.get((name, tuple(inner.shape[:2])))
     if wider is not None and len(stem) == 64:
@@ -148,7 +117,7 @@ def usual_name(state: State) -> str | None:
     return NAMES.get((counts, "layer1.0.conv3.weight" in state))
 
 
-def _count(state: State, stage: int) -> int:
+def block_count(state: State, stage: int) -> int:
     """Blocks of a stage, numbered without a gap."""
     number = 0
     while f"layer{stage}.{number}.conv1.weight" in state:
@@ -156,7 +125,8 @@ def _count(state: State, stage: int) -> int:
     return number
 
 
-def _outputs(state: State, name: str) -> int:
+def outputs_of(state: State, name: str) -> int:
+    """Channels that a block gives."""
     last = state.get(f"{name}conv3.weight", state.get(f"{name}conv2.weight"))
     assert last is not None
     return len(last)
@@ -173,28 +143,8 @@ def _is_plain(state: State, name: str, bottleneck: bool, channels: int, moves: b
             return False
     if (f"{name}conv3.weight" in state) != bottleneck:
         return False
-    changes = moves or _outputs(state, name) != channels
+    changes = moves or outputs_of(state, name) != channels
     return not changes or f"{name}downsample.0.weight" in state
-
-
-def _block(state: State, name: str, channels: int, stride: int) -> Any:
-    """A block by the shapes of its weights; of a bottleneck, the 3×3 convolution strides."""
-    outputs = _outputs(state, name)
-    down = None
-    if f"{name}downsample.0.weight" in state:
-        down = nn.Sequential(
-            nn.Conv2d(channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-        )
-    inner = state[f"{name}conv2.weight"]
-    width, groups = len(inner), len(inner) // inner.shape[1]
-    if f"{name}conv3.weight" not in state:
-        return BasicBlock(channels, outputs, stride, down)
-    block = Bottleneck(channels, outputs // 4, stride, down)
-    block.conv1, block.bn1 = nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width)
-    block.conv2 = nn.Conv2d(width, width, 3, stride, 1, groups=groups, bias=False)
-    block.bn2 = nn.BatchNorm2d(width)
-    block.conv3, block.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
-    return block
 
 
 # ---- CLIP's ----
