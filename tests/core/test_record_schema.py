@@ -73,7 +73,11 @@ def test_other_tools_may_check_records_by_the_published_schema(written: list[Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("study", sorted({path.parents[3].name for path in COMMITTED}))
-def test_every_committed_record_keeps_all_but_what_is_said_in_another_way_now(study: str) -> None:
+def test_every_committed_record_keeps_all_but_what_is_said_in_another_way_now(
+    study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other versions of zlib compress to other bytes, which are not compared.
+    monkeypatch.setattr("robustbench_coss.records.columns.zlib.compress", lambda raw, level: b"")
     for path in (path for path in COMMITTED if path.parents[3].name == study):
         # Older files write the norms in letters.
         words = re.sub(r"\bL2\b", "ℓ2", re.sub(r"\bLinf\b", "ℓ∞", path.read_text()))
@@ -85,7 +89,7 @@ def test_every_committed_record_keeps_all_but_what_is_said_in_another_way_now(st
             content["model"].pop("training")
             for cell in content["cells"]:
                 cell.pop("stage", None), cell.pop("kind", None)
-            for column in columns(content):  # other versions of zlib compress to other bytes
+            for column in columns(content):
                 column.pop("data")
         assert read == stored, path
 

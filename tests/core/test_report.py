@@ -16,6 +16,7 @@ from scipy import stats
 
 from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.errors import CossError
+from robustbench_coss.pages.report import page as page_module
 from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.pages.report.recipes import recipes_apart
 from robustbench_coss.records.record import find_records
@@ -60,6 +61,12 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is said in words: drawing takes most of the time."""
+    monkeypatch.setattr(page_module, "draw_figures", lambda *_: [])
+
+
 def section(page: Element, end: str) -> Element:
     (found,) = [s for s in page.all("section") if s.attributes.get("id", "").endswith(end)]
     return found
@@ -68,6 +75,7 @@ def section(page: Element, end: str) -> Element:
 # What it says
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_single_run_is_reported_with_wilsons_interval(single: Path) -> None:
     wilson = stats.binomtest(60, 200).proportion_ci(method="wilson")
     said = f"30.0 % [{100 * wilson.low:.1f}, {100 * wilson.high:.1f}]"
@@ -101,6 +109,7 @@ def test_every_condition_of_every_suite_is_there(results: Path, page: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
 def test_a_full_table_names_its_models_only_where_it_does_not_hold_all(results: Path) -> None:
     def titles(*names: str) -> list[str]:
         tree = parse(make_page(results, names, full=True))
@@ -118,6 +127,7 @@ def test_failed_checks_are_told_before_the_first_number(page: str) -> None:
     assert summary.index("more steps do not help") < summary.index("test images of")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_co_model_stands_against_its_base_method(trained: Path) -> None:
     compared = section(parse(make_page(trained, [], full=True)), "compared")
     (title, *others) = [heading.text for heading in compared.all("h3")]
@@ -125,6 +135,7 @@ def test_a_co_model_stands_against_its_base_method(trained: Path) -> None:
     assert others == []
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_controls_are_set_apart_and_no_model_is_measured_by_their_rank(tmp_path: Path) -> None:
     simulate.save(
         tmp_path, simulate.clean(0.5), simulate.clean(0.4, method="dino"), simulate.control(0.6)
@@ -141,6 +152,7 @@ def test_controls_are_set_apart_and_no_model_is_measured_by_their_rank(tmp_path:
     assert "control" not in titles[0]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_names_choose_what_is_reported(results: Path) -> None:
     page = parse(make_page(results, ["byol-s1"], full=True))
     (title,) = page.all("h1")
@@ -150,6 +162,7 @@ def test_names_choose_what_is_reported(results: Path) -> None:
     assert "byol-s0" not in runs[0].text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_commands_are_those_of_the_first_run_and_the_others_are_named(trained: Path) -> None:
     provenance = section(parse(make_page(trained, ["BYOL"], full=True)), "provenance")
     commands = provenance.all("pre", class_="commands")[0].text
@@ -291,6 +304,7 @@ def poppler(tool: str, *arguments: object) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")  # the PDF has them
 def test_the_pdf_holds_the_same_numbers_and_numbers_its_pages(results: Path, pdf: Path) -> None:
     text = re.sub(r"\s+", " ", poppler("pdftotext", pdf, "-"))
     tree = parse(make_page(results, ["byol-s0"], full=True))

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 from matplotlib.backends import _backend_pdf_ps as pdf_fonts
 
@@ -21,7 +22,8 @@ from robustbench_coss.datasets.parts import COUNTS, PartsSource
 
 
 def work_once(patch: pytest.MonkeyPatch) -> None:
-    """The parser of the command line, generated pictures, the parts of fonts that a PDF holds.
+    """The parser of the command line, generated pictures, the parts of fonts that a PDF holds, the
+    first weights of large layers.
 
     Nor is it waited for the disk: no test cuts the power.
     """
@@ -29,6 +31,7 @@ def work_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(os, "fsync", lambda _: None)
     _draw_once(patch)
     _cut_fonts_once(patch)
+    _repeat_weights(patch)
 
 
 def _draw_once(patch: pytest.MonkeyPatch) -> None:
@@ -61,3 +64,25 @@ def _cut_fonts_once(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(pdf_fonts, "get_glyphs_subset", glyphs_of)
     patch.setattr(pdf_fonts, "font_as_file", io.BytesIO)
+
+
+def _repeat_weights(patch: pytest.MonkeyPatch) -> None:
+    """Random weights of a layer beyond so many are those before again; others mostly replace them.
+
+    The number is a prime: no two rows are the same. Methods of Tensor stay what they are, which
+    attacks compare theirs with.
+    """
+    many = 65_521
+    for name in ("uniform_", "normal_"):
+        draw = getattr(torch.Tensor, name)
+
+        def filled(x: Any, *how: Any, draw: Any = draw, **more: Any) -> Any:
+            if x.numel() < 2 * many or not x.is_contiguous():
+                return draw(x, *how, **more)
+            first, *rest = x.view(-1).split(many)
+            draw(first, *how, **more)
+            for part in rest:
+                part.copy_(first[: len(part)])
+            return x
+
+        patch.setattr(torch.nn.Parameter, name, filled, raising=False)
