@@ -96,7 +96,7 @@ def test_ctrl_c_in_any_command_is_one_line_and_status_130(
     def interrupt(kind: str) -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustbench_coss.registry.names", interrupt)
+    monkeypatch.setattr("robustbench_coss.cli.list.names", interrupt)
     assert bench("list") == Outcome(130, "", "interrupted\n")
 
 

@@ -38,6 +38,7 @@ def test_weights_from_elsewhere_become_an_encoder_file(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_pictures")
 def test_the_example_of_the_readme_measures_a_module(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

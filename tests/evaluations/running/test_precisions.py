@@ -32,7 +32,7 @@ from robustbench_coss.models.checkpoint import Checkpoint, build_encoder, load_c
 from robustbench_coss.models.load import load_model
 from robustbench_coss.records.commands import commands_of
 from robustbench_coss.records.confidence import CONFIDENCE, TRUE_CLASS, logits_of
-from robustbench_coss.records.record import find_records, path_of, read_record
+from robustbench_coss.records.record import Record, find_records, path_of, read_record
 
 TOLERANCE = 0.3  # points that a share may move by against 32 bit
 PROBABILITIES = 0.005  # what those of single images may, on average
@@ -342,23 +342,30 @@ def trained() -> Checkpoint:
     return Checkpoint(encoder, "trained", None, "a" * 64, meta, network[1], 10)
 
 
+def in_precision(trained: Checkpoint, folder: Path, name: str) -> Record:
+    request = Evaluation(
+        "crop",
+        results=folder,
+        device="cpu",
+        precision=name,
+        limit=4000,
+        options={"crop": {"areas": [0.5]}},
+    )
+    (record,) = evaluate_run(lambda: trained, request).values()
+    return record
+
+
+@pytest.fixture(scope="module")
+def full(trained: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return in_precision(trained, tmp_path_factory.mktemp("full"), "32")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("asked", ["bf16", "fp16"])
 def test_shares_of_a_trained_model_move_by_at_most_0_3_points(
-    trained: Checkpoint, tmp_path: Path, asked: str
+    trained: Checkpoint, full: Record, tmp_path: Path, asked: str
 ) -> None:
-    found = {}
-    for precision_ in ("32", asked):
-        request = Evaluation(
-            "crop",
-            results=tmp_path / precision_,
-            device="cpu",
-            precision=precision_,
-            limit=4000,
-            options={"crop": {"areas": [0.5]}},
-        )
-        (found[precision_],) = evaluate_run(lambda: trained, request).values()
-    full, short = found.values()
+    short = in_precision(trained, tmp_path, asked)
     assert full.cells[0].outcomes["correct"].mean() > 0.6
     for metric in full.metrics:
         moved = 100 * abs(full.per_sample(metric).mean() - short.per_sample(metric).mean())
