@@ -203,6 +203,7 @@ def test_a_full_disk_stops_an_evaluation_and_what_is_measured_stays(
     assert sorted(record.suite for _, record in find_records(tmp_path)) == ["clean", "crop"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_evaluation_exits_130_and_the_same_command_goes_on(
     bench: Bench,
     run: Path,

@@ -97,6 +97,7 @@ def test_the_second_of_two_commands_in_one_folder_gets_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_start_at_once_one_is_whole_and_one_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     common = ["pretrain", "--device", "cpu"]

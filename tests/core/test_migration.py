@@ -133,6 +133,7 @@ def test_options_are_read_off_the_settings_of_older_records(
     assert make_suite(suite, found).config() == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_committed_records_keep_their_recipes_and_settings(study: Path) -> None:
     for path, record in find_records(study):
@@ -150,6 +151,7 @@ def test_committed_records_keep_their_recipes_and_settings(study: Path) -> None:
             assert value in stored["suite_config"].values(), option
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)
 def test_committed_records_keep_their_seeds_together_under_their_names(study: Path) -> None:
     with (study / "leaderboard.csv").open(encoding="utf-8", newline="") as file:

@@ -154,6 +154,7 @@ def mmpretrain_names(network: nn.Module) -> State:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [3, 12])
 def test_a_vit_of_mmpretrain_is_read_and_so_is_its_classifier(heads: int, tmp_path: Path) -> None:
     network = vit(num_heads=heads)

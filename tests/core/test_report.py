@@ -269,6 +269,7 @@ def test_without_weasyprint_the_page_is_written_and_what_to_install_is_said(
 # PDF
 
 
+@pytest.mark.slow
 def test_printing_leaves_pillow_strict_about_damaged_images() -> None:
     program = """
 from PIL import ImageFile
@@ -328,6 +329,7 @@ def test_the_fonts_of_the_pdf_are_embedded_and_are_those_of_matplotlib(pdf: Path
         assert "Type 3" not in line
 
 
+@pytest.mark.slow
 def test_a_short_report_has_every_headline_number_and_what_recipes_differ_in(
     results: Path, page: str
 ) -> None:

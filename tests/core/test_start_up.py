@@ -10,6 +10,7 @@ import pytest
 from helpers import simulate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["leaderboard", "compare", "claims", "site"])
 def test_tables_load_no_torch(command: str) -> None:
     program = (

@@ -61,6 +61,7 @@ def counted(calls: Counter[str], name: str, plain: Any) -> Any:
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "optimizer", "options"),
     [

@@ -231,6 +231,7 @@ def test_sets_in_memory_are_not_looked_through(tmp_path: Path) -> None:
     assert json.loads(listing) == {}
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_a_picture_out_is_one_that_never_had_it(
     folders: Path, tmp_path: Path, small_bank: None
 ) -> None:

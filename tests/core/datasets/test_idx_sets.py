@@ -87,6 +87,7 @@ def test_an_idx_file_that_is_not_there_is_an_error_of_one_line(tmp_path: Path) -
 # ---- MNIST and Fashion-MNIST ----
 
 
+@pytest.mark.slow
 @needs_fashion_mnist
 def test_fashion_mnist_roles_have_their_sizes_and_share_no_image(tmp_path: Path) -> None:
     with gzip.open(DEBIAN / "train-images-idx3-ubyte.gz") as file:

@@ -267,6 +267,7 @@ def test_an_architecture_that_a_run_does_not_have_is_refused(tmp_path: Path) -> 
         load_model(path, arch="resnet50")
 
 
+@pytest.mark.slow
 def test_the_records_of_two_sizes_of_one_file_lie_beside_each_other(
     plain: Path, tmp_path: Path
 ) -> None:

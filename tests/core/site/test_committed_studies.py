@@ -11,6 +11,7 @@ from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.pages.dossier.models import model_part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "study", sorted(p.parent for p in ROOT.glob("results/*/records")), ids=lambda p: p.name
 )

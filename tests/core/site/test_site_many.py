@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from helpers import simulate
 from helpers.site_pages import read
 
@@ -11,6 +12,7 @@ from robustbench_coss.figures.pens import MOST_MODELS
 from robustbench_coss.pages.site import write_site
 
 
+@pytest.mark.slow
 def test_models_without_a_colour_are_faint_dots_that_still_say_their_intervals(
     tmp_path: Path,
 ) -> None:

@@ -169,6 +169,7 @@ def test_an_interval_is_as_wide_as_that_of_drawing_images_one_by_one(name: str, 
     assert found.low < found.value < found.high
 
 
+@pytest.mark.slow
 def test_intervals_of_ece_hold_what_so_many_images_give_on_average() -> None:
     # Of a model that is calibrated, so that all of its ECE is the bias of few images.
     every = []

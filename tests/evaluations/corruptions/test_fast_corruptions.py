@@ -145,6 +145,7 @@ def test_extreme_pixels_are_treated_as_the_package_treats_them() -> None:
             assert near(fast(pictures, name, severity, keys_of(1), "imagenet-c"), expected) == 1
 
 
+@pytest.mark.slow
 def test_the_package_s_shuffle_copies_and_does_not_swap() -> None:
     """`Replay.shuffle` restates it; compiled with its own draws it must move pixels alike."""
     place = np.arange(40 * 40).reshape(40, 40)

@@ -35,6 +35,7 @@ def measured(bench: Bench, root: Path, data: str, suites: str, *more: str) -> di
     return {record.suite: record for _, record in find_records(root / f"r-{data}")}
 
 
+@pytest.mark.slow
 def test_test_pictures_alone_give_the_outcomes_that_they_give_beside_others(
     pictures: Path, bench: Bench
 ) -> None:

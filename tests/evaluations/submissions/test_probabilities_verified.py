@@ -32,11 +32,13 @@ def only_one(record: Record) -> None:
         del cell.outcomes[CONFIDENCE]
 
 
+@pytest.mark.slow
 def test_probabilities_that_were_raised_do_not_reproduce(bundle: Path, tmp_path: Path) -> None:
     forged = with_records(bundle, tmp_path / "forged.zip", surer)
     assert not verify(forged, PLAN).reproduced
 
 
+@pytest.mark.slow
 def test_a_bundle_from_before_there_were_probabilities_is_verified_without_them(
     bundle: Path, tmp_path: Path
 ) -> None:

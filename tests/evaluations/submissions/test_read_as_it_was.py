@@ -16,6 +16,7 @@ SMALL = ["--dataset", "parts", "--suite", "crop", "--set", "crop.areas=[0.5]", "
 SMALL += ["--probe-train", 40, "--device", "cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -41,6 +42,7 @@ def test_a_model_is_read_as_it_was_measured(
     assert "reproduced: every outcome equal" in found.out
 
 
+@pytest.mark.slow
 def test_a_file_that_was_read_in_two_ways_is_submitted_by_the_name_of_one(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,6 +169,7 @@ def measured(subject: Subject) -> tuple[list[Cell], dict[str, Check]]:
     return found, {check.name: check for check in suite.checks(found)}
 
 
+@pytest.mark.slow
 def test_an_honest_model_passes_every_check_and_its_accuracy_falls() -> None:
     found, checks = measured(tiny_subject())
     assert len(checks) == 8

@@ -131,6 +131,7 @@ def right(outputs: Outputs, wanted: tuple[str, ...], known: set[str], names: lis
     return names[int(outputs.argmax())] in wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BY_FOLDER)
 def test_sets_of_pictures_in_folders_are_measured_as_their_authors_do(
     name: str, root: Path, measure: Measure
@@ -165,6 +166,7 @@ def test_sets_of_pictures_in_folders_are_measured_as_their_authors_do(
     assert check.detail == f"{len(shifted):,} of the {told.pictures:,} pictures that were published"
 
 
+@pytest.mark.slow
 def test_folders_that_are_numbers_are_read_in_their_order_which_is_said(
     root: Path, measure: Measure
 ) -> None:
@@ -175,6 +177,7 @@ def test_folders_that_are_numbers_are_read_in_their_order_which_is_said(
     assert f"0 is {WNIDS[0]}, 1 is {WNIDS[1]}, 2 is {WNIDS[2]}, …, 999 is {WNIDS[999]}" in line
 
 
+@pytest.mark.slow
 def test_several_right_answers_and_none_are_counted_as_real_does(
     root: Path, measure: Measure
 ) -> None:
@@ -238,6 +241,7 @@ def test_pictures_of_model_vs_human_are_decided_as_its_code_does(
     assert value(record, f"shift_model_vs_human_{kind}_top1") == pytest.approx(np.mean(right))
 
 
+@pytest.mark.slow
 def test_shape_bias_is_the_share_of_shapes_among_answers_that_are_either(
     root: Path, measure: Measure
 ) -> None:

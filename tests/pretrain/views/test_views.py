@@ -163,6 +163,7 @@ def test_the_defaults_are_those_of_lightlys_byol_transform() -> None:
         assert solarize.prob == OPTIONS.solarize[view]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [0, 1])
 def test_views_have_the_image_statistics_of_lightlys(view: int) -> None:
     """Brightness, contrast, colour and spectrum over 100 views of each of ten pictures."""
