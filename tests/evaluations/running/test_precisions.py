@@ -343,13 +343,9 @@ def trained() -> Checkpoint:
 
 
 def in_precision(trained: Checkpoint, folder: Path, name: str) -> Record:
+    options = {"crop": {"areas": [0.5]}}
     request = Evaluation(
-        "crop",
-        results=folder,
-        device="cpu",
-        precision=name,
-        limit=4000,
-        options={"crop": {"areas": [0.5]}},
+        "crop", results=folder, device="cpu", precision=name, limit=4000, options=options
     )
     (record,) = evaluate_run(lambda: trained, request).values()
     return record
