@@ -56,6 +56,7 @@ SLOW = (
     "test_claims_error_rates.py",
     "test_sweep.py",
     "test_export_onnx.py",
+    "test_fuzz.py",
     "test_commands.py",
 )
 NEEDS = {"test_cluster.py": pytest.mark.cluster, "test_site_browser.py": pytest.mark.browser}
