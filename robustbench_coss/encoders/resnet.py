@@ -228,7 +228,9 @@ class ResNet(Encoder):
             else None
         )
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):  # He et al. 2015, as torchvision initialises
+            # He et al. 2015, as torchvision initialises. Where only shapes are asked for, torch
+            # would load its compiler to draw nothing.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self) -> dict[str, Stage]:
