@@ -4,14 +4,14 @@
 
 Reads the records of a study of `options.w_s` × `options.grid` × `mlp` on one test set and measures
 nothing itself. Prints the difference CO - base (same MLP) of each combination with the product's
-paired interval over seeds and images, and for each metric what a factor changes in it: the mean
-over the other factors at one end minus that at the other, by seed, and Student's t over seeds.
+paired interval over seeds and images, and for each metric what a factor changes in it.
 Writes `gain.csv` and the figure `gain.png` into the study's folder `figures`.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,30 +59,25 @@ def gains(measured: Sequence[SeedGroup]) -> pd.DataFrame:
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
-    """For each metric and factor the change of the gain from its lowest to its highest value, with
-    its 95 % interval and two-sided p by Student's t over seeds."""
+    """For each metric and factor the change of the gain from one value to the next, the mean over
+    the other factors, with its 95 % interval and two-sided p by Student's t over seeds.
+
+    Without a global term (w_s = 1) there is another method; it counts for the weight alone.
+    """
     lines = []
-    for metric in METRICS:
+    for metric, factor in itertools.product(METRICS, FACTORS):
         mine = table[(table["metric"] == metric) & table["seed"].notna()]
-        for factor in FACTORS:
-            ends = mine[factor].min(), mine[factor].max()
-            low, high = (mine[mine[factor] == end].groupby("seed")["gain"].mean() for end in ends)
-            each = (high - low).dropna()
-            test = stats.ttest_1samp(each, 0.0)
-            interval = test.confidence_interval(0.95)
-            lines.append(
-                {
-                    "metric": metric,
-                    "factor": factor,
-                    "from": ends[0],
-                    "to": ends[1],
-                    "change": each.mean(),
-                    "low": interval.low,
-                    "high": interval.high,
-                    "p": test.pvalue,
-                    "seeds": len(each),
-                }
+        mine = mine if factor == "w_s" else mine[mine["w_s"] < 1]
+        for before, after in itertools.pairwise(sorted(mine[factor].unique())):
+            one, other = (
+                mine[mine[factor] == value].groupby("seed")["gain"].mean()
+                for value in (before, after)
             )
+            test = stats.ttest_1samp(other - one, 0.0)
+            low, high = test.confidence_interval(0.95)
+            line = {"metric": metric, "factor": factor, "from": before, "to": after}
+            line |= {"change": (other - one).mean(), "low": low, "high": high}
+            lines.append(line | {"p": test.pvalue, "seeds": len(one)})
     return pd.DataFrame(lines)
 
 
