@@ -114,7 +114,9 @@ def configurations_of(
     for label in (label for label, count in clashes.items() if count > 1):
         keys = sorted(key for key in found if found[key].label == label)
         kept = [without_identity(by_key[key]) for key in keys]
-        notes = differences([model | {"probe": _probe_in_words(model)} for model in kept])
+        # How many parameters there are follows from what else is different.
+        brief = [m | {"probe": _probe_in_words(m), "parameters": None} for m in kept]
+        notes = differences(brief)
         if len(set(notes)) < len(notes):
             notes = differences(kept)
         for key, note in zip(keys, notes, strict=True):

@@ -123,6 +123,19 @@ def test_classifiers_of_one_model_are_told_apart_in_a_word(tmp_path: Path) -> No
     assert said == {"logistic)", "sgd)", "sgd on 2,000)", "own head)"}
 
 
+def test_what_follows_from_a_setting_is_left_out_of_labels_unless_nothing_else_differs() -> None:
+    common = {"name": "a", "method": "byol", "arch": "resnet18", "checkpoint_sha256": "0"}
+    with_mlp, without, other = (
+        common | {"parameters": count, "training": {"recipe": {"seed": 0, "mlp": mlp}}}
+        for count, mlp in ((20, True), (10, False), (30, True))
+    )
+    for models, differs in (
+        ((with_mlp, without), {"mlp=true", "mlp=false"}),
+        ((with_mlp, other), {"parameters=20", "parameters=30"}),
+    ):
+        assert {c.differs for c in configurations_of(models).values()} == differs
+
+
 def test_models_without_a_training_seed_are_told_apart_by_their_weights() -> None:
     models = [{"name": name, "checkpoint_sha256": name} for name in ("one", "two")]
     found = configurations_of(models).values()
