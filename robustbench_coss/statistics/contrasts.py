@@ -173,19 +173,22 @@ def _crossed(blocks: Sequence[Floats], outcomes: Sequence[Floats]) -> Difference
     if n < 2 or math.isnan(value):
         return Difference(value, math.nan, math.nan, math.nan, "t")
     images = float(per_image.var(ddof=1)) / n
-    seeds = residual = spread = 0.0
+    residual, variances = 0.0, []
     for block in blocks:
         k, means = len(block), block.mean(axis=1)
         left = block - means[:, None] - block.mean(axis=0) + block.mean()
         within = float((left**2).sum()) / ((k - 1) * (n - 1)) / (k * n)
         # Seed means contain the residuals, so that they vary at least as much.
         between = max(float(means.var(ddof=1)) / k, within)
-        seeds, residual = seeds + between, residual + within
-        spread += between**2 / (k - 1)
+        residual += within
+        variances.append((between, k - 1))
+    seeds = sum(between for between, _ in variances)
     largest = max(float(np.abs(rows).max(initial=0.0)) for rows in outcomes)
     if seeds <= (1e-12 * largest) ** 2:  # 0 but for rounding
         return None
-    parts = [(seeds, seeds**2 / spread), (max(images - residual, 0.0), n - 1)]
+    # Welch and Satterthwaite's degrees of freedom, of shares: squares of tiny variances are 0.
+    freedom = 1 / sum((between / seeds) ** 2 / df for between, df in variances)
+    parts = [(seeds, freedom), (max(images - residual, 0.0), n - 1)]
 
     def half(p: float) -> float:
         return math.sqrt(sum(v * float(special.stdtrit(df, 1 - p / 2)) ** 2 for v, df in parts))
