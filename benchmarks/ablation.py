@@ -10,23 +10,19 @@ Writes `gain.csv` and the figure `gain.png` into the study's folder `figures`.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from gains import METRICS, gain_lines, load_study, show
+from gains import BASE, CO, METRICS, gain_lines, report
 from matplotlib.figure import Figure
 from scipy import stats
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.figures.styles import styled
-from robustbench_coss.files import write_atomically
 
-BASE, CO = "simclr", "co-simclr"
 MLP = {False: "no MLP", True: "MLP after pooling"}
 FACTORS = ("w_s", "positions", "mlp")
 ALL = 16  # positions of rf29_resnet18 at 32 px
@@ -122,20 +118,5 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Print the tables and write the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("results", type=Path, help="folder of the study's records")
-    folder: Path = parser.parse_args().results
-    table = gains(load_study(folder))
-    if table.empty:
-        raise SystemExit(f"{folder} holds no {BASE} and {CO} measured on the same test set")
-    show(table, effects(table))
-    write_atomically(folder / "gain.csv", table.to_csv(index=False, float_format="%.4g"))
-    with styled("paper"):
-        (folder / "figures").mkdir(exist_ok=True)
-        draw(table).savefig(folder / "figures" / "gain.png", dpi=300)
-
-
 if __name__ == "__main__":
-    main()
+    report(str(__doc__), gains, effects, draw)

@@ -12,22 +12,17 @@ Student's t over the slopes of the seeds, which are independent where the levels
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from gains import METRICS, gain_lines, load_study, show
+from gains import BASE, CO, METRICS, gain_lines, report
 from matplotlib.figure import Figure
 from scipy import stats
 
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.figures.pens import FAMILIES
 from robustbench_coss.figures.styles import styled
-from robustbench_coss.files import write_atomically
-
-BASE, CO = "simclr", "co-simclr"
 
 
 def level_of(group: SeedGroup) -> float:
@@ -87,20 +82,5 @@ def draw(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Print the tables and write the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("results", type=Path, help="folder of the study's records")
-    folder: Path = parser.parse_args().results
-    table = gains(load_study(folder))
-    if table.empty:
-        raise SystemExit(f"{folder} holds no {BASE} and {CO} measured on the same test set")
-    show(table, slopes(table))
-    write_atomically(folder / "gain.csv", table.to_csv(index=False, float_format="%.4g"))
-    with styled("paper"):
-        (folder / "figures").mkdir(exist_ok=True)
-        draw(table).savefig(folder / "figures" / "gain.png", dpi=300)
-
-
 if __name__ == "__main__":
-    main()
+    report(str(__doc__), gains, slopes, draw)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.controls import standing
 from robustbench_coss.analysis.labels import seed_of_model
 from robustbench_coss.analysis.numbers import is_share, values_of
+from robustbench_coss.figures.styles import styled
+from robustbench_coss.files import write_atomically
 from robustbench_coss.records.record import Metric
 from robustbench_coss.statistics.contrasts import difference
 
+BASE, CO = "simclr", "co-simclr"
 METRICS = {
     "clean_top1": "clean top-1",
     "clean_knn": "kNN top-1",
@@ -60,17 +66,35 @@ def gain_lines(base: SeedGroup, other: SeedGroup, **about: Any) -> list[dict[str
     return lines
 
 
-def load_study(folder: Path) -> list[SeedGroup]:
-    """The measurements of a study; says which configuration does not stand above its controls."""
+def report(
+    about: str,
+    gains: Callable[[Sequence[SeedGroup]], pd.DataFrame],
+    summary: Callable[[pd.DataFrame], pd.DataFrame],
+    draw: Callable[[pd.DataFrame], Figure],
+) -> None:
+    """A script about the study whose folder is given to it: prints both tables, without the lines
+    of single seeds, and which configurations do not stand above their controls; writes `gain.csv`
+    and the figure `gain.png`.
+
+    Args:
+        about: the script's docstring.
+        gains: lines of `gain_lines` from the measurements of a study.
+        summary: what follows from all of these lines.
+        draw: their figure.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of the study's records")
+    folder: Path = parser.parse_args().results
     measured = load_measurements(folder)
+    table = gains(measured)
+    if table.empty:
+        raise SystemExit(f"{folder} holds no {BASE} and {CO} measured on the same test set")
     for group in (m for m in measured if m.suite == "clean" and not m.control):
         if reason := standing([group], measured).reason:
-            print(f"{group.test_set.label}, {group.label}: {reason}")
-    return measured
-
-
-def show(*tables: pd.DataFrame) -> None:
-    """Print tables, the lines of single seeds left out."""
-    for table in tables:
-        lines = table[table["seed"].isna()].drop(columns="seed") if "seed" in table else table
+            print(f"{group.test_set.label}: {reason}")
+    for lines in (table[table["seed"].isna()].drop(columns="seed"), summary(table)):
         print(lines.to_string(index=False, float_format=lambda x: f"{x:.3g}"), end="\n\n")
+    write_atomically(folder / "gain.csv", table.to_csv(index=False, float_format="%.4g"))
+    with styled("paper"):
+        (folder / "figures").mkdir(exist_ok=True)
+        draw(table).savefig(folder / "figures" / "gain.png", dpi=300)
