@@ -196,8 +196,14 @@ def _cholesky(matrix: Tensor) -> Tensor:
         diagonal += more
         more *= 10
         factor, failed = torch.linalg.cholesky_ex(matrix)
-    found: Tensor = factor
-    return found
+    return factor  # type: ignore[no-any-return]
+
+
+def _solve(factor: Tensor, right: Tensor) -> Tensor:
+    """(L Lᵀ)⁻¹ of [..., R, 1], as `cholesky_solve` gives it, which copies L each time."""
+    for side, upper in ((factor, False), (factor.mT, True)):
+        right = torch.linalg.solve_triangular(side, right, upper=upper)
+    return right
 
 
 def minimise(
@@ -297,15 +303,13 @@ class _Newton:
 
     def _precondition(self, gradient: Tensor) -> Tensor:
         if self.factor is not None:
-            flat = torch.cholesky_solve(gradient.reshape(-1, 1), self.factor)
-            scaled = flat.reshape(gradient.shape)
+            scaled = _solve(self.factor, gradient.reshape(-1, 1)).reshape(gradient.shape)
         elif self._blocks is not None:
-            scaled = torch.cholesky_solve(gradient[:, :, None], self._blocks)[:, :, 0]
+            scaled = _solve(self._blocks, gradient[:, :, None])[:, :, 0]
         else:
             # Coordinates have unit variance, so one number tells the curvature of all.
-            scaled = gradient / (
-                self.objective.curvature.mean().clamp_min(1e-12) + self.objective.penalty
-            )
+            curvature = self.objective.curvature.mean().clamp_min(1e-12)
+            scaled = gradient / (curvature + self.objective.penalty)
         # What all classes share changes no probability, and the optimum has none of it.
         return scaled - scaled.mean(dim=0)
 
