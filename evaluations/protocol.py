@@ -135,6 +135,10 @@ class Suite(Protocol):
     full_precision: bool = False
     asked_only: bool = False
 
+    def learns(self) -> bool:
+        """Whether outcomes depend on training images by other ways than the classifier."""
+        return self.needs_training
+
     def look_in(self, data_root: Path) -> None:
         """Told first of all where data sets lie."""
 

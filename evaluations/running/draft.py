@@ -292,7 +292,7 @@ def record_key(
             "dataset": dataset["fingerprint"],
             "size": dataset["size"],
             "n": dataset["n"],
-            **{part: dataset[part] for part in ("geometry", "unreadable") if part in dataset},
+            **{k: dataset[k] for k in ("geometry", "unreadable", "train") if k in dataset},
             **{part: dataset[part]["images"] for part in ("image_list",) if part in dataset},
             **({"others": others} if (others := _of_others(dataset)) else {}),
             "suite": name,
@@ -319,8 +319,7 @@ def lock_path(path: Path) -> Path:
 def _of_others(dataset: Mapping[str, Any]) -> list[list[Any]]:
     """What of other images determines outcomes; derived ones follow from them."""
     others = dataset.get("others", ())
-    kept = [each for each in others if each["fingerprint"]]
-    return [[each["name"], each["fingerprint"], each["n"]] for each in kept]
+    return [[o["name"], o["fingerprint"], o["n"]] for o in others if o["fingerprint"]]
 
 
 def _note_sizes(record: Record, derived: Sequence[Cell]) -> None:
@@ -349,6 +348,10 @@ def describe_images(
         "n": len(opened.images.index),
         "limit": request.limit,
     }
+    train = opened.images.others["train"]
+    # Of a probe, its own key has them.
+    if opened.checkpoint.head is not None and suite.learns() and not isinstance(train, CossError):
+        described["train"] = train.fingerprint
     if geometry := geometry_of(test):
         described["geometry"] = geometry
     if unreadable := opened.unreadable(suite):
@@ -387,11 +390,10 @@ def describe_model(opened: Opened) -> dict[str, Any]:
         "probe": opened.probe_summary
         | ({"in_place_of_head": True} if opened.in_place_of_head else {}),
     }
-    described |= {k: metadata[k] for k in ("file", "file_sha256", "reading") if k in metadata}
+    stated = ("file", "file_sha256", "reading", "control")
+    described |= {k: metadata[k] for k in stated if k in metadata}
     if checkpoint.answers:
         described["answers_sha256"] = checkpoint.answers
-    if "control" in metadata:
-        described["control"] = metadata["control"]
     if "recipe" not in training and metadata.get("mlp") is not None:  # a recipe says it itself
         described["mlp"] = metadata["mlp"]
     return with_recipe(described, int(metadata["size"]))

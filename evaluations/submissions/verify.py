@@ -225,6 +225,8 @@ def _check_fits(name: str, record: Record, opened: Opened) -> None:
         "classes": len(test.classes),
         "n": len(opened.images.index),
     }
+    if "train" in data:
+        here["train"] = opened.train.fingerprint
     for what, value in here.items():
         if data[what] != value:
             raise CossError(

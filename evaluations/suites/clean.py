@@ -90,9 +90,9 @@ class Clean(Suite):
         ranked = logits.topk(min(5, subject.classes), dim=1).indices
         bank, labels = self._bank
         neighbours = nearest_class(F.normalize(features, dim=1), bank, labels, subject.classes)
-        return answered(logits, batch.labels) | {
-            "top5": (ranked == batch.labels[:, None]).any(dim=1),
-            "knn": neighbours == batch.labels,
+        return answered(logits, batch.labels) | {  # of NaN nothing is right, as for `top1`
+            "top5": (ranked == batch.labels[:, None]).any(dim=1) & _finite(logits),
+            "knn": (neighbours == batch.labels) & _finite(features),
         }
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
@@ -101,6 +101,10 @@ class Clean(Suite):
             Metric("clean_top5", "Clean top-5", "top5", ("clean",), headline=False),
             Metric("clean_knn", "kNN top-1", "knn", ("clean",)),
         ]
+
+
+def _finite(rows: Tensor) -> Tensor:
+    return torch.isfinite(rows).all(dim=1)
 
 
 def bank_size(asked: int | None, dim: int) -> int:

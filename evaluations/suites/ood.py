@@ -100,6 +100,9 @@ class OOD(Suite):
         self._bank: Tensor | None = None
         self._summary: dict[str, Any] = {}
 
+    def learns(self) -> bool:
+        return "knn" in self.scores
+
     def look_in(self, data_root: Path) -> None:
         self.data_root = data_root
 

@@ -241,6 +241,6 @@ def open_dataset(
     images = source.open(role, size, root, download)
     if len(images) == 0:
         raise CossError(f"data set {name!r} has no {role} images in {root}; check --data-root")
-    if geometry is not None and hasattr(images, "geometry"):
+    if geometry is not None and hasattr(images, "geometry") and getattr(images, "cuts", True):
         images.geometry = geometry
     return images

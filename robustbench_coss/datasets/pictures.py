@@ -162,6 +162,7 @@ class PictureSet:
     Attributes:
         size: side of the images that `images` gives, in px.
         geometry: how pictures become that large.
+        cuts: whether it is by `geometry`.
         workers: threads that decode; None for one per core.
     """
 
@@ -170,6 +171,7 @@ class PictureSet:
     fingerprint: str
     size: int
     geometry: Geometry = USUAL
+    cuts: bool = True
     workers: int | None = None
 
     def __len__(self) -> int:

@@ -35,6 +35,8 @@ ANNOTATIONS = Path("val", "val_annotations.txt")
 class WholePictures(FolderSet):
     """A `FolderSet` whose pictures are small: evaluation sees them whole, not their centres."""
 
+    cuts = False
+
     def image(self, index: int) -> Tensor:
         """[3, size, size] uint8, resampled only if `size` is not the pictures' own."""
         return fit(self.raw(index)[None], self.size, pad=False)[0]

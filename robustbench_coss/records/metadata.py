@@ -188,6 +188,9 @@ class DataSet(BaseModel):
     """Number of images measured."""
     limit: Positive | None
     """The limit asked for (eval --limit); null for all images."""
+    train: Digest = ""
+    """Digest of the training images, where a suite looks at them (kNN, reference images) and no
+    probe's key knows them: of a model with a classifier of its own; absent otherwise."""
     geometry: Cut | None = None
     """How the model's own preprocessing resizes and cuts pictures; absent where it is the usual
     one, the shorter side to size * 256 / 224, of which the centre."""

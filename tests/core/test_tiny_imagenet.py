@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from robustbench_coss.datasets.base import ROLES, open_dataset
+from robustbench_coss.datasets.geometry import Geometry, geometry_of
 from robustbench_coss.errors import CossError
 
 WNIDS = ("n02", "n01")
@@ -114,3 +115,12 @@ def test_imagenet100_takes_whatever_classes_are_there(tmp_path: Path) -> None:
     assert [len(images) for images in sets] == [198, 2, 4]
     assert sets[0].classes == ("n01", "n02")
     assert sets[2].size == 224
+
+
+def test_whole_pictures_are_not_said_to_be_cut(tiny: Path) -> None:
+    asked = Geometry(72, "bicubic")
+    plain, told = (
+        open_dataset("tiny-imagenet", "test", root=tiny, geometry=g) for g in (None, asked)
+    )
+    assert torch.equal(plain.images([0, 1, 2]), told.images([0, 1, 2]))
+    assert geometry_of(told) == {}

@@ -257,3 +257,15 @@ def test_areas_out_of_range_are_refused_in_one_line(areas: object) -> None:
     with pytest.raises(CossError, match=r"^crop\.areas must .*got") as raised:
         Crop(areas=areas)
     assert "\n" not in str(raised.value)
+
+
+def test_of_features_that_are_no_numbers_nothing_is_right() -> None:
+    class Spoilt(FirstTwoChannels):
+        def pool(self, local: Tensor, keep: Tensor | None = None) -> Tensor:
+            return super().pool(local, keep) * torch.nan
+
+    batch = Batch(torch.rand(6, 3, 4, 4), torch.arange(6), range(6))
+    suite = Clean()
+    suite.prepare(Subject(FirstTwoChannels(), nn.Linear(2, 6)), batch, 4)
+    found = suite.measure(Subject(Spoilt(), nn.Linear(2, 6)), batch, CLEAN, 0)
+    assert not any(found[name].any() for name in ("correct", "top5", "knn"))
