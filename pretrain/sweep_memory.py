@@ -1,5 +1,5 @@
-"""Whether runs of a sweep fit into memory side by side: what the most demanding one takes, as a dry
-run measures it in a process of its own, against what is free.
+"""Whether runs of a sweep fit into memory side by side: what the most demanding ones take, as dry
+runs measure it in processes of their own, against what is free.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Memory:
 
 
 def demand(run: Run) -> float:
-    """What the memory of a run grows with, in no unit: only for telling which takes most."""
+    """What the memory of a run grows with, whatever its method: for telling which take most."""
     recipe = run.recipe
     size = recipe.size or dataset_source(recipe.dataset).default_size
     encoder = build_encoder(recipe.arch, size=size, width=recipe.width, mlp=recipe.mlp)
@@ -44,8 +44,9 @@ def demand(run: Run) -> float:
 
 def _shape(recipe: Recipe) -> tuple[object, ...]:
     """Runs that agree in this take the same memory, but for their heads."""
+    method = recipe.method, recipe.views.local_crops, recipe.views.local_size
     batch = recipe.batch_size, recipe.accumulate
-    return recipe.arch, recipe.width, recipe.mlp, recipe.dataset, recipe.size, *batch
+    return *method, recipe.arch, recipe.width, recipe.mlp, recipe.dataset, recipe.size, *batch
 
 
 def measure(run: Run, *, device: str, data_root: Path) -> Memory:
@@ -113,17 +114,21 @@ def check_memory(
     data_root: Path,
 ) -> None:
     """Raise CossError unless `jobs` of the runs fit into memory at once."""
-    alike = {_shape(run.recipe): run for run in runs}
-    most = max(alike.values(), key=demand)
+    alike = list({_shape(run.recipe): run for run in runs}.values())
+    demands = [demand(run) for run in alike]
+    most = [run for run, its in zip(alike, demands, strict=True) if its == max(demands)]
     task = partial(measure, device=device, data_root=data_root)
-    ((_, found),) = side_by_side(1, threads, tell, task, [most])
-    if isinstance(found, CossError):
-        raise CossError(f"dry run of {most.name}, for the memory that --jobs needs: {found}")
+    measured: list[tuple[Run, Memory]] = []
+    for run, memory in side_by_side(1, threads, tell, task, most):
+        if isinstance(memory, CossError):
+            raise CossError(f"dry run of {run.name}, for the memory that --jobs needs: {memory}")
+        measured.append((run, memory))
+    largest, found = max(measured, key=lambda each: each[1].needed)
     fit = int(found.free // found.needed)
     if fit < jobs:
         remedy = f"--jobs {fit} fits" if fit else "lower the batch size, or split it (accumulate)"
         raise CossError(
             f"--jobs {jobs} takes about {gigabytes(jobs * found.needed)} {found.where}, "
-            f"{gigabytes(found.needed)} a run by a dry run of {most.name}, and "
+            f"{gigabytes(found.needed)} a run by a dry run of {largest.name}, and "
             f"{gigabytes(found.free)} are free; {remedy}"
         )

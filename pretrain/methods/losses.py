@@ -1,7 +1,8 @@
 """Losses between predictions and targets, one per family of methods.
 
 Each serves the global branch of a method and its local-global term alike: predictions may be one
-per sample, or several that share the sample's target.
+per sample, or several that share the sample's target. All of it is in 32 bit, in mixed precision
+too: bf16 holds a cosine near 1 to 0.004, which a temperature of 0.1 makes 0.04 of a logit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ class BYOLLoss(Pairing):
 
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
         targets = _beside(targets.detach(), predictions)
-        return 2 - 2 * F.cosine_similarity(predictions, targets, dim=-1).mean()
+        return 2 - 2 * F.cosine_similarity(predictions.float(), targets.float(), dim=-1).mean()
+
+
+def _products(rows: Tensor, others: Tensor) -> Tensor:
+    """[M, N] inner products of [M, K] and [N, K] in 32 bit, which autocast would round."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ others.T
 
 
 class InfoNCE(Pairing):
@@ -63,8 +70,8 @@ class InfoNCE(Pairing):
         if predictions.dim() == 3:
             own = own.repeat_interleave(predictions.shape[1])
             predictions = predictions.flatten(0, 1)
-        others = gather(F.normalize(targets, dim=1))
-        logits = F.normalize(predictions, dim=1) @ others.T / self.temperature
+        others = gather(F.normalize(targets.float(), dim=1))
+        logits = _products(F.normalize(predictions.float(), dim=1), others) / self.temperature
         return self.scale * F.cross_entropy(logits, own)
 
 
@@ -78,9 +85,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         temperature: T.
     """
     batch = len(first)
-    views = [F.normalize(view, dim=1) for view in (first, second)]
+    views = [F.normalize(view.float(), dim=1) for view in (first, second)]
     every = torch.cat([gather(view) for view in views])
-    logits = torch.cat(views) @ every.T / temperature
+    logits = _products(torch.cat(views), every) / temperature
     own = rank() * batch + torch.arange(batch, device=first.device)
     places = torch.cat([own, own + len(every) // 2])
     itself = torch.arange(len(every), device=first.device) == places[:, None]

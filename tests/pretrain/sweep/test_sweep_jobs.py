@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import FILE_NAME
 from robustbench_coss.pretrain import sweep as sweeps
 from robustbench_coss.pretrain import sweep_memory
-from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep, state
+from robustbench_coss.pretrain.sweep import Run, Sweep, plan, read_sweep, state
 from robustbench_coss.pretrain.sweep_memory import Memory, check_memory, free_memory, measure
 
 pytestmark = pytest.mark.usefixtures("small_bank")
@@ -148,3 +149,20 @@ def test_the_table_shows_how_far_a_run_is(tmp_path: Path) -> None:
     assert list(map(str, cells[1])) == ["epoch 2/14", "to start"]
     assert cells[2] == ["50.0", "–"]
     assert cells[3] == ["4", "–"]
+
+
+def test_of_methods_alike_the_one_that_takes_most_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"method": ["byol-mc", "byol"], "batch_size": [4, 2], "seed": [0, 1]}
+    runs = plan(Sweep.model_validate({"base": LONG, "grid": grid}), Path("out"))
+    asked: list[str] = []
+
+    def measured(*given: Any) -> Iterator[tuple[Run, Memory]]:
+        for run in given[-1]:
+            asked.append(f"{run.recipe.method} {run.recipe.batch_size}")
+            needed = 3 * GIB if run.recipe.method == "byol-mc" else GIB
+            yield run, Memory(needed, 7 * GIB, "in memory")
+
+    monkeypatch.setattr(sweep_memory, "side_by_side", measured)
+    with pytest.raises(CossError, match=r"3 GiB a run by a dry run of byol-mc-.*--jobs 2 fits"):
+        check_memory(runs, 3, 1, lambda *_: None, device="cpu", data_root=Path("data"))
+    assert sorted(asked) == ["byol 4", "byol-mc 4"]
