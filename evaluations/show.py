@@ -24,7 +24,7 @@ from robustbench_coss.evaluations.corruptions.fast.constants import default_cons
 from robustbench_coss.evaluations.corruptions.fast.draws import sample_keys
 from robustbench_coss.evaluations.probes.linear import DEFAULT, FORMAT, Probe, fold
 from robustbench_coss.evaluations.protocol import Subject, top1
-from robustbench_coss.evaluations.suites.similarity import cosine_within
+from robustbench_coss.evaluations.suites.similarity import cosine_within, each_local_global
 from robustbench_coss.figures.one_image import Sheet, View
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.models.containers import read_safetensors
@@ -35,7 +35,6 @@ SEVERITY = 3
 SMALLEST = 32  # px: below this the corruptions are not defined
 BUDGETS = (2, 8)  # PGD in the L-infinity ball, epsilon in 1/255
 STEPS = 10
-AT_ONCE = 1 << 24  # values of maps pooled together: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -290,22 +289,9 @@ def saliency(
 
 @torch.inference_mode()
 def local_to_global(encoder: Encoder, local: Tensor) -> Tensor:
-    """[B, h, w]: cosine of pool(that position alone) with pool(all), of maps [B, C, h, w].
-
-    Its mean over positions is `robustbench_coss.evaluations.suites.similarity.cosine_local_global`.
-    """
-    _, channels, height, width = local.shape
-    whole = encoder.pool(local).float()
-    alone = torch.eye(height * width, dtype=torch.bool, device=local.device)
-    count = max(1, AT_ONCE // (channels * height * width))
-    rows = []
-    for own, pooled in zip(local, whole, strict=True):
-        parts = [
-            encoder.pool(own.expand(len(keep), -1, -1, -1), keep=keep.view(-1, height, width))
-            for keep in torch.split(alone, count)
-        ]
-        rows.append(F.cosine_similarity(torch.cat(parts).float(), pooled[None], dim=1))
-    return torch.stack(rows).view(-1, height, width)
+    """[B, h, w]: `each_local_global` as maps, of maps [B, C, h, w]."""
+    found = torch.stack(list(each_local_global(encoder, local)), dim=1)
+    return found.view(-1, *local.shape[2:])
 
 
 def likeness(local: Tensor, position: tuple[int, int]) -> Tensor:

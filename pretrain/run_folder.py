@@ -23,13 +23,17 @@ def run_recipe(out: Path) -> Recipe:
     return build_recipe(read_recipe(str(path)), str(path))
 
 
+def changed_keys(recipe: Recipe, out: Path) -> list[str]:
+    """Keys of a recipe that the run in a folder was begun with otherwise, and that matter to it."""
+    return [key for key in differing_keys(recipe, run_recipe(out)) if key != "workers"]
+
+
 def check_folder(recipe: Recipe, out: Path, resume: bool) -> None:
     """Raise CossError unless the run may be written to `out`, or go on there if `resume`."""
     if resume:
-        changed = set(differing_keys(recipe, run_recipe(out))) - {"workers"}  # changes no result
-        if changed:
+        if changed := changed_keys(recipe, out):
             raise CossError(
-                f"{out} was started with another recipe: {', '.join(sorted(changed))} differ; "
+                f"{out} was started with another recipe: {', '.join(changed)} differ; "
                 "resume without those options or start afresh in another --out"
             )
     elif out.exists() and not out.is_dir():

@@ -177,15 +177,14 @@ def state(run: Run) -> State:
         CossError: the folder holds another run, or something else.
     """
     from robustbench_coss.models.checkpoint import FILE_NAME
-    from robustbench_coss.pretrain.run_folder import RECIPE_NAME, is_vacant, run_recipe
+    from robustbench_coss.pretrain.run_folder import RECIPE_NAME, changed_keys, is_vacant
 
     remedy = "move it away, or pass another --out"
     if not (run.folder / RECIPE_NAME).is_file():
         if run.folder.exists() and not (run.folder.is_dir() and is_vacant(run.folder)):
             raise CossError(f"{run.folder} is in the way: it is no run folder; {remedy}")
         return "new"
-    changed = differing_keys(run.recipe, run_recipe(run.folder))
-    if changed:
+    if changed := changed_keys(run.recipe, run.folder):
         raise CossError(
             f"{run.folder} holds a run of another recipe: {', '.join(changed)} differ; {remedy}"
         )

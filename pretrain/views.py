@@ -312,35 +312,21 @@ def make_views(
         s = `options.local_side(S)`; float32 in [0, 1] up to rounding, on the images' device, in
         mixed precision too.
     """
-    with torch.autocast(images.device.type, enabled=False):
-        return _make_views(images, index, seed, epoch, count, options, local_count, small)
-
-
-def _make_views(
-    images: Tensor,
-    index: Sequence[int],
-    seed: int,
-    epoch: int,
-    count: int,
-    options: ViewOptions,
-    local_count: int,
-    small: Tensor | None,
-) -> list[Tensor]:
     draws = Draws(np.asarray(index, dtype=np.int64), seed, epoch)
-    side = images.shape[-1]
     pixels = images.float() / 255 if images.dim() == 4 else None
     made: list[Tensor] = []
-    plans = plan_views(side, count, local_count, options)
+    plans = plan_views(images.shape[-1], count, local_count, options)
     for views, cut in zip(plans, (images, small), strict=True):
         if not views:
             continue
-        if pixels is not None:
-            crops = _crop(pixels, draws, views, options)
-        else:
-            assert cut is not None  # `cut_views` gives local crops where there are local views
-            crops = [crop.float() / 255 for crop in cut.unbind(1)]
-        changes = plan_changes(draws, views, options)
-        made += changed(torch.cat(crops), changes).chunk(len(views))
+        with torch.autocast(images.device.type, enabled=False):
+            if pixels is not None:
+                crops = _crop(pixels, draws, views, options)
+            else:
+                assert cut is not None  # `cut_views` gives local crops where there are local views
+                crops = [crop.float() / 255 for crop in cut.unbind(1)]
+            changes = plan_changes(draws, views, options)
+            made += changed(torch.cat(crops), changes).chunk(len(views))
     return made
 
 

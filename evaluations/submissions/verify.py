@@ -20,7 +20,7 @@ from robustbench_coss.datasets.image_list import names_of
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.linear import ProbeConfig, probe_path, read_probe
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.evaluations.running.draft import describe_model
+from robustbench_coss.evaluations.running.draft import describe_images, describe_model
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.precision import asking
 from robustbench_coss.evaluations.running.request import Evaluation, Load, Once
@@ -129,7 +129,7 @@ def _alike(records: Mapping[str, Record]) -> Iterator[dict[str, Record]]:
     groups: dict[str, dict[str, Record]] = {}
     for name, record in records.items():
         data, probe = record.dataset, record.model["probe"]
-        images = [data["name"], data["limit"], data.get("image_list")]
+        images = [data["name"], data["limit"], data.get("image_list"), "unreadable" in data]
         key = canonical_json([images, record.seed, record.arithmetic(), probe.get("key")])
         groups.setdefault(key, {})[name] = record
     yield from groups.values()
@@ -217,28 +217,19 @@ def _options(record: Record, here: Evaluation) -> dict[str, Any]:
 
 def _check_fits(name: str, record: Record, opened: Opened) -> None:
     """A record has to be of the data, suite and settings here."""
-    data, test = record.dataset, opened.images.test
-    here = {
-        "role": "test",
-        "fingerprint": test.fingerprint,
-        "size": test.size,
-        "classes": len(test.classes),
-        "n": len(opened.images.index),
-    }
-    if "train" in data:
-        here["train"] = opened.train.fingerprint
-    for what, value in here.items():
-        if data[what] != value:
+    data, suite = record.dataset, opened.suite(record.suite)
+    here = describe_images(opened, suite)
+    for what in ("role", "fingerprint", "size", "classes", "n", "train"):
+        if what in data and data[what] != here.get(what):
             raise CossError(
-                f"{name} was measured on other images: {what} is {data[what]} there and {value} "
-                f"of {data['name']!r} in {opened.request.data_root}"
+                f"{name} was measured on other images: {what} is {data[what]} there and "
+                f"{here.get(what)} of {data['name']!r} in {opened.request.data_root}"
             )
     check_record(name, record)
     if not np.array_equal(record.index, opened.images.index) or not np.array_equal(
         record.label, opened.images.labels.numpy()
     ):
         raise CossError(f"{name} lists other images or labels than the data set has")
-    suite = opened.suite(record.suite)
     if record.suite_version != suite.version:
         raise CossError(
             f"{name} is of version {record.suite_version} of suite {suite.name!r}, and this is "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,16 +41,23 @@ def cosine_within(local: Tensor) -> Tensor:
 
 
 def cosine_local_global(encoder: Encoder, local: Tensor) -> Tensor:
-    """[B] float32: mean over positions of the cosine of pool(that position) with pool(all)."""
+    """[B] float32: mean over positions of `each_local_global`."""
+    batch, _, height, width = local.shape
+    total = torch.zeros(batch, device=local.device)
+    for cosine in each_local_global(encoder, local):
+        total += cosine
+    return total / (height * width)
+
+
+def each_local_global(encoder: Encoder, local: Tensor) -> Iterator[Tensor]:
+    """[B] float32 for each position, row by row: cosine of pool(that position) with pool(all)."""
     batch, _, height, width = local.shape
     whole = encoder.pool(local).float()
-    total = torch.zeros(batch, device=local.device)
     for position in range(height * width):
         keep = torch.zeros(batch, height * width, dtype=torch.bool, device=local.device)
         keep[:, position] = True
         alone = encoder.pool(local, keep=keep.view(batch, height, width)).float()
-        total += F.cosine_similarity(alone, whole, dim=1)
-    return total / (height * width)
+        yield F.cosine_similarity(alone, whole, dim=1)
 
 
 def effective_rank(local: Tensor) -> Tensor:

@@ -24,18 +24,10 @@ def nearest_class(features: Tensor, bank: Tensor, labels: Tensor, classes: int) 
         labels: [N] int64.
         classes: number of classes.
     """
-    near = features.new_empty(len(features), 0)
-    near_labels = torch.empty_like(near, dtype=torch.int64)
-    for start in range(0, len(bank), AT_ONCE):
-        part = bank[start : start + AT_ONCE].to(features.device, features.dtype)
-        there = labels[start : start + AT_ONCE].to(features.device)
-        best = (features @ part.T).topk(min(NEIGHBOURS, len(part)), dim=1)
-        near = torch.cat([near, best.values], dim=1)
-        near_labels = torch.cat([near_labels, there[best.indices]], dim=1)
-        kept = near.topk(min(NEIGHBOURS, near.shape[1]), dim=1)
-        near, near_labels = kept.values, near_labels.gather(1, kept.indices)
+    near, which = _nearest(features, bank, NEIGHBOURS)
     votes = features.new_zeros(len(features), classes)
-    return votes.scatter_add_(1, near_labels, (near / TEMPERATURE).exp()).argmax(dim=1)
+    theirs = labels.to(features.device)[which]
+    return votes.scatter_add_(1, theirs, (near / TEMPERATURE).exp()).argmax(dim=1)
 
 
 def distance_to(features: Tensor, bank: Tensor, k: int) -> Tensor:
@@ -44,10 +36,20 @@ def distance_to(features: Tensor, bank: Tensor, k: int) -> Tensor:
     Args:
         features, bank: as `nearest_class`; the bank has at least k entries.
     """
-    near = features.new_empty(len(features), 0)
-    for start in range(0, len(bank), AT_ONCE):
-        part = bank[start : start + AT_ONCE].to(features.device, features.dtype)
-        near = torch.cat([near, features @ part.T], dim=1)
-        near = near.topk(min(k, near.shape[1]), dim=1).values
+    near, _ = _nearest(features, bank, k)
     # Of unit vectors: |a - b|^2 = 2 - 2 a b.
     return (2 - 2 * near[:, -1]).clamp_min(0).sqrt()
+
+
+def _nearest(features: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """[B, min(k, N)] cosines with the nearest entries of a bank, falling, and which these are."""
+    near = features.new_empty(len(features), 0)
+    which = torch.empty_like(near, dtype=torch.int64)
+    for start in range(0, len(bank), AT_ONCE):
+        part = bank[start : start + AT_ONCE].to(features.device, features.dtype)
+        best = (features @ part.T).topk(min(k, len(part)), dim=1)
+        near = torch.cat([near, best.values], dim=1)
+        which = torch.cat([which, start + best.indices], dim=1)
+        kept = near.topk(min(k, near.shape[1]), dim=1)
+        near, which = kept.values, which.gather(1, kept.indices)
+    return near, which

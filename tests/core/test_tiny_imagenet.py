@@ -124,3 +124,13 @@ def test_whole_pictures_are_not_said_to_be_cut(tiny: Path) -> None:
     )
     assert torch.equal(plain.images([0, 1, 2]), told.images([0, 1, 2]))
     assert geometry_of(told) == {}
+
+
+def test_other_annotations_are_another_data_set(tiny: Path) -> None:
+    before = open_dataset("tiny-imagenet", "test", root=tiny)
+    path = tiny / "tiny-imagenet-200" / "val" / "val_annotations.txt"
+    first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second.replace("n01", "n02") + third)
+    after = open_dataset("tiny-imagenet", "test", root=tiny)
+    assert before.labels.tolist() != after.labels.tolist()
+    assert before.fingerprint != after.fingerprint

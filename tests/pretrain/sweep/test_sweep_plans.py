@@ -18,7 +18,7 @@ from robustbench_coss import registry
 from robustbench_coss.errors import CossError
 from robustbench_coss.models.checkpoint import build_encoder
 from robustbench_coss.pretrain import sweep as sweeps
-from robustbench_coss.pretrain.recipe import build_recipe, read_recipe
+from robustbench_coss.pretrain.recipe import build_recipe, dump_recipe, read_recipe
 from robustbench_coss.pretrain.shipped import shipped_sweeps
 from robustbench_coss.pretrain.sweep import Sweep, plan, read_sweep
 
@@ -194,3 +194,14 @@ def test_the_page_on_sweeps_describes_the_file_as_it_is_read() -> None:
     example = Sweep.model_validate(yaml.safe_load(part.split("```yaml\n")[1].split("```")[0]))
     assert len(plan(example, Path("out"))) == 2 * 2 * 3 + 1
     assert set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == set(Sweep.model_fields)
+
+
+def test_a_run_goes_on_with_another_number_of_decoding_processes(tmp_path: Path) -> None:
+    (run,) = plan(Sweep.model_validate({"grid": {"seed": [0]}}), tmp_path)
+    run.folder.mkdir()
+    begun = run.recipe.model_copy(update={"workers": run.recipe.workers + 1})
+    (run.folder / "recipe.yaml").write_text(dump_recipe(begun))
+    assert sweeps.state(run) == "interrupted"
+    (run.folder / "recipe.yaml").write_text(dump_recipe(begun.model_copy(update={"epochs": 3})))
+    with pytest.raises(CossError, match="another recipe: epochs differ"):
+        sweeps.state(run)
