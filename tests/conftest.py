@@ -26,13 +26,19 @@ if gc.isenabled():  # not until the libraries are loaded and the tests found: wh
 import pytest
 from helpers import FEW
 from helpers.bench import Bench, Outcome
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The project is imported where it is used: the process that only hands out tests to others loads
 # this file before it starts them, and they would wait for torch three times.
 
 # The same examples every time; pytest --hypothesis-profile default looks for others.
-settings.register_profile("same", derandomize=True, database=None)
+# On a busy machine, drawing three numbers can take longer than it is allowed to.
+settings.register_profile(
+    "same",
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("same")
 
 # Files of tests that take long, the longest first, and those that need what not everyone has.

@@ -70,6 +70,7 @@ class Draft:
         self.counts: dict[str, int] = {}
         self.doubts: list[Check] = []
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
+        self._lines: dict[str, str] = {}
         self.up_to_date = False
         if not earlier:
             return
@@ -195,7 +196,7 @@ class Draft:
         self.record.extra = found.summary
         devices = dict.fromkeys(self.record.device.split("; ")) if self.record.device else {}
         self.record.device = "; ".join(devices | dict.fromkeys(p.device for p in pieces))
-        write_record(partial_path(self.path), self.record)
+        write_record(partial_path(self.path), self.record, self._lines)
         yield self._finished(cell)
         yield from self.finish()
 
@@ -210,7 +211,7 @@ class Draft:
         record.checks = [*self.suite.checks(record.cells), *self.doubts]
         record.complete = True
         record.created = datetime.now(UTC).isoformat(timespec="seconds")
-        write_record(self.path, record)
+        write_record(self.path, record, self._lines)
         partial_path(self.path).unlink(missing_ok=True)
         yield from (self._finished(cell) for cell in derived)
 

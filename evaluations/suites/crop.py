@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,24 +75,34 @@ class Crop(Suite):
             ),
         ]
 
-    @torch.inference_mode()
+    def shares(self, condition: Condition) -> bool:
+        """All crops are held against the whole image, which passes once for all."""
+        return True
+
     def measure(
         self, subject: Subject, batch: Batch, condition: Condition, seed: int
     ) -> dict[str, Tensor]:
+        return next(self.measure_together(subject, batch, [condition], seed))
+
+    @torch.inference_mode()
+    def measure_together(
+        self, subject: Subject, batch: Batch, conditions: Sequence[Condition], seed: int
+    ) -> Iterator[dict[str, Tensor]]:
         full: Tensor = subject.encoder(batch.images)
-        cut = full
-        if condition.group:
-            names = (seed, self.name, condition.name)
-            random = condition.group == "random"
-            where = crop_corners(batch, condition.level, random, *names)
-            images = crop_and_resize(batch.images, where, crop_side(batch.images, condition.level))
-            cut = subject.encoder(images)
-        logits = subject.classify(cut)
-        answer = top1(logits)
-        return answered(logits, batch.labels) | {
-            "agrees": (answer == top1(subject.classify(full))) & (answer >= 0),
-            "cosine": F.cosine_similarity(cut.float(), full.float(), dim=1),
-        }
+        for condition in conditions:
+            cut = full
+            if condition.group:
+                names = (seed, self.name, condition.name)
+                random = condition.group == "random"
+                where = crop_corners(batch, condition.level, random, *names)
+                side = crop_side(batch.images, condition.level)
+                cut = subject.encoder(crop_and_resize(batch.images, where, side))
+            logits = subject.classify(cut)
+            answer = top1(logits)
+            yield answered(logits, batch.labels) | {
+                "agrees": (answer == top1(subject.classify(full))) & (answer >= 0),
+                "cosine": F.cosine_similarity(cut.float(), full.float(), dim=1),
+            }
 
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         cut = tuple(c.name for c in conditions if c.group)

@@ -347,20 +347,26 @@ def variant_of(probe: Mapping[str, Any], dataset: Mapping[str, Any], arithmetic:
     return "".join(f"+{slug(part)}" for part in parts)
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: Record, lines: dict[str, str] | None = None) -> None:
     """Write a record atomically, a line for `extra`, for `about` and for each cell.
+
+    Args:
+        lines: of its cells, by condition, as they were written before; the others' are added. So
+            a record that grows by cells compresses none of them twice.
 
     Raises:
         CossError: it cannot be written.
     """
-    content = to_json(record)
-    cells = content.pop("cells")
+    lines = {} if lines is None else lines
+    known = {i for i, cell in enumerate(record.cells) if cell.condition in lines}
+    content = adapter().dump_python(record, exclude={"cells": known})
+    lines |= {cell["condition"]: canonical_json(cell) for cell in content.pop("cells")}
     # `about` as it is: its panels are drawn in the order of its keys.
     about = json.dumps(content.pop("about"), separators=(",", ":"), allow_nan=False)
-    lines = {"extra": canonical_json(content.pop("extra")), "about": about}
+    others = {"extra": canonical_json(content.pop("extra")), "about": about}
     head = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
-    body = ",\n".join("  " + canonical_json(cell) for cell in cells)
-    rest = "".join(f' "{name}": {line},\n' for name, line in lines.items())
+    body = ",\n".join("  " + lines[cell.condition] for cell in record.cells)
+    rest = "".join(f' "{name}": {line},\n' for name, line in others.items())
     write_atomically(path, f'{head[:-2]},\n{rest} "cells": [\n{body}\n ]\n}}\n')
 
 

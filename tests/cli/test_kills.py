@@ -275,10 +275,10 @@ def test_an_evaluation_killed_before_its_record_ends_with_it_and_its_numbers(
     put(begun.with_name("begun"), begun)
     write = draft.write_record
 
-    def killed(path: Path, record: Record) -> None:
+    def killed(path: Path, record: Record, lines: dict[str, str]) -> None:
         if "partial" not in path.name:
             raise SystemExit(9)
-        write(path, record)
+        write(path, record, lines)
 
     with monkeypatch.context() as patch:
         patch.setattr(draft, "write_record", killed)

@@ -50,6 +50,8 @@ class Counting(TinyEncoder):
         # The image as it is once, and once for each share of its patches painted grey.
         ("occlusion", {"ratios": [0.25, 0.5], "sigmas": [1.0, 2.0]}, 1 + 2),
         ("redundancy", {}, 1),
+        # The whole image once, and each of two crops of two areas.
+        ("crop", {"areas": [0.5, 0.25]}, 1 + 4),
     ],
 )
 def test_an_image_passes_once_for_all_that_starts_from_its_maps(
