@@ -267,17 +267,18 @@ def _test_sets(records: list[Record]) -> dict[str, TestSet]:
     for key, d in datasets.items():
         role = "" if d["role"] == "test" else f" ({d['role']})"
         labels[key] = f"{d['name']}{role}, {d['size']} px"
-    clashes = Counter(labels.values())
+    clashes = Counter(map(_set_slug, labels.values()))
+    for key, d in datasets.items():
+        if clashes[_set_slug(labels[key])] > 1:
+            labels[key] += f", version {d['fingerprint'][:8]}"
     return {
-        key: _test_set(d, labels[key], unique=clashes[labels[key]] == 1)
+        key: TestSet(labels[key], _set_slug(labels[key]), int(d["classes"]))
         for key, d in datasets.items()
     }
 
 
-def _test_set(dataset: dict[str, Any], label: str, unique: bool) -> TestSet:
-    if not unique:
-        label += f", version {dataset['fingerprint'][:8]}"
-    return TestSet(label, slug(label.replace(" px", "px")), int(dataset["classes"]))
+def _set_slug(label: str) -> str:
+    return slug(label.replace(" px", "px"))
 
 
 def _protocol(record: Record) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Heat:
 
 
 def heats(measurements: Sequence[SeedGroup]) -> list[Heat]:
-    """A heat map per protocol of the suite `corruption`.
+    """A heat map per protocol of the suite `corruption` with corruptions.
 
     mCE is divided by AlexNet's errors where the images are those of ImageNet-C, else by those of
     the control on raw pixels, if there is one.
@@ -57,7 +57,8 @@ def heats(measurements: Sequence[SeedGroup]) -> list[Heat]:
     Args:
         measurements: on one test set, in the order of the rows.
     """
-    return [_heat(mine) for mine in by_protocol(measurements, "corruption")]
+    found = map(_heat, by_protocol(measurements, "corruption"))
+    return [heat for heat in found if heat.kinds]
 
 
 def _heat(measurements: Sequence[SeedGroup]) -> Heat:

@@ -23,17 +23,6 @@ from robustbench_coss.statistics.intervals import Estimate
 from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
 
 
-def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
-    """Configurations of one test set by clean top-1, best first; unmeasured ones last, by name, and
-    controls after them."""
-    clean: dict[str, float] = {}
-    for m in measurements:
-        if m.suite == "clean" and m.label not in clean:
-            clean[m.label] = metric_estimate(m, m.records[0].metrics[0]).value
-    apart = {m.label: bool(m.control) for m in measurements}
-    return sorted(apart, key=lambda name: (apart[name], -clean.get(name, -math.inf), name))
-
-
 def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> pd.DataFrame:
     """What a suite's curves show: one line per model, group and level.
 
@@ -115,7 +104,7 @@ def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) ->
                 "percent": metric.percent,
                 "by_seed": _by_seed(m, metric.conditions, metric.column),
             }
-            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
     return pd.DataFrame(lines)
 
 
@@ -126,11 +115,6 @@ def _data_line(m: SeedGroup, about: dict[str, Any], result: Estimate) -> dict[st
         **about,
         **m.columns(result),
     }
-
-
-def metric_estimate(m: SeedGroup, metric: Metric) -> Estimate:
-    """A metric with its interval, as the leaderboard has it."""
-    return number(m.records, metric.conditions, metric.column)
 
 
 def metrics_apart(record: Record) -> list[Metric]:
@@ -166,7 +150,7 @@ def training_data(measurements: Sequence[SeedGroup], key: str) -> pd.DataFrame:
                 "level": level,
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
     return pd.DataFrame(lines)
 
 
@@ -193,7 +177,7 @@ def field_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
                 "level": _level(m, MIN_CROP),
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, metric_estimate(m, metric)))
+            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
     return pd.DataFrame(lines)
 
 

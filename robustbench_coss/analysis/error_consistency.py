@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from robustbench_coss.analysis.configurations import SeedGroup
-from robustbench_coss.analysis.numbers import columns_of
 from robustbench_coss.analysis.pairing import seeds_of
 from robustbench_coss.records.record import Metric
 from robustbench_coss.statistics.error_consistency import Pair, agreement, consistency
@@ -42,8 +41,8 @@ def _matched(x: SeedGroup, y: SeedGroup) -> list[tuple[int, int]]:
 
 
 def _pairs(x: SeedGroup, y: SeedGroup, metric: Metric, i: int, j: int) -> list[Pair]:
-    sides = [
-        columns_of(records[k], metric.conditions, metric.column)
-        for records, k in ((x.records, i), (y.records, j))
+    # Condition by condition: records need not hold them in one order.
+    return [
+        (x.records[i].column(name, metric.column), y.records[j].column(name, metric.column))
+        for name in metric.conditions
     ]
-    return list(zip(*sides, strict=True))

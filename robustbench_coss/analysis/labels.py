@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from robustbench_coss.files import canonical_json
+from robustbench_coss.files import canonical_json, sha256_of
 from robustbench_coss.records.training import training_of
 
 SHOWN_HASH = 8
@@ -119,6 +119,8 @@ def configurations_of(
         notes = differences(brief)
         if len(set(notes)) < len(notes):
             notes = differences(kept)
+        if len(set(notes)) < len(notes):  # what reads alike: {} and nothing, 1 and "1"
+            notes = [sha256_of(key)[:SHOWN_HASH] for key in keys]
         for key, note in zip(keys, notes, strict=True):
             told = ", ".join(filter(None, [found[key].differs, note]))
             found[key] = replace(found[key], differs=told)

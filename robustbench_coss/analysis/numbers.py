@@ -37,6 +37,7 @@ from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.functionals import estimate_of, pseudo_values
 from robustbench_coss.statistics.intervals import Estimate, estimate, estimate_by
 
+NO_METRIC = "no record states a metric; measure with a suite that has some, such as clean"
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
 
 
@@ -138,29 +139,50 @@ def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.D
     ]
     if baseline is not None:
         lines += _corruption_error_lines(measurements, baseline)
+    if not lines:
+        raise CossError(NO_METRIC)
     table = pd.DataFrame(lines)
-    clean = table[table["metric"] == _clean_metric(table)]
-    best = dict(zip(_row_keys(clean), clean["value"], strict=True))
-    table["_clean"] = [best.get(key, -math.inf) for key in _row_keys(table)]
-    table["_apart"] = table["control"] != ""
+    by_set: dict[str, list[SeedGroup]] = defaultdict(list)
+    for m in measurements:
+        by_set[m.test_set.label].append(m)
+    ranked = {label: rank_models(here) for label, here in by_set.items()}
+    table["_place"] = [
+        ranked[test_set].index(model)
+        for test_set, model in zip(table["test_set"], table["model"], strict=True)
+    ]
     suites = in_order({m.suite: m.about for m in measurements})
     table["suite"] = pd.Categorical(table["suite"], suites, ordered=True)
     table["_position"] = range(len(table))  # metrics stay in the order the suite gives
-    table = table.sort_values(
-        ["test_set", "_apart", "_clean", "model", "suite", "protocol", "_position"],
-        ascending=[True, True, False, True, True, True, True],
-    )
-    return table.drop(columns=["_apart", "_clean", "_position"]).reset_index(drop=True)
+    table = table.sort_values(["test_set", "_place", "suite", "protocol", "_position"])
+    return table.drop(columns=["_place", "_position"]).reset_index(drop=True)
 
 
-def _row_keys(table: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(zip(table["test_set"], table["model"], strict=True))
+def with_metrics(measurements: Sequence[SeedGroup]) -> list[SeedGroup]:
+    """The measurements of models that tables have a row for: that any suite states a metric of.
+
+    Raises:
+        CossError: there is none.
+    """
+    rows = {(m.test_set, m.label) for m in measurements if m.records[0].metrics}
+    if not rows:
+        raise CossError(NO_METRIC)
+    return [m for m in measurements if (m.test_set, m.label) in rows]
 
 
-def _clean_metric(table: pd.DataFrame) -> str | None:
-    """Name of the metric that ranks: the first that the clean suite reports."""
-    clean = table[table["suite"] == "clean"]
-    return None if clean.empty else str(clean["metric"].iloc[0])
+def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
+    """Configurations of one test set by clean top-1, best first: those measured under the clean
+    suite's first protocol, then those under its next ones alone, then the others by name; controls
+    after all of them."""
+    clean: dict[str, tuple[int, float]] = {}
+    protocols = list(dict.fromkeys(m.protocol for m in measurements if m.suite == "clean"))
+    for m in measurements:
+        if m.suite == "clean" and m.label not in clean:
+            first = m.records[0].metrics[0]
+            value = number(m.records, first.conditions, first.column).value
+            clean[m.label] = protocols.index(m.protocol), -value
+    last = len(protocols), 0.0
+    apart = {m.label: bool(m.control) for m in measurements}
+    return sorted(apart, key=lambda name: (apart[name], clean.get(name, last), name))
 
 
 def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:

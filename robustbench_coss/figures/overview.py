@@ -29,11 +29,17 @@ def draw_gains(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Fig
     return figure
 
 
-def beside_clean(data: pd.DataFrame) -> list[str]:
-    """Headline shares that a model was measured for beside its clean top-1."""
-    clean = set(data.loc[data["metric"] == CLEAN, "model"])
-    others = data[(data["suite"] != "clean") & data["model"].isin(clean)]
-    return list(dict.fromkeys(others["metric"]))
+def _clean(data: pd.DataFrame) -> pd.DataFrame:
+    """Clean top-1 by model, under the first protocol where there are several."""
+    clean = data[data["metric"] == CLEAN]
+    return clean[clean["heading"].isin(clean["heading"][:1])].set_index("model")
+
+
+def beside_clean(data: pd.DataFrame) -> list[tuple[str, str]]:
+    """Suite and heading of headline shares that a model was measured for beside its clean top-1:
+    what may be compared, as a column of the leaderboard."""
+    others = data[(data["suite"] != "clean") & data["model"].isin(_clean(data).index)]
+    return list(dict.fromkeys(zip(others["suite"], others["heading"], strict=True)))
 
 
 def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
@@ -42,14 +48,14 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
     The front is of models that no other one equals in both and exceeds in one; controls are not
     among them.
     """
-    clean = data[data["metric"] == CLEAN].set_index("model")
-    metrics = beside_clean(data)
-    columns = min(panels_across(), len(metrics))
-    rows = math.ceil(len(metrics) / columns)
+    clean, shares = _clean(data), beside_clean(data)
+    columns = min(panels_across(), len(shares))
+    rows = math.ceil(len(shares) / columns)
     figure = new_figure(1.5 * rows + 0.3)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for panel, metric in zip(panels.flat, metrics, strict=False):
-        lines = data[data["metric"] == metric].set_index("model")
+    for panel, (suite, heading) in zip(panels.flat, shares, strict=False):
+        mine = (data["suite"] == suite) & (data["heading"] == heading)
+        lines = data[mine].set_index("model")
         points: dict[str, tuple[float, float]] = {}
         for model in (m for m in pens if m in lines.index and m in clean.index):
             (x, *across), (y, *along) = (
@@ -69,13 +75,13 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
             points[model] = (float(x), float(y))
         if front := pareto_front([points[model] for model in points if not pens[model].control]):
             panel.step(*zip(*front, strict=True), where="pre", color="0.6", linewidth=0.6, zorder=0)
-        panel.set_title(plain(str(lines["heading"].iloc[0])) + " (%)")
+        panel.set_title(f"{plain(heading)} (%)")
         panel.grid(linewidth=0.3, color="0.9")
         panel.set_axisbelow(True)
-    for panel in panels.flat[len(metrics) :]:
+    for panel in panels.flat[len(shares) :]:
         panel.set_axis_off()
     for column in range(columns):
-        below = [i for i in range(len(metrics)) if i % columns == column][-1]
+        below = [i for i in range(len(shares)) if i % columns == column][-1]
         panels.flat[below].set_xlabel("clean top-1 (%)")
         panels.flat[below].tick_params(labelbottom=True)
     shown = [pen for model, pen in pens.items() if model in clean.index]

@@ -27,10 +27,10 @@ from robustbench_coss.analysis.curves import (
     curve_data,
     metric_data,
     metrics_apart,
-    rank_models,
     share_data,
 )
 from robustbench_coss.analysis.gains import gain_data
+from robustbench_coss.analysis.numbers import rank_models
 from robustbench_coss.errors import CossError, did_you_mean
 from robustbench_coss.figures.bars import draw_metrics, draw_summary
 from robustbench_coss.figures.cka import cka_data, draw_cka

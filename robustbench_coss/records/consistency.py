@@ -50,6 +50,8 @@ def check_consistency(record: Record) -> None:
         columns = {cell.condition: cell.outcomes for cell in record.cells}
         for metric in record.metrics:
             _once(f"condition of metric {metric.name}", metric.conditions)
+            if len({others.get(condition, n) for condition in metric.conditions}) > 1:
+                raise ValueError(f"metric {metric.name} is of conditions on different images")
             for condition in metric.conditions:
                 if not has(columns.get(condition, {}), metric.column):
                     raise ValueError(f"metric {metric.name} is of {condition}, which is not there")

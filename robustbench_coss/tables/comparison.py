@@ -60,12 +60,19 @@ def verdict(a: str, b: str, part: pd.DataFrame) -> str:
         )
         if key in of
     ]
-    tests = f"{len(part)} measure{'s' * (len(part) > 1)}"
+    of_all = _measures(len(part))
+    tested = int(part["p_holm"].notna().sum())
+    if not tested:
+        return f"Nothing is decided between {a} and {b} in {of_all}."
+    rest = len(of.get("undecided", [])) if said else len(part) - tested
+    undecided = f"; {rest} of {of_all} undecided" if rest else ""
     if not said:
-        return f"{a} and {b} do not differ significantly in any of {tests}."
-    rest = len(of.get("undecided", []))
-    undecided = f"; {rest} of {tests} undecided" if rest else ""
+        return f"{a} and {b} do not differ significantly in any of {_measures(tested)}{undecided}."
     return f"{a} against {b}: {', '.join(said)}{undecided}."
+
+
+def _measures(count: int) -> str:
+    return f"{count} measure{'s' * (count > 1)}"
 
 
 def _named(headings: Sequence[str]) -> str:
@@ -168,12 +175,19 @@ _KAPPA = (
 )
 
 
-def _general_notes(found: Comparison) -> list[str]:
-    tests = int(found.table["p"].notna().sum())
+def tests_note(table: pd.DataFrame) -> list[str]:
+    """What gave the p of lines of a comparison's table, and what their correction is over."""
+    tests = int(table["p_holm"].notna().sum())  # one run beside several is shown with its p alone
     return [
-        *(words for test, words in TESTS.items() if test in set(found.table["test"])),
-        f"Holm's correction is over the {tests} tests shown; the verdict is the corrected one at "
-        "5 %. Intervals are not corrected. Undecided does not mean equal.",
+        *(words for test, words in TESTS.items() if test in set(table["test"])),
+        f"Holm's correction is over all tests with a corrected p, {tests} here; the verdict is the "
+        "corrected one at 5 %. Intervals are not corrected. Undecided does not mean equal.",
+    ]
+
+
+def _general_notes(found: Comparison) -> list[str]:
+    return [
+        *tests_note(found.table),
         *([_KAPPA] if "kappa" in found.table and found.table["kappa"].notna().any() else []),
         *found.remarks,
         *(f"Not compared: {reason}." for reason in found.refused),

@@ -223,7 +223,7 @@ def _choose(
         raise CossError("nothing to show: no chosen model was measured by a chosen suite")
     ordered = frame.assign(
         _row=frame["model"].map(list(models).index), _column=frame["metric"].map(wanted.index)
-    ).sort_values(["test_set", "_row", "_column", "protocol"])
+    ).sort_values(["test_set", "_row", "_column", "suite", "protocol"])
     return ordered.drop(columns=["_row", "_column"]).reset_index(drop=True), wanted
 
 
@@ -314,7 +314,7 @@ def _number_columns(
 ) -> Iterator[tuple[str, Column]]:
     """The columns, each with the suite that it is of."""
     for _, lines in sorted(
-        part.groupby(["metric", "protocol"]),
+        part.groupby(["metric", "suite", "protocol"], observed=True),
         key=lambda item: (table.metrics.index(item[1]["metric"].iloc[0]), str(item[0])),
     ):
         by_model = {str(line["model"]): line for line in lines.to_dict("records")}

@@ -142,7 +142,7 @@ def test_holm_is_over_everything_shown_and_decides(tmp_path: Path) -> None:
     assert decided.tolist() == (table["p_holm"] <= 0.05).tolist()
     assert decided.any()
     assert not decided.all()
-    assert f"over the {len(table)} tests shown" in terminal(found)
+    assert f"tests with a corrected p, {len(table)} here" in terminal(found)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_equal_models_are_undecided_and_an_undefined_number_is_no_test(tmp_path:
     found = compare(tmp_path, "byol", "dino")
     assert found.table["verdict"].tolist() == ["undecided", "–"]
     assert found.table["p_holm"].tolist()[0] == 1.0
-    assert "over the 1 tests" in terminal(found)
+    assert "tests with a corrected p, 1 here" in terminal(found)
     assert "nan" not in terminal(found)
 
 

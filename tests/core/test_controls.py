@@ -11,9 +11,8 @@ from helpers.simulate import clean, control, exactly, save
 from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
 from robustbench_coss.analysis.controls import NOT_TRAINED, standing, without_controls
-from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.labels import Configuration
-from robustbench_coss.analysis.numbers import load_table
+from robustbench_coss.analysis.numbers import load_table, rank_models
 from robustbench_coss.claims.verdicts import Outcome, examine
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.figures.pens import GREYS, pens_of

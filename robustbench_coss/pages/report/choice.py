@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet
-from robustbench_coss.analysis.curves import rank_models
 from robustbench_coss.analysis.labels import short_labels
+from robustbench_coss.analysis.numbers import rank_models
 from robustbench_coss.analysis.selection import find_model
 from robustbench_coss.pages.dossier.words import counted
 

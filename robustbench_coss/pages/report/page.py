@@ -13,7 +13,7 @@ from markupsafe import Markup
 from robustbench_coss import __version__
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import TestSet, load_measurements
-from robustbench_coss.analysis.numbers import table_of
+from robustbench_coss.analysis.numbers import table_of, with_metrics
 from robustbench_coss.claims.verdicts import examine_measured
 from robustbench_coss.figures.styles import styled
 from robustbench_coss.figures.write import draw_figures
@@ -102,7 +102,7 @@ def make_page(results: Path, names: Sequence[str], full: bool = False) -> str:
     Raises:
         CossError: there are no complete records, one is damaged, or a name is unknown or ambiguous.
     """
-    subject = choose(load_measurements(results), names)
+    subject = choose(with_metrics(load_measurements(results)), names)
     table = table_of(for_pages(subject.measurements))
     sets = [_set_part(subject, test_set, table, full) for test_set in subject.test_sets]
     labels = {test_set.label for test_set in subject.test_sets}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
-from robustbench_coss.analysis.comparison import TESTS, compare_chosen, judge
+from robustbench_coss.analysis.comparison import compare_chosen, judge
 from robustbench_coss.analysis.configurations import SeedGroup, TestSet, bases_of
-from robustbench_coss.analysis.curves import rank_models
+from robustbench_coss.analysis.numbers import rank_models
 from robustbench_coss.analysis.selection import Chosen
 from robustbench_coss.errors import CossError
-from robustbench_coss.pages.dossier.words import counted
 from robustbench_coss.pages.report.choice import Subject
 from robustbench_coss.tables.cells import Block, block
-from robustbench_coss.tables.comparison import difference_columns, doubt_notes
+from robustbench_coss.tables.comparison import difference_columns, doubt_notes, tests_note
 
 MOST = 7  # comparisons with models that are not of one kind, which the correction makes dearer
 
@@ -46,11 +45,6 @@ class Pairs:
 
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
-
-    @property
-    def tests(self) -> int:
-        """How many tests the correction is over."""
-        return sum(int(pair.table["p"].notna().sum()) for pair in self.pairs)
 
 
 BASE, CO, BEST, OTHER = (
@@ -94,14 +88,7 @@ def find_pairs(subject: Subject, test_set: TestSet) -> Pairs:
         start += len(table)
         said = (*remarks, *doubt_notes(a, b, part))
         pairs.append(Pair(a, b, relation, part, block(difference_columns(part)), said))
-    found_pairs = Pairs(tuple(pairs), ())
-    general = [words for test, words in TESTS.items() if test in set(judged["test"])]
-    general.append(
-        f"Holm's correction is over the {counted(found_pairs.tests, 'test')} of this test set; the "
-        "verdict is the corrected one at 5 %. Intervals are not corrected. Undecided does not "
-        "mean equal."
-    )
-    return replace(found_pairs, notes=tuple(dict.fromkeys([*general, *notes])))
+    return Pairs(tuple(pairs), tuple(dict.fromkeys([*tests_note(judged), *notes])))
 
 
 def _who(

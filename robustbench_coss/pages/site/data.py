@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustbench_coss.analysis.calibration import for_pages
 from robustbench_coss.analysis.configurations import SeedGroup, load_measurements
-from robustbench_coss.analysis.numbers import table_of
+from robustbench_coss.analysis.numbers import table_of, with_metrics
 from robustbench_coss.pages.dossier.models import ModelPart, model_part
 from robustbench_coss.pages.dossier.suites import SuitePart, suite_parts
 from robustbench_coss.pages.site.board import Board, Heading, Number, Row, board_of
@@ -103,7 +103,7 @@ def load_site(results: Path) -> Site:
     Raises:
         CossError: there are no complete records, or one is damaged.
     """
-    measurements = load_measurements(results)
+    measurements = with_metrics(load_measurements(results))
     table = table_of(for_pages(measurements))
     boards, models, beside = [], [], []
     pages_of: dict[str, list[tuple[str, str]]] = {}

@@ -13,7 +13,8 @@ from helpers.corruption_errors import with_errors
 from robustbench_coss.analysis.configurations import load_measurements
 from robustbench_coss.analysis.corruption_error import ALEXNET
 from robustbench_coss.analysis.corruption_heat import heats
-from robustbench_coss.analysis.curves import metric_data, rank_models
+from robustbench_coss.analysis.curves import metric_data
+from robustbench_coss.analysis.numbers import rank_models
 from robustbench_coss.figures.bars import draw_summary
 from robustbench_coss.figures.heat import draw_heat, heat_table
 from robustbench_coss.figures.pens import pens_of
