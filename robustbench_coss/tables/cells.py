@@ -100,7 +100,8 @@ def without_constants(columns: Sequence[Column]) -> tuple[list[Column], list[str
     """Columns that tell rows apart, and in words for a caption what the others say of all rows."""
     kept, said = [], []
     for heading, cells in columns:
-        if len(cells) > 1 and len(set(cells)) == 1:
+        # A caption has no room for an interval, nor for a dagger.
+        if len(cells) > 1 and len(set(cells)) == 1 and not (cells[0].interval or cells[0].marked):
             word = heading[0].lower() + heading[1:] if heading[1:2].islower() else heading
             said += [f"{word} {cells[0].text}"] * (cells[0].text != MISSING)
         else:
@@ -183,7 +184,9 @@ def escape_markdown(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|~$#])", r"\\\1", text)
     # Brackets make a link only before "(", ":" or "["; intervals stay readable.
-    text = re.sub(r"\[(?=[^\]]*\][(:\[])", r"\\[", text)
+    text = re.sub(r"\](?=[(:\[])", r"\\]", text)
+    # What begins a list or is a rule.
+    text = re.sub(r"^(\d{0,9})([-+.)])(?= |$|-+$)", r"\1\\\2", text)
     # Underscores inside a word ("rf29_resnet18") are plain in this dialect.
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
 

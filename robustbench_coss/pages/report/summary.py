@@ -32,22 +32,23 @@ SINGLE = " These are single runs: with another training seed it may come out dif
 def doubts(measurements: Sequence[SeedGroup], short: Mapping[str, str]) -> list[str]:
     """Failed sanity checks, each with the models that it failed for, and doubtful outcomes, a
     sentence each; empty if there are none. `short` has names by label."""
-    failed: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    failed: dict[tuple[str, str], list[tuple[str, str, str]]] = {}
     said = []
     for m in measurements:
         where = f"{suite_title(m)} on {m.test_set.label}"
         for check in check_lines(m.records):
             if check.failed:
                 count = f" ({check.runs - check.passed} of {check.runs} seeds)" * (check.runs > 1)
-                name = short[m.label] + count
-                failed.setdefault((where, check.name), []).append((name, check.detail))
+                found = short[m.label], count, check.detail
+                failed.setdefault((where, check.name), []).append(found)
         if outcomes := problems(m.records):
             said.append(f"{short[m.label]}, {where}: doubtful outcomes under {outcomes}.")
     checks = []
     for (where, name), of in failed.items():
-        models = listed([model for model, _ in of])
-        first = of[0][0].partition(" (")[0] + ": " if len(of) > 1 else ""
-        checks.append(f"{where}: failed sanity check {name}: {models}; {first}{of[0][1]}.")
+        models = listed([model + count for model, count, _ in of])
+        first, _, detail = of[0]
+        said_of = f"{first}: {detail}" if len(of) > 1 else detail
+        checks.append(f"{where}: failed sanity check {name}: {models}; {said_of}.")
     return checks + said
 
 
@@ -196,6 +197,7 @@ def _checks(mine: Sequence[SeedGroup]) -> str:
 
 def claims_sentence(outcomes: Sequence[Outcome]) -> str:
     """How many claims of the paper have which verdict; "" if none could be tested."""
+    outcomes = [outcome for outcome in outcomes if not outcome.claim.asks]
     if not any(outcome.rows for outcome in outcomes):
         return ""
     counts: dict[str, list[str]] = {}
