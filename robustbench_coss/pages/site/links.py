@@ -30,7 +30,19 @@ def links_of(model: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     papers = [PAPERS[base]] if base in PAPERS else []
     papers += [CO_SSL] if method.startswith("co-") else []
     found = [(f"Paper, arXiv {number}", ARXIV + number) for number in papers]
-    library, _, name = str(model["name"]).partition(":")
-    weights = {"timm": f"{HUB}timm/{name.removeprefix('hf-hub:timm/')}", "hf": f"{HUB}{name}"}
+    library, _, name = str(model.get("arch") or "").partition(":")
     found += [("Code", CODE[library])] if name and library in CODE else []
-    return (*found, *(("Weights", weights[library]) for _ in [0] if name and library in weights))
+    repository = _repository(library, name.removeprefix("hf-hub:"), str(model["name"]))
+    return (*found, *(("Weights", HUB + each) for each in [repository] if each))
+
+
+def _repository(library: str, name: str, called: str) -> str:
+    """Where the Hub has the weights of an architecture, "" where they are not there.
+
+    Args:
+        called: what the model is, "timm-resnet18-a1_in1k" of the weights a1_in1k.
+    """
+    if "/" in name and library in ("timm", "hf", "open_clip"):
+        return name
+    _, found, tag = called.partition(f"timm-{name}-")
+    return f"timm/{name}.{tag}" if library == "timm" and found and tag != "untrained" else ""

@@ -45,6 +45,9 @@ const rowsOf = (view, picked) => {
   );
 };
 
+/** A word of a command as a shell takes it, whatever it holds. */
+const quoted = (word) => `'${word.replaceAll("'", "'\\''")}'`;
+
 const compare = () => {
   const page = document.getElementById("compare");
   if (page === null) return;
@@ -79,11 +82,13 @@ const compare = () => {
     const box = document.getElementById("differences");
     section.querySelector("[data-verdict]").textContent =
       key === undefined
-        ? `Not compared on this page: coss-bench compare "${label(picked[0])}" "${label(picked[1])}" does it.`
+        ? `Not compared on this page: coss-bench compare ${picked.map(label).map(quoted).join(" ")} does it.`
         : data.pairs[key][0];
     box.parentElement.hidden = key === undefined;
     if (key === undefined) return;
-    const names = key.split(" ").map((page) => models[place.get(page)][1]);
+    const sides = key.split(" ").map((page) => place.get(page));
+    const short = sides.map((model) => models[model][1]);
+    const names = short[0] === short[1] ? sides.map(label) : short;
     const head = (text) =>
       make("th", { scope: "col", class: text === "Verdict" ? "words" : "" }, text);
     const heads = ["Metric", `${names[0]} − ${names[1]}`, "p (Holm)", "Verdict"];
@@ -100,7 +105,7 @@ const compare = () => {
             make("th", { scope: "row" }, heading),
             cell(text, interval, 0),
             make("td", {}, p),
-            make("td", { class: "words" }, verdict.replace("A ", `${names[0]} `).replace("B ", `${names[1]} `)),
+            make("td", { class: "words" }, verdict.replace(/^[AB](?= )/, (side) => names["AB".indexOf(side)])),
           ),
         ),
       ),

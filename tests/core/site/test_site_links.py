@@ -14,15 +14,32 @@ ARXIV = "https://arxiv.org/abs/"
     [
         ({"name": "mine", "method": "co-dino-mc"}, [f"{ARXIV}2104.14294", f"{ARXIV}2501.02860"]),
         (
-            {"name": "timm:resnet18.a1_in1k"},
+            {"name": "timm-resnet18-a1_in1k", "arch": "timm:resnet18"},
             [
                 "https://github.com/huggingface/pytorch-image-models",
                 "https://huggingface.co/timm/resnet18.a1_in1k",
             ],
         ),
-        ({"name": "torchvision:resnet18"}, ["https://github.com/pytorch/vision"]),
-        ({"name": "hf:facebook/dinov2-small"}, ["https://huggingface.co/facebook/dinov2-small"]),
-        ({"name": "torchvision"}, []),
+        (
+            {"name": "timm-resnet18-untrained", "arch": "timm:resnet18"},
+            ["https://github.com/huggingface/pytorch-image-models"],
+        ),
+        (
+            {"name": "mine", "arch": "timm:hf-hub:timm/resnet18.a1_in1k"},
+            [
+                "https://github.com/huggingface/pytorch-image-models",
+                "https://huggingface.co/timm/resnet18.a1_in1k",
+            ],
+        ),
+        (
+            {"name": "torchvision-resnet18-DEFAULT", "arch": "torchvision:resnet18"},
+            ["https://github.com/pytorch/vision"],
+        ),
+        (
+            {"name": "facebook-dinov2-small", "arch": "hf:facebook/dinov2-small"},
+            ["https://huggingface.co/facebook/dinov2-small"],
+        ),
+        ({"name": "folder", "arch": "hf:Dinov2Model"}, []),
         ({"name": "run-1", "method": "of-my-own"}, []),
     ],
 )
