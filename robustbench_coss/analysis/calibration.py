@@ -181,6 +181,6 @@ def conditions_table(measured: Sequence[SeedGroup]) -> pd.DataFrame:
                     "level": cell.level,
                     "statistic": statistic,
                 }
-                shown = m.columns(number(m.records, [name], statistic))
-                lines.append(about | shown | {"n": cell.outcomes["correct"].size})
+                found = number(m.records, [name], statistic)
+                lines.append(about | m.columns(found, cell.outcomes["correct"].size))
     return pd.DataFrame(lines)

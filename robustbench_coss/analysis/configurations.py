@@ -102,15 +102,15 @@ class SeedGroup:
         """Words with the protocol behind them where the suite has several: "mCE (b)"."""
         return f"{words} ({self.protocol})" if self.protocol else words
 
-    def columns(self, result: Estimate) -> dict[str, Any]:
-        """An estimate made from this measurement, as the columns tables and figures share."""
+    def columns(self, result: Estimate, n: int) -> dict[str, Any]:
+        """An estimate from n images, as the columns that tables and figures share."""
         return {
             "value": result.value,
             "low": result.low,
             "high": result.high,
             "sd": result.sd,
             "seeds": result.seeds,
-            "n": int(self.records[0].index.size),
+            "n": n,
             "interval": result.interval,
         }
 

@@ -13,7 +13,7 @@ from robustbench_coss.analysis.corruption_error import (
     ALEXNET_BASELINE,
     Baseline,
     baseline_of,
-    corruption_estimates,
+    corruption_errors,
 )
 from robustbench_coss.errors import CossError
 
@@ -95,7 +95,10 @@ def _mce(measurements: Sequence[SeedGroup]) -> tuple[str, np.ndarray]:
     candidates = [ALEXNET_BASELINE, *_pixels(measurements)]
     for baseline in candidates:
         try:
-            found = [corruption_estimates(m.records, baseline)[0].value for m in measurements]
+            found = [
+                np.mean([corruption_errors(record, baseline).mce for record in m.records])
+                for m in measurements
+            ]
         except CossError:  # other images than ImageNet-C's, or a corruption is missing
             continue
         return baseline.name, np.array(found)

@@ -16,10 +16,9 @@ from robustbench_coss.analysis.configurations import (
     setting,
     without_local_term,
 )
-from robustbench_coss.analysis.numbers import columns_of, number
+from robustbench_coss.analysis.numbers import columns_of, images_of, number
 from robustbench_coss.records.confidence import has
 from robustbench_coss.records.record import Axis, Metric, Record
-from robustbench_coss.statistics.intervals import Estimate
 from robustbench_coss.statistics.sufficient_share import KEPT, share_for_95_percent
 
 
@@ -42,7 +41,7 @@ def curve_data(measurements: Sequence[SeedGroup], axis: Axis | None = None) -> p
         for (group, level), conditions in points.items():
             about = {"group": group, "level": level, "conditions": len(conditions)}
             about["by_seed"] = _by_seed(m, conditions, y.column)
-            lines.append(_data_line(m, about, number(m.records, conditions, y.column)))
+            lines.append(_data_line(m, about, conditions, y.column))
     return pd.DataFrame(lines)
 
 
@@ -85,7 +84,8 @@ def share_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
                 for r in m.records
             ]
             about = {"group": f"95 % kept: {group}", "level": KEPT, "conditions": len(at)}
-            lines.append(_data_line(m, about, share_for_95_percent(list(at), runs)))
+            found = share_for_95_percent(list(at), runs)
+            lines.append(_told(m) | about | m.columns(found, runs[0][0].size))
     return pd.DataFrame(lines)
 
 
@@ -104,17 +104,20 @@ def metric_data(measurements: Sequence[SeedGroup], metrics: Sequence[Metric]) ->
                 "percent": metric.percent,
                 "by_seed": _by_seed(m, metric.conditions, metric.column),
             }
-            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
+            lines.append(_data_line(m, about, metric.conditions, metric.column))
     return pd.DataFrame(lines)
 
 
-def _data_line(m: SeedGroup, about: dict[str, Any], result: Estimate) -> dict[str, Any]:
-    return {
-        "suite": m.suite,
-        "model": m.label,
-        **about,
-        **m.columns(result),
-    }
+def _data_line(
+    m: SeedGroup, about: dict[str, Any], conditions: Sequence[str], column: str
+) -> dict[str, Any]:
+    """A line with a number as the leaderboard has it."""
+    found = number(m.records, conditions, column)
+    return _told(m) | about | m.columns(found, images_of(m.records[0], conditions))
+
+
+def _told(m: SeedGroup) -> dict[str, Any]:
+    return {"suite": m.suite, "model": m.label}
 
 
 def metrics_apart(record: Record) -> list[Metric]:
@@ -150,7 +153,7 @@ def training_data(measurements: Sequence[SeedGroup], key: str) -> pd.DataFrame:
                 "level": level,
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
+            lines.append(_data_line(m, about, metric.conditions, metric.column))
     return pd.DataFrame(lines)
 
 
@@ -177,7 +180,7 @@ def field_data(measurements: Sequence[SeedGroup]) -> pd.DataFrame:
                 "level": _level(m, MIN_CROP),
                 "metric": metric.name,
             }
-            lines.append(_data_line(m, about, number(m.records, metric.conditions, metric.column)))
+            lines.append(_data_line(m, about, metric.conditions, metric.column))
     return pd.DataFrame(lines)
 
 

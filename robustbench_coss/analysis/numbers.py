@@ -82,6 +82,12 @@ def _in_order(record: Record, conditions: Sequence[str]) -> list[Cell]:
     return [cells[name] for name in sorted(set(conditions), key=place.__getitem__)]
 
 
+def images_of(record: Record, conditions: Sequence[str]) -> int:
+    """How many images conditions were measured on, which need not be those of the record."""
+    first, *_ = _in_order(record, conditions)
+    return next(iter(first.outcomes.values())).size
+
+
 def values_of(record: Record, metric: Metric) -> Column:
     """[n] the metric of each image; right or wrong stays boolean, averages are float64."""
     columns = columns_of(record, metric.conditions, metric.column)
@@ -186,9 +192,8 @@ def rank_models(measurements: Sequence[SeedGroup]) -> list[str]:
 
 
 def _line(m: SeedGroup, metric: Metric) -> dict[str, Any]:
-    first, *_ = columns_of(m.records[0], metric.conditions, metric.column)
     found = number(m.records, metric.conditions, metric.column)
-    return _line_of(m, metric, found) | {"n": int(first.size)}
+    return _line_of(m, metric, found, images_of(m.records[0], metric.conditions))
 
 
 def fact(record: Record, name: str) -> float | None:
@@ -206,10 +211,10 @@ def _fact_lines(m: SeedGroup) -> Iterator[dict[str, Any]]:
         of = tuple(cell.condition for cell in m.records[0].cells[:1])  # of none; it needs one
         metric = Metric(f"{m.suite}_{name}", str(told["label"]), name, of, "", False, False)
         found = estimate_by(values, False, lambda: (math.nan, math.nan, "bootstrap"))
-        yield _line_of(m, metric, found) | {"n": told.get("images", 0)}
+        yield _line_of(m, metric, found, told.get("images", 0))
 
 
-def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
+def _line_of(m: SeedGroup, metric: Metric, result: Estimate, n: int) -> dict[str, Any]:
     """A line of the long table."""
     return {
         "test_set": m.test_set.label,
@@ -226,7 +231,7 @@ def _line_of(m: SeedGroup, metric: Metric, result: Estimate) -> dict[str, Any]:
         "protocol_note": m.protocol_note,
         "metric": metric.name,
         "heading": m.heading(metric.label),
-        **m.columns(result),
+        **m.columns(result, n),
         "chance": m.test_set.chance,
         "better": metric.better,
         "percent": metric.percent,
@@ -282,7 +287,8 @@ def _corruption_error_lines(measurements: list[SeedGroup], baseline: str) -> lis
         ):
             # The corruptions say what it is about; nothing is averaged over them here.
             metric = Metric(name, label, "correct", tuple(ALEXNET), "lower")
-            lines.append(_line_of(m, metric, found) | {"baseline": by.name})
+            line = _line_of(m, metric, found, m.records[0].index.size)
+            lines.append(line | {"baseline": by.name})
     if not lines:
         reasons = [f"{where}: {reason}" for where, reason in refused]
         raise CossError(f"no mCE with baseline {baseline!r}; {'; '.join(reasons) or NOTHING}")

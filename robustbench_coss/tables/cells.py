@@ -130,6 +130,16 @@ def interval_text(low: float, high: float, scale: float, percent: bool) -> str:
     return f"[{number_text(low, scale, percent)}, {number_text(high, scale, percent)}]"
 
 
+def number_cell(
+    value: float, low: float, high: float, percent: bool, best: bool = False, marked: bool = False
+) -> TableCell:
+    """A number with its interval; a dash where it is none."""
+    if math.isnan(value):
+        return TableCell(MISSING, marked=marked)
+    text, interval = number_text(value, value, percent), interval_text(low, high, value, percent)
+    return TableCell(text, interval, best, marked)
+
+
 def estimate_text(found: Estimate, percent: bool) -> str:
     """A number in running text: "66.8 % [61.1, 72.4]"."""
     if math.isnan(found.value):

@@ -24,7 +24,7 @@ from robustbench_coss.tables.cells import (
     Section,
     TableCell,
     block,
-    interval_text,
+    number_cell,
     number_text,
     percent_text,
     without_constants,
@@ -107,10 +107,9 @@ def number_cells(models: list[str], lines: pd.DataFrame) -> list[TableCell]:
         if model not in rank:
             cells.append(TableCell(MISSING, marked=bool(present) and _failed(present.get(model))))
             continue
-        line = present[model]
-        text = number_text(values[model], values[model], percent)
-        interval = interval_text(float(line["low"]), float(line["high"]), values[model], percent)
-        cells.append(TableCell(text, interval, model in compete and text == best, _failed(line)))
+        line, value = present[model], values[model]
+        wins = model in compete and number_text(value, value, percent) == best
+        cells.append(number_cell(value, line["low"], line["high"], percent, wins, _failed(line)))
     return cells
 
 

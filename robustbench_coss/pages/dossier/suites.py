@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -19,7 +18,7 @@ from robustbench_coss.pages.dossier.words import counted, duration, flat, pretty
 from robustbench_coss.records.confidence import CONFIDENCES
 from robustbench_coss.records.record import Cell, Record
 from robustbench_coss.statistics.intervals import KINDS
-from robustbench_coss.tables.cells import MISSING, TableCell, interval_text, number_text
+from robustbench_coss.tables.cells import MISSING, TableCell, number_cell, number_text
 from robustbench_coss.tables.leaderboard import number_cells
 
 
@@ -249,7 +248,10 @@ def _shares(here: Sequence[SeedGroup], models: list[str]) -> list[MetricLine]:
     data = share_data(here) if here[0].about.suffices else pd.DataFrame()
     found = []
     for group, part in data.groupby("group", sort=False) if not data.empty else ():
-        of = {str(line["model"]): _cell(line, True) for line in part.to_dict("records")}
+        of = {
+            str(line["model"]): number_cell(line["value"], line["low"], line["high"], True)
+            for line in part.to_dict("records")
+        }
         cells = [of.get(model, TableCell(MISSING)) for model in models]
         heading = f"Smallest share, {group}"
         found.append(MetricLine("", heading, True, _numbers(models, cells, part, True)))
@@ -270,15 +272,6 @@ def _numbers(
         spread = MISSING if math.isnan(sd) else number_text(sd, float(line["value"]), percent)
         found.append(MetricNumber(cell, spread, images, KINDS[str(line["interval"])]))
     return tuple(found)
-
-
-def _cell(line: Any, percent: bool, marked: bool = False) -> TableCell:
-    """A value with its interval; a dash where it is not a number."""
-    value, low, high = (float(line[key]) for key in ("value", "low", "high"))
-    if math.isnan(value):
-        return TableCell(MISSING, marked=marked)
-    text = number_text(value, value, percent)
-    return TableCell(text, interval_text(low, high, value, percent), marked=marked)
 
 
 def _outcomes(here: Sequence[SeedGroup]) -> list[Outcome]:
@@ -346,6 +339,6 @@ def _number(m: SeedGroup, cells: Sequence[Cell | None], condition: str, column: 
     present = [c for c in cells if c is not None and column in c.outcomes]
     if len(present) < len(cells):
         return TableCell(MISSING)
-    result = number(m.records, (condition,), column)
+    found, percent = number(m.records, (condition,), column), is_share(m.records[0], column)
     doubtful = any(c.problem for c in present)
-    return _cell(vars(result), is_share(m.records[0], column), doubtful)
+    return number_cell(found.value, found.low, found.high, percent, marked=doubtful)

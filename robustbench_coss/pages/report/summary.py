@@ -23,7 +23,7 @@ from robustbench_coss.pages.dossier.suites import check_lines, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
 from robustbench_coss.records.about import OWN_SUITES
-from robustbench_coss.tables.cells import MISSING, number_text, percent_text
+from robustbench_coss.tables.cells import MISSING, interval_text, number_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
 
 SINGLE = " These are single runs: with another training seed it may come out differently."
@@ -129,11 +129,8 @@ def number(line: Mapping[Any, Any]) -> str:
     value, percent = float(line["value"]), bool(line["percent"])
     if math.isnan(value):
         return "not a number"
-    text = number_text(value, value, percent) + " %" * percent
-    if math.isnan(float(line["low"])):
-        return text
-    low, high = (number_text(float(line[end]), value, percent) for end in ("low", "high"))
-    return f"{text} [{low}, {high}]"
+    interval = interval_text(float(line["low"]), float(line["high"]), value, percent)
+    return f"{number_text(value, value, percent)}{' %' * percent} {interval}".rstrip()
 
 
 def _against(pair: Pair, short: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from helpers import simulate
 
 from robustbench_coss.analysis.comparison import compare
 from robustbench_coss.analysis.configurations import load_measurements
+from robustbench_coss.analysis.curves import curve_data
 from robustbench_coss.analysis.numbers import load_table, rank_models
 from robustbench_coss.errors import CossError
 from robustbench_coss.figures.styles import styled
@@ -124,7 +125,9 @@ def test_a_metric_over_different_images_is_refused(tmp_path: Path) -> None:
     told = {"name": "o", "fingerprint": "", "n": 50, "conditions": ["x"]}
     record.dataset["others"] = [told]
     simulate.save(tmp_path, record)
-    assert load_table(tmp_path)["value"].tolist() == [0.4]
+    assert load_table(tmp_path)[["value", "n"]].values.tolist() == [[0.4, 50]]
+    (point,) = curve_data(load_measurements(tmp_path)).query("group == 'g'").to_dict("records")
+    assert (point["value"], point["n"]) == (0.4, 50)  # not the 200 of the data set
     record.metrics = [Metric("dark_top1", "Dark top-1", "correct", ("clean", "x"))]
     simulate.save(tmp_path, record)
     with pytest.raises(CossError, match="metric dark_top1 is of conditions on different images"):
