@@ -17,7 +17,7 @@ from robustbench_coss.datasets.geometry import geometry_of
 from robustbench_coss.encoders.base import parameters
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
-from robustbench_coss.evaluations.running.images import doubt_about, first_of
+from robustbench_coss.evaluations.running.images import doubt_about, order_of
 from robustbench_coss.evaluations.running.job import Opened
 from robustbench_coss.evaluations.running.precision import Arithmetic
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
@@ -365,7 +365,7 @@ def describe_images(
             {
                 "name": name,
                 "fingerprint": images.fingerprint,
-                "n": len(first_of(images, request.limit)),
+                "n": len(order_of(images, opened.images, request)),
                 "conditions": [c.name for c in conditions if c.images == name],
             }
             for name, images in others.items()

@@ -13,7 +13,7 @@ from robustbench_coss.datasets.base import ROLES, ImageSet, open_dataset
 from robustbench_coss.datasets.decoded import Decoded
 from robustbench_coss.datasets.image_list import listed
 from robustbench_coss.datasets.pictures import PictureSet
-from robustbench_coss.datasets.readable import Subset, unreadable, without_bad
+from robustbench_coss.datasets.readable import Subset, unreadable, whole_of, without_bad
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.probes.features import Pixels, random_order
 from robustbench_coss.evaluations.progress import Progress
@@ -68,6 +68,25 @@ def first_of(images: ImageSet, limit: int | None) -> list[int]:
     """Indices of labelled images in the order of measuring, the first `limit` of them."""
     found: list[int] = random_order(images, TEST_ORDER)[:limit].tolist()
     return found
+
+
+def order_of(images: ImageSet, measured: Images, request: Evaluation) -> list[int]:
+    """Which of a suite's own images are measured, in order.
+
+    Where a list names the test images, these same ones of test images with other labels.
+
+    Raises:
+        CossError: there are none.
+    """
+    if request.image_list is None or whole_of(images) is not measured.test:
+        return first_of(images, request.limit)
+    listed = set(measured.index)
+    if found := [index for index in first_of(images, None) if index in listed]:
+        return found
+    raise CossError(
+        f"{request.image_list} names no picture that {images.name} has a class for; leave that set "
+        "out, or name others"
+    )
 
 
 def open_images(

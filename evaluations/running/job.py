@@ -29,7 +29,7 @@ from robustbench_coss.evaluations.probes.features import (
 from robustbench_coss.evaluations.probes.linear import convergence, get_probe, probe_key
 from robustbench_coss.evaluations.progress import Progress
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, make_suite
-from robustbench_coss.evaluations.running.images import check_classes, first_of, open_images
+from robustbench_coss.evaluations.running.images import check_classes, open_images, order_of
 from robustbench_coss.evaluations.running.precision import (
     Arithmetic,
     arithmetic,
@@ -150,7 +150,7 @@ class Opened:
         if not condition.images:
             return self.images.test, self.images.index
         images = suite.image_sets()[condition.images]
-        return images, first_of(images, self.request.limit)
+        return images, order_of(images, self.images, self.request)
 
     def arithmetic(self, suite: Suite) -> Arithmetic:
         """How a suite is measured."""
