@@ -158,14 +158,15 @@ def differences(
     _check_apart(one, other)
     pairs, refused = _pairs(one, other, suites)
     lines: list[dict[str, Any]] = []
+    test_sets = dict.fromkeys(x.test_set for x, _ in pairs)
+    untrained = {each: _untrained(one, other, each, measured) for each in test_sets}
     for x, y in pairs:
         metrics, left_out = _shared_metrics(x, y, cells, everything)
         refused += left_out
-        untrained = _untrained(one, other, x.test_set, measured)
         lines += [
             difference_line(x, y, metric)
             | (consistency_line(x, y, metric) if consistency else {})
-            | {"untrained": untrained}
+            | {"untrained": untrained[x.test_set]}
             for metric in metrics
         ]
     return lines, refused, pairs
