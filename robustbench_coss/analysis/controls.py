@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robustbench_coss import registry
 from robustbench_coss.analysis.configurations import SeedGroup
 from robustbench_coss.analysis.labels import control_name
 from robustbench_coss.analysis.numbers import is_share, values_of
@@ -118,10 +119,12 @@ def without_controls(model: Sequence[SeedGroup], measured: Sequence[SeedGroup]) 
             "says whether it has learnt; `coss-bench eval RUN --suite clean` measures it"
         )
     kinds = standing(model, measured).missing
+    if about.get("arch") not in registry.names("encoder"):  # of another library, or unknown
+        kinds = tuple(kind for kind in kinds if kind != UNTRAINED)
     if not kinds or model[0].control:
         return ""
-    untrained = {"control": UNTRAINED, "arch": about.get("arch") or "ARCH"}
-    untrained |= {"width": about.get("width"), "mlp": recipe_in(about).get("mlp")}
+    untrained = {key: about.get(key) for key in ("arch", "width")} | {"control": UNTRAINED}
+    untrained["mlp"] = recipe_in(about).get("mlp")
     names = {PIXELS: "control:pixels", UNTRAINED: control_name(untrained)}
     wanted = " ".join(names[kind] for kind in kinds)
     which = "no controls" if len(kinds) > 1 else f"no control {names[kinds[0]]}"

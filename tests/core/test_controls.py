@@ -15,8 +15,10 @@ from robustbench_coss.analysis.labels import Configuration
 from robustbench_coss.analysis.numbers import load_table, rank_models
 from robustbench_coss.claims.verdicts import Outcome, examine
 from robustbench_coss.encoders.base import parameters
+from robustbench_coss.errors import CossError
 from robustbench_coss.figures.pens import GREYS, pens_of
 from robustbench_coss.models.checkpoint import build_encoder
+from robustbench_coss.models.load import load_model
 from robustbench_coss.records.record import Record
 from robustbench_coss.statistics.paired_tests import mcnemar
 from robustbench_coss.tables import cells, claims
@@ -168,6 +170,20 @@ def test_one_kind_of_control_asks_for_the_other(tmp_path: Path) -> None:
     said = without_controls(of(measured, "BYOL"), measured)
     assert f"`coss-bench eval {LABEL}`" in said
     assert "pixels" not in said
+
+
+def test_no_control_is_asked_for_that_cannot_be_made(tmp_path: Path) -> None:
+    model = clean(0.8)
+    model.model |= {"arch": "timm:resnet18", "width": 1.0}
+    save(tmp_path, model)
+    measured = load_measurements(tmp_path)
+    said = without_controls(measured, measured)
+    assert "`coss-bench eval control:pixels`" in said
+    with pytest.raises(CossError):
+        load_model("control:untrained:timm:resnet18", size=32)
+    save(tmp_path, control(0.1))
+    measured = load_measurements(tmp_path)
+    assert without_controls([m for m in measured if not m.control], measured) == ""
 
 
 def test_a_pair_above_both_controls_is_judged_as_without_them(tmp_path: Path) -> None:
