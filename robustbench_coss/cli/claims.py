@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_coss.cli.leaderboard import Force, OutFile, Results, deliver, format_of
-from robustbench_coss.machine.terminal import show
+from robustbench_coss.cli.leaderboard import Force, OutFile, Results, deliver_tables, format_of
 
 
 class Format(StrEnum):
@@ -54,20 +53,15 @@ def claims(
     import json
 
     from robustbench_coss.claims.verdicts import examine
-    from robustbench_coss.tables import cells
     from robustbench_coss.tables.claims import layout, to_json
-    from robustbench_coss.tables.latex import to_latex
-    from robustbench_coss.tables.terminal import to_rich
 
     wanted = format or (None if out is None else format_of(out, Format))
     outcomes = examine(results, ablations)
-    if wanted is None:
-        show(to_rich(layout(outcomes, verbose)))
-        return
-    if wanted is Format.json:
-        text = json.dumps(to_json(outcomes), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    elif wanted is Format.md:
-        text = cells.to_markdown("Claims of the CO-SSL paper", layout(outcomes), "claims")
-    else:
-        text = to_latex("claims", layout(outcomes))
-    deliver(text, out, force)
+
+    def data() -> str:
+        found = to_json(outcomes)
+        return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    sections = layout(outcomes, verbose or wanted is not None)
+    heading = "Claims of the CO-SSL paper"
+    deliver_tables(sections, heading, "claims", data, wanted, out, force)

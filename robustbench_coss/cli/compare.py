@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,14 +15,11 @@ from robustbench_coss.cli.leaderboard import (
     OutFile,
     Results,
     TableFormat,
-    deliver,
+    deliver_tables,
     format_of,
     names_in,
 )
-from robustbench_coss.machine.terminal import say, show
-
-if TYPE_CHECKING:
-    from robustbench_coss.analysis.comparison import Comparison
+from robustbench_coss.machine.terminal import say
 
 Model = Annotated[
     str,
@@ -74,6 +71,8 @@ def compare(
       coss-bench compare CO-BYOL BYOL --suite clean --out comparison.md
     """
     from robustbench_coss.analysis.comparison import compare as compare_models
+    from robustbench_coss.files import csv_text
+    from robustbench_coss.tables.comparison import layout
 
     wanted = format or (None if out is None else format_of(out, Format))
     beside = None
@@ -94,28 +93,8 @@ def compare(
     )
     if beside is not None:
         beside.check_met()
-    _deliver(found, wanted, out, force)
-
-
-def _deliver(found: Comparison, wanted: Format | None, out: Path | None, force: bool) -> None:
-    """Print a comparison, or write it."""
-    from robustbench_coss.files import csv_text
-    from robustbench_coss.tables import cells as tables
-    from robustbench_coss.tables.comparison import layout
-    from robustbench_coss.tables.latex import to_latex
-    from robustbench_coss.tables.terminal import to_rich
-
-    sections = layout(found)
-    if wanted is None:
-        show(to_rich(sections))
-        return
-    if wanted is Format.csv:
-        text = csv_text(found.table)
-    elif wanted is Format.md:
-        text = tables.to_markdown(f"{found.a} against {found.b}", sections, "compare")
-    else:
-        text = to_latex("compare", sections)
-    deliver(text, out, force)
+    data, heading = (lambda: csv_text(found.table)), f"{found.a} against {found.b}"
+    deliver_tables(layout(found), heading, "compare", data, wanted, out, force)
     if wanted is Format.csv:  # the other formats have these below their tables
         for reason in found.refused:
             say(f"not compared: {reason}", err=True)

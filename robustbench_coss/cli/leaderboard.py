@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -13,6 +13,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.machine.terminal import say, show
 
 if TYPE_CHECKING:
+    from robustbench_coss.tables.cells import Section
     from robustbench_coss.tables.paper import PaperTable
 
 Results = Annotated[
@@ -87,6 +88,28 @@ def deliver(text: str, out: Path | None, force: bool) -> None:
         return
     write_chosen(out, text, force=force, mark=mark_of(text))
     say(f"wrote {out}")
+
+
+def deliver_tables(
+    sections: Sequence[Section],
+    heading: str,
+    command: str,
+    data: Callable[[], str],
+    wanted: StrEnum | None,
+    out: Path | None,
+    force: bool,
+) -> None:
+    """Show tables, or deliver them as Markdown, LaTeX, or in the format that `data` gives."""
+    from robustbench_coss.tables.cells import to_markdown
+    from robustbench_coss.tables.latex import to_latex
+    from robustbench_coss.tables.terminal import to_rich
+
+    if wanted is None:
+        show(to_rich(sections))
+    elif wanted == "md":
+        deliver(to_markdown(heading, sections, command), out, force)
+    else:
+        deliver(to_latex(command, sections) if wanted == "tex" else data(), out, force)
 
 
 def leaderboard(

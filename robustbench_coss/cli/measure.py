@@ -31,7 +31,7 @@ from robustbench_coss.machine.side_by_side import on_sigterm
 from robustbench_coss.machine.terminal import Screen, say
 from robustbench_coss.models.checkpoint import Checkpoint
 from robustbench_coss.records.record import Record
-from robustbench_coss.tables.cells import estimate_text
+from robustbench_coss.tables.cells import in_text
 
 
 def measure_all(
@@ -169,7 +169,8 @@ def _print_headlines(records: Mapping[Path, Record], console: Screen) -> None:
         for metric in record.metrics:
             if metric.headline:
                 found = number([record], metric.conditions, metric.column)
-                numbers.append(f"{metric.label} {estimate_text(found, metric.percent)}")
+                said = in_text(found.value, found.low, found.high, metric.percent)
+                numbers.append(f"{metric.label} {said}")
         line = f"  {record.suite}: {', '.join(numbers) or 'no headline numbers'}"
         console.print(line, soft_wrap=True)
         for check in record.checks:

@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from robustbench_coss.statistics.intervals import Estimate
-
 MISSING = "–"
 STAR = "*"  # significantly different from another row
 MARK = "†"  # a failed sanity check or doubtful outcomes
@@ -140,14 +138,11 @@ def number_cell(
     return TableCell(text, interval, best, marked)
 
 
-def estimate_text(found: Estimate, percent: bool) -> str:
-    """A number in running text: "66.8 % [61.1, 72.4]"."""
-    if math.isnan(found.value):
-        return MISSING
-    text = number_text(found.value, found.value, percent) + " %" * percent
-    return " ".join(
-        filter(None, [text, interval_text(found.low, found.high, found.value, percent)])
-    )
+def in_text(value: float, low: float, high: float, percent: bool) -> str:
+    """A number in running text: "66.8 % [61.1, 72.4]"; a dash where it is none."""
+    cell = number_cell(value, low, high, percent)
+    unit = " %" * (percent and cell.text != MISSING)
+    return f"{cell.text}{unit} {cell.interval}".rstrip()
 
 
 WRITTEN_BY = "Written by `coss-bench"

@@ -32,7 +32,7 @@ from robustbench_coss.pages.report.page import make_page
 from robustbench_coss.pages.site.pages import write_site
 from robustbench_coss.records.record import find_records, read_record
 from robustbench_coss.records.training import training_of
-from robustbench_coss.tables.cells import estimate_text, number_text
+from robustbench_coss.tables.cells import in_text, number_text
 from robustbench_coss.tables.claims import effect_cell
 from robustbench_coss.tables.comparison import difference_cell
 from robustbench_coss.tables.leaderboard import to_csv, to_markdown
@@ -97,7 +97,7 @@ def estimates(measured: list[SeedGroup]) -> Iterator[str]:
         asked += [((c.condition,), name) for c in first.cells for name in c.outcomes]
         for conditions, column in asked:
             found = number(m.records, conditions, column)
-            yield estimate_text(found, is_share(first, column))
+            yield in_text(found.value, found.low, found.high, is_share(first, column))
     for line in lines_of(share_data(measured)):
         value, low, high = (number_text(line[end], 1, True) for end in ENDS)
         yield f"{value} [{low}, {high}]"

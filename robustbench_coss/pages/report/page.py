@@ -28,7 +28,7 @@ from robustbench_coss.pages.report.pairs import Pairs, find_pairs
 from robustbench_coss.pages.report.recipes import recipes_apart
 from robustbench_coss.pages.report.svg import inline
 from robustbench_coss.pages.report.tables import full_tables, metric_tables, run_table, runs_of
-from robustbench_coss.tables.cells import MARK, Section
+from robustbench_coss.tables.cells import MARK, MISSING, Section, number_cell
 from robustbench_coss.tables.claims import layout as claims_layout
 from robustbench_coss.tables.leaderboard import layout
 
@@ -207,16 +207,16 @@ def _set_part(subject: Subject, test_set: TestSet, table: pd.DataFrame, full: bo
 def _cards(lines: pd.DataFrame) -> list[Card]:
     cards = []
     for line in lines[lines["headline"]].to_dict("records"):
-        said = summary.number(line)
-        text, _, interval = said.partition(" [")
+        percent = bool(line["percent"])
+        cell = number_cell(line["value"], line["low"], line["high"], percent)
         ends = [100 * float(line[key]) for key in ("low", "high", "value")]
-        shown = bool(line["percent"]) and all(end == end for end in ends)
+        shown = percent and all(end == end for end in ends)
         low, high, value = ends
         cards.append(
             Card(
                 heading=str(line["heading"]),
-                text=text,
-                interval=f"[{interval}" if interval else "",
+                text=cell.text + " %" * (percent and cell.text != MISSING),
+                interval=cell.interval,
                 bar=(low, max(high - low, 0.5), value) if shown else None,
                 marked=bool(line["failed_checks"] or line["problems"]),
             )

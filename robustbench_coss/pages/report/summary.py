@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from robustbench_coss.pages.dossier.suites import check_lines, suite_title
 from robustbench_coss.pages.dossier.words import counted, listed
 from robustbench_coss.pages.report.pairs import Pair, Pairs
 from robustbench_coss.records.about import OWN_SUITES
-from robustbench_coss.tables.cells import MISSING, interval_text, number_text, percent_text
+from robustbench_coss.tables.cells import MISSING, in_text, percent_text
 from robustbench_coss.tables.comparison import difference_cell
 
 SINGLE = " These are single runs: with another training seed it may come out differently."
@@ -98,8 +97,8 @@ def _one(test_set: TestSet, table: pd.DataFrame) -> str:
     seeds = int(table["seeds"].max())
     over = f"over {seeds} training seeds" if seeds > 1 else "in one run"
     headline = table[table["headline"]].to_dict("records")
-    numbers = [f"{line['heading']} is {number(line)}" for line in headline[:1]]
-    numbers += [f"{line['heading']} {number(line)}" for line in headline[1:]]
+    numbers = [f"{line['heading']} is {_number(line)}" for line in headline[:1]]
+    numbers += [f"{line['heading']} {_number(line)}" for line in headline[1:]]
     if not numbers:
         return f"On {_where(test_set, table)}, no headline number was measured."
     return f"On {_where(test_set, table)}, {over}: {listed(numbers)}."
@@ -119,18 +118,13 @@ def _several(
         return said
     low, high = lines[0], lines[-1]
     return (
-        f"{said} {heading} goes from {number(low)} ({short[low['model']]}) to {number(high)} "
+        f"{said} {heading} goes from {_number(low)} ({short[low['model']]}) to {_number(high)} "
         f"({short[high['model']]})."
     )
 
 
-def number(line: Mapping[Any, Any]) -> str:
-    """A line of the long table as "66.8 % [61.1, 72.4]"."""
-    value, percent = float(line["value"]), bool(line["percent"])
-    if math.isnan(value):
-        return "not a number"
-    interval = interval_text(float(line["low"]), float(line["high"]), value, percent)
-    return f"{number_text(value, value, percent)}{' %' * percent} {interval}".rstrip()
+def _number(line: Mapping[Any, Any]) -> str:
+    return in_text(line["value"], line["low"], line["high"], line["percent"])
 
 
 def _against(pair: Pair, short: Mapping[str, str]) -> str:
