@@ -19,16 +19,8 @@ from robustbench_coss.records.training import training_of
 SHOWN_HASH = 8
 """Characters of a SHA-256 that tell models of one name apart, as they do the folders of records."""
 
-_METHODS = {
-    "byol": "BYOL",
-    "co-byol": "CO-BYOL",
-    "dino": "DINO",
-    "co-dino": "CO-DINO",
-    "mocov3": "MoCo v3",
-    "co-mocov3": "CO-MoCo v3",
-    "simclr": "SimCLR",
-    "co-simclr": "CO-SimCLR",
-}
+_METHODS = {"byol": "BYOL", "dino": "DINO", "mocov3": "MoCo v3", "simclr": "SimCLR"}
+_METHODS |= {f"co-{key}": f"CO-{name}" for key, name in _METHODS.items()}
 
 
 @dataclass(frozen=True)

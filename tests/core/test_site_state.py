@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import simulate
 from helpers.chromium import (
     CHROMIUM,
     Open,
@@ -16,6 +17,7 @@ from helpers.chromium import (
 from helpers.colours import contrast
 
 from robustbench_coss.analysis.comparison import compare
+from robustbench_coss.pages.site import write_site
 
 pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -79,6 +81,20 @@ def test_the_paired_difference_of_two_models_is_the_one_that_compare_finds(
         assert line["verdict"].removeprefix("A ").removeprefix("B ") in row.inner_text()
     tab.get_by_label("Add a model").select_option(label="SimCLR · rf29_resnet18 ×0.25")
     assert not tab.locator("#paired").is_visible()
+
+
+def test_variants_of_a_method_are_told_apart_in_their_paired_difference(
+    tmp_path: Path, visit: Open
+) -> None:
+    for grid, share in ((1, 0.9), (2, 0.3)):
+        made = simulate.clean(share, name=f"grid{grid}", training={"options": {"grid": grid}})
+        simulate.save(tmp_path / "results", made)
+    write_site(tmp_path / "results", tmp_path / "site")
+    tab = visit(compare_page(tmp_path / "site"))
+    better, worse = (f"BYOL · rf29_resnet18 ×0.25 (grid={grid})" for grid in (1, 2))
+    head = tab.locator("#differences thead th").nth(1).inner_text()
+    assert head == f"{better} − {worse}"
+    assert tab.locator("#differences tbody tr").first.inner_text().endswith(f"{better} better")
 
 
 def test_dots_of_the_scatter_lie_where_their_numbers_are_and_lead_to_the_model(

@@ -5,7 +5,6 @@ All is drawn here; the page's script lays what belongs to the chosen models into
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from robustbench_coss.pages.site.board import Board, Number
 from robustbench_coss.pages.site.pairs import PairTable
 from robustbench_coss.pages.site.plots import MARKER, PLOT_AT_ONCE, STROKES, Curve, Tick, View
+from robustbench_coss.tables.cells import TableCell
 
 APART = 11  # px between the dots of two models
 
@@ -80,10 +80,7 @@ def comparison(board: Board, pairs: Sequence[PairTable]) -> dict[str, Any]:
             for i, row in enumerate(board.rows)
         },
         "cells": {
-            i: {
-                at: [n.cell.text, n.cell.interval, int(n.cell.marked)]
-                for at, n in enumerate(row.numbers)
-            }
+            i: {at: _cell(number.cell) for at, number in enumerate(row.numbers)}
             for i, row in enumerate(board.rows)
         },
     }
@@ -111,7 +108,7 @@ def _view(view: View, place: dict[str, int]) -> dict[str, Any]:
 
     def cells(mine: tuple[tuple[Curve, ...], ...]) -> dict[int, list[Any]]:
         return {
-            number[panel.title, p.level]: _cell(p.value, p.text, p.low_text, p.high_text)
+            number[panel.title, p.level]: _cell(p.cell)
             for panel, curves in zip(view.panels, mine, strict=True)
             for curve in curves
             if not curve.thin
@@ -135,7 +132,5 @@ def _paths(curve: Curve) -> list[Any]:
     return [int(curve.thin), curve.band, curve.line, curve.marks]
 
 
-def _cell(value: float, text: str, low: str, high: str) -> list[Any]:
-    if math.isnan(value):
-        return ["–", "", 0]
-    return [text, f"[{low}, {high}]" if low else "", 0]
+def _cell(cell: TableCell) -> list[Any]:
+    return [cell.text, cell.interval, int(cell.marked)]

@@ -29,7 +29,7 @@ from robustbench_coss.figures.pens import FAMILIES
 from robustbench_coss.pages.dossier.suites import suite_title
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis
-from robustbench_coss.tables.cells import number_text
+from robustbench_coss.tables.cells import TableCell, number_cell
 
 WIDTH, HEIGHT = 320, 210
 LEFT, RIGHT, TOP, BOTTOM = 40, 308, 10, 168
@@ -79,16 +79,14 @@ class Point:
     """A point of a curve in the units of the axes (shares in %), NaN where there is no interval.
 
     Attributes:
-        text, low_text, high_text: as tables spell the numbers.
+        cell: as tables spell the numbers.
     """
 
     level: float
     value: float
     low: float
     high: float
-    text: str
-    low_text: str
-    high_text: str
+    cell: TableCell
 
 
 @dataclass(frozen=True)
@@ -229,11 +227,7 @@ def _points(lines: pd.DataFrame, percent: bool) -> tuple[Point, ...]:
     scale = 100.0 if percent else 1.0
     columns = (lines[key].tolist() for key in ("level", "value", "low", "high"))
     return tuple(
-        Point(
-            level,
-            *(scale * x for x in numbers),
-            *("" if math.isnan(x) else number_text(x, numbers[0], percent) for x in numbers),
-        )
+        Point(level, *(scale * x for x in numbers), number_cell(*numbers, percent))
         for level, *numbers in zip(*columns, strict=True)
     )
 
