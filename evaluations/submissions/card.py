@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from robustbench_coss import __version__
-from robustbench_coss.analysis.numbers import failed_checks, number, problems
+from robustbench_coss.analysis.numbers import failed_checks, images_of, number, problems
 from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.files import write_atomically
 from robustbench_coss.reading import MIB, read_bytes
 from robustbench_coss.records.commands import RECIPE, commands_of, recipe_of
 from robustbench_coss.records.record import Metric, Record
-from robustbench_coss.tables.cells import escape_markdown, estimate_text
+from robustbench_coss.tables.cells import escape_markdown, in_text
 
 CARD = "README.md"
 RESULTS = Path(".eval_results") / "robustbench-coss.yaml"
@@ -99,14 +99,16 @@ def eval_results(records: Sequence[Record]) -> list[dict[str, Any]]:
         for metric in _shown(record) if name else []:
             found = number([record], metric.conditions, metric.column)
             scale = 100 if metric.percent else 1
+            said = in_text(found.value, found.low, found.high, metric.percent)
             value = round(scale * found.value, 2 if metric.percent else 4)
             entries.append(
                 {
                     "dataset": {"id": name, "task_id": metric.name},
                     "value": value,
                     "date": record.created,
-                    "notes": f"{metric.label}: {estimate_text(found, metric.percent)}, "
-                    f"{record.dataset['n']:,} test images, {_classifier(record.model)}, "
+                    "notes": f"{metric.label}: {said}, "
+                    f"{images_of(record, metric.conditions):,} test images, "
+                    f"{_classifier(record.model)}, "
                     f"robustbench-coss {__version__}",
                 }
             )
@@ -124,7 +126,8 @@ def _shown(record: Record) -> list[Metric]:
 def _row(record: Record, metric: Metric) -> list[str]:
     found = number([record], metric.conditions, metric.column)
     words = [record.dataset["name"], record.suite, metric.label]
-    numbers = [estimate_text(found, metric.percent), f"{record.dataset['n']:,}"]
+    said = in_text(found.value, found.low, found.high, metric.percent)
+    numbers = [said, f"{images_of(record, metric.conditions):,}"]
     return [escape_markdown(word) for word in (*words, *numbers)]
 
 

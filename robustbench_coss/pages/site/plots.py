@@ -225,11 +225,10 @@ def _lines(
 
 def _points(lines: pd.DataFrame, percent: bool) -> tuple[Point, ...]:
     scale = 100.0 if percent else 1.0
-    columns = (lines[key].tolist() for key in ("level", "value", "low", "high"))
-    return tuple(
-        Point(level, *(scale * x for x in numbers), number_cell(*numbers, percent))
-        for level, *numbers in zip(*columns, strict=True)
-    )
+    scaled = ((lines[key] * scale).tolist() for key in ("value", "low", "high"))
+    columns = (lines[key].tolist() for key in ("value", "low", "high"))
+    cells = [number_cell(v, low, high, percent) for v, low, high in zip(*columns, strict=True)]
+    return tuple(map(Point, lines["level"].tolist(), *scaled, cells))
 
 
 def _y_ends(points: Sequence[Point], percent: bool) -> tuple[float, float]:

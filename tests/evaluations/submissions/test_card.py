@@ -67,6 +67,16 @@ def test_a_card_has_headline_numbers_with_wilson_intervals_and_how_to_repeat_the
     assert [entry["value"] for entry in entries] == [50.0, 0.0]
 
 
+def test_a_card_counts_the_images_that_a_number_is_of(tmp_path: Path) -> None:
+    shifted = attacked(0.5, n=200)
+    shifted.cells[1].outcomes = {"correct": exactly(0.5, 100)}
+    told = {"name": "o", "fingerprint": "", "n": 100, "conditions": [shifted.cells[1].condition]}
+    shifted.dataset["others"] = [told]
+    (readme, *_) = write_card(tmp_path, [shifted])
+    # Wilson (1927) for 50 of 100
+    assert "| 50.0 % [40.4, 59.6] | 100 |" in readme.read_text()
+
+
 def test_the_hubs_own_library_reads_the_results() -> None:
     hub = pytest.importorskip("huggingface_hub")
     entries = eval_results([clean(0.375, dataset="imagenet")])
