@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ UNCONVERGED = 1e-3
 """Nats above the optimum which do: 0.1 % of the likelihood of an image, far below `COSTLY`."""
 
 
+def check_count(what: str, value: Any) -> None:
+    """Raise CossError unless a value is a whole number of at least 1."""
+    if not isinstance(value, Integral):
+        raise CossError(f"{what} must be a whole number, got {value!r}")
+    if value < 1:
+        raise CossError(f"{what} must be at least 1, got {value}")
+
+
 @dataclass(frozen=True)
 class ProbeConfig:
     """How a probe is trained.
@@ -75,8 +84,8 @@ class ProbeConfig:
             raise CossError(f"unknown kind of probe {self.kind!r}; known: {', '.join(KINDS)}")
         for name in ("batch_size", "epochs", "l2_values", "max_train"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CossError(f"probe {name} must be at least 1, got {value}")
+            if name != "max_train" or value is not None:
+                check_count(f"probe {name}", value)
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the probe beside its data, JSON-able."""

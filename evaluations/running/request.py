@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from robustbench_coss.datasets.base import dataset_source
 from robustbench_coss.errors import CossError
-from robustbench_coss.evaluations.probes.linear import ProbeConfig
+from robustbench_coss.evaluations.probes.linear import ProbeConfig, check_count
 from robustbench_coss.models.checkpoint import Checkpoint
 
 Load = Callable[[], Checkpoint]
@@ -83,14 +84,16 @@ class Evaluation:
             object.__setattr__(self, "image_list", Path(self.image_list))
         for name in ("limit", "batch_size", "workers"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise CossError(f"{name} must be at least 1, got {value}")
-            if value is not None and value >= 1 << 31:
+            if value is None and name != "batch_size":
+                continue
+            check_count(name, value)
+            if value >= 1 << 31:
                 raise CossError(f"{name} must be below 2^31, got {value}")
         if self.precision not in PRECISIONS:
             raise CossError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
-        if not 0 <= self.seed < 1 << 63:
-            raise CossError(f"seed must be at least 0 and below 2^63, got {self.seed}")
+        seed: Any = self.seed
+        if not (isinstance(seed, Integral) and 0 <= int(seed) < 1 << 63):
+            raise CossError(f"seed must be at least 0 and below 2^63, got {seed!r}")
 
 
 class Once:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers.toy_suite import interrupted, measure
 from rich.console import Console
 
 from robustbench_coss import registry
 from robustbench_coss.errors import CossError
+from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.progress import ConsoleProgress
 from robustbench_coss.evaluations.protocol import make_suite
 from robustbench_coss.evaluations.running.request import Evaluation
@@ -36,6 +40,17 @@ def test_an_option_that_a_suite_does_not_have_is_refused_with_those_it_has() -> 
 def test_counts_below_one_are_refused(run: Path, option: dict[str, int]) -> None:
     with pytest.raises(CossError, match="must be at least 1, got"):
         measure(run, **option)
+
+
+@pytest.mark.parametrize("value", [1e3, "3", float("nan"), [2]])
+@pytest.mark.parametrize("name", ["limit", "batch_size", "workers", "seed"])
+def test_counts_that_are_no_whole_numbers_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(CossError, match=f"{name} must be .*, got {re.escape(repr(value))}$"):
+        Evaluation(**{name: value})
+    for probe in ("batch_size", "epochs", "l2_values", "max_train"):
+        with pytest.raises(CossError, match=f"probe {probe} must be a whole number, got"):
+            ProbeConfig(**{probe: value})
+    assert Evaluation(limit=np.int64(3)).limit == 3  # type: ignore[arg-type]
 
 
 def test_all_stands_for_every_suite_with_the_projects_own_first_in_order() -> None:
