@@ -111,11 +111,11 @@ def baseline_of(name: str, records: Sequence[Record]) -> Baseline:
     Raises:
         CossError: a record is of another suite or lacks a standard corruption.
     """
-    clean, errors = zip(*(_errors(record) for record in records), strict=True)
+    found = [_errors(record) for record in records]
     return Baseline(
         name,
-        float(np.mean(clean)),
-        {c: float(np.mean([found[c] for found in errors])) for c in ALEXNET},
+        float(np.mean([plain.mean() for plain, _ in found])),
+        {c: float(np.mean([of[c].mean() for _, of in found])) for c in ALEXNET},
         tuple(records),
     )
 
@@ -132,18 +132,18 @@ def corruption_errors(record: Record, baseline: Baseline) -> CorruptionErrors:
         CossError: a record is of another suite or lacks a standard corruption, or the two cannot
             be compared.
     """
-    clean, errors = _errors(record)
+    plain, per_image = _errors(record)
     if baseline.records:
         _check_same_protocol(record, baseline.records[0])
     else:
         _check_imagenet_c(record)
-    plain, per_image = _per_image(record)
+    errors = {name: float(error.mean()) for name, error in per_image.items()}
     full, weights = _divisors(baseline)
     nothing = np.full(record.index.size, math.nan)
     mce = np.mean([per_image[c] / full[c] for c in full], axis=0) if full else nothing
     relative = _excess(plain, per_image, weights) if weights else nothing
     return CorruptionErrors(
-        clean=clean,
+        clean=float(plain.mean()),
         by_corruption=errors,
         by_family=_by_family(record, errors),
         ce={c: errors[c] / full[c] if c in full else math.nan for c in ALEXNET},
@@ -175,7 +175,7 @@ def corruption_estimates(
     full, weights = _divisors(baseline)
     mine = {c: float(np.mean([e.by_corruption[c] for e in found])) for c in full}
     shares, excesses = [], []
-    for plain, per_image in map(_per_image, baseline.records):
+    for plain, per_image in map(_errors, baseline.records):
         parts = [mine[c] / full[c] ** 2 * per_image[c] for c in full]
         shares.append(np.mean(parts, axis=0) if parts else np.full(plain.size, math.nan))
         excesses.append(_excess(plain, per_image, weights) if weights else shares[-1] * math.nan)
@@ -211,7 +211,7 @@ def _excess(plain: Floats, per_image: Mapping[str, Floats], weights: Mapping[str
 def _warn_of_small_divisors(
     baseline: Baseline, full: Mapping[str, float], excesses: Sequence[Floats]
 ) -> None:
-    errors = [_per_image(record)[1] for record in baseline.records]
+    errors = [_errors(record)[1] for record in baseline.records]
     few = [c for c in full if coefficient_of_variation([e[c] for e in errors]) > LARGEST_CV]
     others = f" and {len(few) - 1} more" if len(few) > 1 else ""
     small = {
@@ -261,11 +261,14 @@ def _check_same_protocol(record: Record, other: Record) -> None:
             )
 
 
-def _per_image(record: Record) -> tuple[Floats, dict[str, Floats]]:
+def _errors(record: Record) -> tuple[Floats, dict[str, Floats]]:
     """[n] errors on clean images, and [n] errors per corruption, each the mean over severities.
 
-    Corruptions that were not measured at all severities are left out.
+    Corruptions that were not measured at all severities are left out; none of the standard ones
+    may be.
     """
+    if record.suite != "corruption":
+        raise CossError(f"a record of the suite corruption is needed, this is of {record.suite!r}")
     measured: dict[str, dict[float, Column]] = {}
     for cell in record.cells:
         measured.setdefault(cell.kind, {})[cell.level] = cell.outcomes["correct"]
@@ -275,21 +278,12 @@ def _per_image(record: Record) -> tuple[Floats, dict[str, Floats]]:
         if set(SEVERITIES) <= columns.keys():
             used = np.stack([columns[severity] for severity in SEVERITIES])
             found[name] = 1 - np.mean(used.astype(np.float64), axis=0)
-    return 1 - clean.astype(np.float64), found
-
-
-def _errors(record: Record) -> tuple[float, dict[str, float]]:
-    """Clean error, and errors per corruption that is in the record."""
-    if record.suite != "corruption":
-        raise CossError(f"a record of the suite corruption is needed, this is of {record.suite!r}")
-    clean, per_image = _per_image(record)
-    missing = [name for name in ALEXNET if name not in per_image]
-    if missing:
+    if missing := [name for name in ALEXNET if name not in found]:
         raise CossError(
             f"the record of {record.model['name']} lacks {missing[0]}; "
             "finish it with `coss-bench eval`"
         )
-    return float(clean.mean()), {name: float(error.mean()) for name, error in per_image.items()}
+    return 1 - clean.astype(np.float64), found
 
 
 def _by_family(record: Record, errors: Mapping[str, float]) -> dict[str, float]:

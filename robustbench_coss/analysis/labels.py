@@ -119,14 +119,15 @@ def configurations_of(
     return found
 
 
-def short_labels(configurations: Sequence[Configuration]) -> tuple[list[str], str]:
-    """Labels without what all models share beside their names, and what they share ("" if
-    nothing). Controls keep theirs."""
-    models = [c for c in configurations if not c.control]
+def short_labels(configurations: Iterable[Configuration]) -> tuple[dict[str, str], str]:
+    """Label -> what is left of it without what all models share beside their names, and what they
+    share ("" if nothing). Controls keep theirs."""
+    shown = {c.label: c for c in configurations}
+    models = [c for c in shown.values() if not c.control]
     settings = {c.setting for c in models}
     if len(models) < 2 or len(settings) > 1 or "" in settings or not all(c.name for c in models):
-        return [c.label for c in configurations], ""
-    return [c.label if c.control else c.name for c in configurations], settings.pop()
+        return {label: label for label in shown}, ""
+    return {label: label if c.control else c.name for label, c in shown.items()}, settings.pop()
 
 
 def method_name(method: str) -> str:

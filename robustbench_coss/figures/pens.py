@@ -47,10 +47,11 @@ def pens_of(ranked: Sequence[Configuration]) -> tuple[dict[str, LineStyle], str]
     labels, common = short_labels(models)
     looks = _family_looks(models)
     pens = {}
-    for model, label in zip(models, labels, strict=True):
+    for model in models:
         colour, marker = looks[_family(model)]
         base = _is_base(model, models)
-        pens[model.label] = LineStyle(label, colour, marker, DASHED if base else SOLID, not base)
+        dash = DASHED if base else SOLID
+        pens[model.label] = LineStyle(labels[model.label], colour, marker, dash, not base)
     kinds = [c.control for c in controls]
     for control, (grey, marker, dash) in zip(controls, GREYS, strict=False):
         short = control.control if kinds.count(control.control) == 1 else control.label

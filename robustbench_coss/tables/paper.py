@@ -289,10 +289,9 @@ def _layout(table: PaperTable, width: int = ALL) -> list[Section]:
 
 def _section(table: PaperTable, title: str, part: pd.DataFrame, width: int, last: bool) -> Section:
     models = list(dict.fromkeys(part["model"]))
-    labels, common = short_labels([table.configurations[model] for model in models])
-    short = dict(zip(models, labels, strict=True))
+    short, common = short_labels(table.configurations[model] for model in models)
     columns = list(_number_columns(table, part, models))
-    names = name_cells(models, part, labels)
+    names = name_cells(models, part, list(short.values()))
     blocks = []
     for i in range(0, len(columns), width):
         groups, shown = zip(*columns[i : i + width], strict=True)

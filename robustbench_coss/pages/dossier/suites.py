@@ -154,7 +154,7 @@ def suite_parts(mine: Sequence[SeedGroup], table: pd.DataFrame) -> list[SuitePar
 def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
     first, about = here[0], here[0].about
     models = [m.label for m in here]
-    labels, shared = short_labels([m.configuration for m in here])
+    labels, shared = short_labels(m.configuration for m in here)
     records = [record for m in here for record in m.records]
     return SuitePart(
         suite=first.suite,
@@ -176,7 +176,7 @@ def _part(here: Sequence[SeedGroup], lines: pd.DataFrame) -> SuitePart:
         ),
         checks=tuple(check_lines(records)),
         models=tuple(models),
-        labels=tuple(labels),
+        labels=tuple(labels.values()),
         shared=shared,
         controls=frozenset(m.label for m in here if m.control),
         metrics=(*_metrics(models, lines), *_shares(here, models)),

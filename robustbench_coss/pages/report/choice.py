@@ -39,9 +39,7 @@ class Subject:
     @property
     def short(self) -> dict[str, str]:
         """Label -> what tells its configuration apart."""
-        known = {m.label: m.configuration for m in self.measurements}
-        labels, _ = short_labels(list(known.values()))
-        return dict(zip(known, labels, strict=True))
+        return short_labels(m.configuration for m in self.measurements)[0]
 
     def on(self, test_set: TestSet) -> list[SeedGroup]:
         return [m for m in self.measurements if m.test_set == test_set]

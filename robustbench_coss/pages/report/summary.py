@@ -70,8 +70,7 @@ def sentences(
     models = [model for model in everything if model not in controls] or everything
     named = list(dict.fromkeys([*models, *(x for pair in pairs.pairs for x in (pair.a, pair.b))]))
     known = {m.label: m.configuration for m in measured}
-    labels, _ = short_labels([known.get(name, Configuration("", name)) for name in named])
-    short = dict(zip(named, labels, strict=True))
+    short, _ = short_labels(known.get(name, Configuration("", name)) for name in named)
     one = len(models) == 1
     compared = table[table["model"].isin(models)]
     said = [_one(test_set, compared) if one else _several(test_set, models, compared, short)]

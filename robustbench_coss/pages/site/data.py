@@ -125,14 +125,11 @@ def load_site(results: Path) -> Site:
             for sha256 in _weights(here, row.model):
                 pages_of.setdefault(sha256, []).append((board.title, row.page))
     for board, here in zip(boards, by_set.values(), strict=True):
-        of: dict[str, list[SeedGroup]] = {}
-        for m in here:
-            of.setdefault(m.label, []).append(m)
         lines = table[table["test_set"] == board.title]
         for row in board.rows:
             same = [page for sha in _weights(here, row.model) for page in pages_of[sha]]
             elsewhere = dict.fromkeys(page for page in same if page[1] != row.page)
-            own = of[row.model]
+            own = [m for m in here if m.label == row.model]
             suites = suite_parts(own, lines[lines["model"] == row.model])
             models.append(
                 ModelPage(

@@ -182,17 +182,23 @@ def test_of_many_models_the_best_by_clean_accuracy_are_drawn_and_the_legend_says
 
 
 def test_what_all_models_share_moves_from_the_labels_to_the_legend_title() -> None:
-    def labels(*given: tuple[str, str]) -> tuple[list[str], str]:
-        return short_labels([Configuration("", name, arch, 2.0) for name, arch in given])
+    def labels(*given: Configuration) -> tuple[list[str], str]:
+        shown, shared = short_labels(given)
+        assert list(shown) == [c.label for c in given]
+        return list(shown.values()), shared
 
-    assert labels(("A", "net"), ("B", "net")) == (["A", "B"], "net ×2")
-    assert labels(("A", "net"), ("A", "other")) == (["A · net ×2", "A · other ×2"], "")
-    assert labels(("A", "net")) == (["A · net ×2"], "")
+    def models(*given: tuple[str, str]) -> list[Configuration]:
+        return [Configuration("", name, arch, 2.0) for name, arch in given]
+
+    assert labels(*models(("A", "net"), ("B", "net"))) == (["A", "B"], "net ×2")
+    apart = ["A · net ×2", "A · other ×2"]
+    assert labels(*models(("A", "net"), ("A", "other"))) == (apart, "")
+    assert labels(*models(("A", "net"))) == (["A · net ×2"], "")
     runs = [Configuration("", "one · a name"), Configuration("", "two · a name")]
-    assert short_labels(runs) == (["one · a name", "two · a name"], "")
+    assert labels(*runs) == (["one · a name", "two · a name"], "")
     control = Configuration("", "control:pixels", control="pixels")
-    models = [Configuration("", name, "net") for name in "AB"]
-    assert short_labels([*models, control]) == (["A", "B", "control:pixels"], "net")
+    both = models(("A", "net"), ("B", "net"))
+    assert labels(*both, control) == (["A", "B", "control:pixels"], "net ×2")
 
 
 def test_tick_labels_keep_their_distance() -> None:
