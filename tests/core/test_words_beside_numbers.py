@@ -12,7 +12,9 @@ from markdown_it import MarkdownIt
 
 from robustbench_coss.analysis.comparison import Comparison, compare
 from robustbench_coss.analysis.configurations import load_measurements
+from robustbench_coss.analysis.numbers import load_table
 from robustbench_coss.claims.verdicts import ASKED, examine
+from robustbench_coss.pages.dossier.suites import suite_parts
 from robustbench_coss.pages.report.choice import choose
 from robustbench_coss.pages.report.summary import claims_sentence, doubts
 from robustbench_coss.records.record import Check, find_records, write_record
@@ -75,6 +77,17 @@ def test_a_failed_check_names_its_model_whole(tmp_path: Path) -> None:
     subject = choose(load_measurements(tmp_path), [])
     (line,) = doubts(subject.measurements, subject.short)
     assert line.endswith("; BYOL · rf29_resnet18 ×0.25 (grid=1): detail 1.")
+
+
+@pytest.mark.parametrize(("limit", "subset"), [(None, False), (200, True), (1000, False)])
+def test_images_are_a_subset_where_there_are_more(
+    tmp_path: Path, limit: int | None, subset: bool
+) -> None:
+    record = simulate.clean(0.6, 200)
+    record.dataset["limit"] = limit
+    simulate.save(tmp_path, record)
+    (part,) = suite_parts(load_measurements(tmp_path), load_table(tmp_path))
+    assert dict(part.facts)["Images"] == "200 of parts" + ", a fixed random subset" * subset
 
 
 def test_a_caption_hides_no_interval_and_no_doubt() -> None:

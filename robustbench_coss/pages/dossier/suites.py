@@ -206,7 +206,7 @@ def check_lines(records: Sequence[Record]) -> list[CheckLine]:
 def _facts(records: Sequence[Record]) -> list[tuple[str, str]]:
     first = records[0]
     images = f"{first.index.size:,} of {first.dataset['name']}"
-    if first.dataset.get("limit") is not None:
+    if first.dataset.get("limit") == first.index.size:  # fewer are all that there are
         images += ", a fixed random subset"
     if "image_list" in first.dataset:
         images += f", of those that {first.dataset['image_list']['file']} names"
