@@ -225,10 +225,19 @@ def alone(lock: Path, busy: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept for the next process: the user's cache (XDG)."""
+    """Where what can be made again is kept for the next process: the user's cache (XDG).
+
+    Raises:
+        CossError: the user has no home folder, and no other one is named.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # Relative ones are to be ignored, by the XDG Base Directory Specification.
-    return (root if root.is_absolute() else Path.home() / ".cache") / "robustbench-coss"
+    if not root.is_absolute():
+        home = Path(os.path.expanduser("~"))  # left as it is where there is none
+        if not home.is_absolute():
+            raise CossError("you have no home folder to keep a cache in; set XDG_CACHE_HOME")
+        root = home / ".cache"
+    return root / "robustbench-coss"
 
 
 def canonical_json(value: Any) -> str:

@@ -48,7 +48,7 @@ def open_regular(path: Path, doing: str = "read") -> FileIO:
     """
     if "\0" in os.fspath(path):
         raise CossError(f"the path {os.fspath(path)!r} holds a NUL, which no file name can")
-    if path.is_symlink() and not path.exists():
+    if os.path.islink(path) and not os.path.exists(path):  # as pathlib, for any path
         target = os.path.join(path.parent, os.readlink(path))
         raise CossError(f"{path} is a link to {target}, which is not there; mend or remove it")
     with explain_os_errors(doing, path):

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_coss.datasets.arrays import read_array
 from robustbench_coss.datasets.base import ImageSet, fit
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures, same_name
@@ -30,7 +31,6 @@ from robustbench_coss.errors import CossError, explain_os_errors
 from robustbench_coss.evaluations.corruptions.reference import GROUPS, NAMES, SEVERITIES, STANDARD
 from robustbench_coss.files import sha256_of
 from robustbench_coss.reading import check_regular, read_bytes
-from robustbench_coss.test_sets.opening import read_array
 
 PICTURES = 64
 """Of an array, about: so many are in the fingerprint, spread evenly."""

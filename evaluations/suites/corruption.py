@@ -7,6 +7,7 @@ package imagecorruptions on the CPU, spread over worker processes, or pictures m
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -80,7 +81,7 @@ def check_options(
             "--corruption-root reads images that are corrupted already; "
             "leave out --backend and --constants"
         )
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not Path(os.path.expanduser(root)).is_dir():
         raise CossError(
             f"{root} is not a folder; pass as --corruption-root that of ImageNet-C, "
             "Tiny-ImageNet-C or CIFAR-10-C"
@@ -128,7 +129,7 @@ class Corruption(Suite):
         workers: int | None = None,
     ) -> None:
         check_options(backend, constants, root, workers)
-        root = None if root is None else Path(root).expanduser()
+        root = None if root is None else Path(os.path.expanduser(root))
         self.backend = "fast" if backend == "auto" else backend
         self.constants = "imagenet-c" if backend == "reference" else constants
         self.root = root

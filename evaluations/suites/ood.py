@@ -6,6 +6,7 @@ last needs no classifier. Opening the other sets is `other_sets`', the maths `st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class OOD(Suite):
         if not self.scores or not (root is None or isinstance(root, str | Path)):
             raise CossError(f"ood.scores must name some of {_listed(SCORES)}, ood.root a folder")
         self.k, self.bank = k, bank
-        self.root = None if root is None else Path(root).expanduser()
+        self.root = None if root is None else Path(os.path.expanduser(root))
         self.data_root = Path("data")
         self._sets: dict[str, dict[str, ImageSet]] = {group: {} for group in GROUPS}
         self._bank: Tensor | None = None

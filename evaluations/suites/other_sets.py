@@ -43,7 +43,7 @@ def open_others(item: str, root: Path, data_root: Path, test: ImageSet) -> Image
         )
         labels = torch.zeros(len(opened), dtype=torch.int64)
         return Relabelled(opened, item, labels, CLASSES)
-    given = Path(item).expanduser()
+    given = Path(os.path.expanduser(item))
     place = next((p for p in (given, root / given, root / given.name) if p.exists()), None)
     if place is None:
         hint = did_you_mean(item, registry.names("dataset"), "name a data set, a folder or a list")

@@ -6,6 +6,7 @@ Nothing here knows a set by its name.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -164,7 +165,7 @@ class Shift(Suite):
         for name in asked:
             describe(name)
         refuse_twice("shift.sets names", [label_of(name) for name in asked])
-        self.asked, self.root = asked, None if root is None else Path(root).expanduser()
+        self.asked, self.root = asked, None if root is None else Path(os.path.expanduser(root))
         self._sets: list[TestSet] = []
 
     def look_in(self, data_root: Path) -> None:

@@ -199,8 +199,10 @@ def missing_data(name: str, root: Path) -> str | None:
         return dataset_source(name).missing(root)
     except CossError:
         raise
-    except (Exception, SystemExit) as error:  # of another package
+    except (Exception, SystemExit) as error:
         base = name.partition(":")[0]
+        if registry.origin("dataset", base) == registry.OWN:
+            raise
         raise registry.broken("dataset", base, f"fails: {kind_and_line(error, 300)}") from error
 
 

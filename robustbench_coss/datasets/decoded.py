@@ -10,6 +10,7 @@ digest of all that determines the pixels: those of other data, sizes or versions
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import threading
 import warnings
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustbench_coss.datasets.arrays import read_array
 from robustbench_coss.datasets.pictures import PictureSet
 from robustbench_coss.errors import CossError
 from robustbench_coss.files import cache_folder, sha256_of, slug, write_atomically
@@ -87,8 +89,8 @@ class Decoded:
     def _stored(self, number: int) -> NDArray[np.uint8] | None:
         """A block mapped from its file; None where there is none, or no whole one."""
         try:
-            found = np.load(self._path(number), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            found = read_array(self._path(number), mmap_mode="r")
+        except CossError:
             return None
         whole = found.shape == (self._count(number), *self._shape) and found.dtype == np.uint8
         return found if whole else None
@@ -130,9 +132,9 @@ class Decoded:
     def _room(self) -> bool:
         """Whether a disk can take what is not there yet; says so if not."""
         assert self.folder is not None
-        there = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        there = next(p for p in (self.folder, *self.folder.parents) if os.path.exists(p))
         blocks = range(-(-len(self._order) // BLOCK))
-        missing = sum(not self._path(number).exists() for number in blocks) / len(blocks)
+        missing = sum(not os.path.exists(self._path(number)) for number in blocks) / len(blocks)
         free, needed = shutil.disk_usage(there).free, round(missing * self._bytes)
         if free >= needed + LEFT_FREE * (needed > 0):
             if needed:

@@ -13,7 +13,6 @@ import io
 import os
 import posixpath
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from robustbench_coss.datasets.arrays import read_array
 from robustbench_coss.datasets.pictures import ENDINGS, MOST_BYTES, PictureSet
 from robustbench_coss.errors import CossError, explain_os_errors, one_line
 from robustbench_coss.files import cache_folder, sha256_of, write_atomically
@@ -140,12 +140,9 @@ def read_index(shards: tuple[Path, ...]) -> ShardIndex:
 def _read_index(shards: tuple[Path, ...], states: tuple[tuple[int, int], ...]) -> ShardIndex:
     """The index of shards with these sizes and times of change, from the cache if it is there."""
     place = cache_folder() / "shards" / f"{sha256_of([str(p.absolute()) for p in shards])}.npz"
-    try:
-        with np.load(place) as stored:
-            if np.array_equal(stored["states"], states):
-                return ShardIndex(shards, *(stored[column] for column in COLUMNS))
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or not whole
+    with suppress(CossError):  # not there, or not whole
+        if np.array_equal(read_array(place, "states"), states):
+            return ShardIndex(shards, *(read_array(place, column) for column in COLUMNS))
     index = _scan(shards)
     if len(index.labels) < WORTH_KEEPING:
         return index

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -249,7 +250,7 @@ TOKENS = {
 
 def _end_of(path: Path) -> str:
     """What tells a file from others of its name, and as little as may be of where it lies."""
-    path, home = path.resolve(), Path.home()
+    path, home = path.resolve(), os.path.expanduser("~")
     path = path.relative_to(home) if path.is_relative_to(home) else path.relative_to(path.anchor)
     return "/".join(path.parts[-SHOWN_PARTS:])
 

@@ -5,6 +5,7 @@ Nothing is opened here but these files.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -109,6 +110,10 @@ class Description(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Description:
+        for key in ("kinds", "levels"):
+            values = getattr(self, key)
+            if twice := [each for each in values if values.count(each) > 1]:
+                raise ValueError(f"{key} has {twice[0]} twice")
         needed = {"arrays": ("images", "labels"), "answers": ("answers",)}.get(self.layout, ())
         if missing := [key for key in needed if not getattr(self, key)]:
             raise ValueError(f"layout {self.layout} needs {' and '.join(missing)}")
@@ -121,6 +126,13 @@ class Description(BaseModel):
                 raise ValueError(f"{key} is no pattern ({error})") from None
             if foreign := named - allowed - {None}:
                 raise ValueError(f"{key} may hold {_braced(allowed)}, and has {_braced(foreign)}")
+            try:
+                getattr(self, key).format(kind="fog", level=1)
+            except (ValueError, MemoryError, OverflowError) as error:
+                raise ValueError(f"{key} is no pattern ({one_line(error)})") from None
+        for each in ("kind", "level") if self.layout == "folders" else ():
+            if len(getattr(self, f"{each}s")) > 1 and f"{{{each}" not in self.path:
+                raise ValueError(f"path lacks {{{each}}}, and all {each}s would be the same")
         if self.class_in and (self.layout != "folders" or self.pairs):
             raise ValueError("class_in is for pictures in folders that are not the test set's")
         try:
@@ -151,7 +163,7 @@ def describe(name: str) -> Description:
         CossError: no such set, or a file that is none; a wrong key is named.
     """
     if name.endswith((".yaml", ".yml")):  # of a user, who may have changed it since
-        return _parse(read_text(Path(name).expanduser()), name)
+        return _parse(read_text(Path(os.path.expanduser(name))), name)
     if name in shipped():
         return _describe_shipped(name)
     hint = did_you_mean(name, shipped(), f"known: {', '.join(shipped())}")
@@ -208,14 +220,16 @@ def class_map(name: str) -> dict[str, tuple[str, ...]]:
     if empty := [key for key, targets in found.items() if not targets]:
         raise CossError(f"test set {name}: classes gives {empty[0]} no training class; remove it")
     every = [target for targets in found.values() for target in targets]
-    if len(set(every)) < len(every) or not every:
-        twice = next((t for t in every if every.count(t) > 1), "none at all")
+    if not every:
+        raise CossError(f"test set {name}: classes lists none at all; name two or more")
+    if twice := next((t for t in every if every.count(t) > 1), ""):
         raise CossError(f"test set {name}: classes lists {twice} twice; each stands for one class")
     return found
 
 
 def _beside(name: str, file: str) -> str:
-    if name.endswith((".yaml", ".yml")) and (own := Path(name).expanduser().parent / file).exists():
+    own = Path(os.path.expanduser(name)).parent / file
+    if name.endswith((".yaml", ".yml")) and own.exists():
         return read_text(own)
     place = files("robustbench_coss.test_sets") / Path(file).name
     if not place.is_file():

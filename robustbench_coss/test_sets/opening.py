@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from robustbench_coss.datasets.arrays import read_array
 from robustbench_coss.datasets.base import ArraySet, ImageSet
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, class_folders, pictures
 from robustbench_coss.datasets.pictures import BadPicture
-from robustbench_coss.errors import CossError, explain_os_errors, few, one_line
+from robustbench_coss.errors import CossError, explain_os_errors, few
 from robustbench_coss.files import sha256_of
-from robustbench_coss.reading import MOST_JSON, check_regular, parse_json, read_bytes
+from robustbench_coss.reading import MOST_JSON, parse_json, read_bytes
 from robustbench_coss.test_sets.description import Description, class_map, describe, label_of
 
 # What a regular expression's group holds for each path. An expression may need longer than anyone
@@ -296,24 +297,6 @@ def _array(place: Path, file: str) -> NDArray[Any]:
     """An array of a .npy file, or of a key of a .npz file: FILE/KEY."""
     inside, _, key = file.partition("/")
     return read_array(place / inside, key)
-
-
-def read_array(path: Path, key: str = "", mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """An array of a .npy file, or of a key of a .npz file; never a pickle, which executes code.
-
-    Raises:
-        CossError: there is no such file, or it or the key does not hold an array.
-    """
-    check_regular(path)
-    with explain_os_errors("read", path):
-        try:
-            found = np.load(path, mmap_mode, allow_pickle=False)
-            return np.asarray(found[key] if key else found[...])
-        except OSError:
-            raise
-        except Exception as error:  # numpy reads the header as Python, which has many kinds
-            reason = one_line(error)
-            raise CossError(f"{path} is damaged ({reason}); download it again") from error
 
 
 def answers(name: str, place: Path, test: ImageSet) -> Tensor:

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.picture_files import Rows, members
@@ -113,3 +114,8 @@ def test_the_index_of_large_shards_is_kept_and_made_again_after_a_change(
         kept.write_bytes(kept.read_bytes()[:-40])
     assert opened().fingerprint == first.fingerprint
     assert len(scans) == read + 3
+    for kept in (tmp_path / "cache").rglob("*.npz"):  # an array where there were several
+        with kept.open("wb") as file:
+            np.save(file, np.zeros(3))
+    assert opened().fingerprint == first.fingerprint
+    assert len(scans) == read + 5
