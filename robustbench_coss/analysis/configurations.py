@@ -7,6 +7,7 @@ version, settings, number of images and precision.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from robustbench_coss.analysis.labels import (
     MISSING,
+    SHOWN_HASH,
     Configuration,
     configuration_key,
     configurations_of,
@@ -128,7 +130,8 @@ def load_measurements(results: Path) -> list[SeedGroup]:
     """All complete records of a results folder, seeds put together.
 
     A seed that was run more than once counts once, and so do weights that were measured under
-    several names: the latest record is taken.
+    several names: the latest record is taken. All records of a seed are of the weights measured
+    last; what only earlier ones were measured for is warned of.
 
     Returns:
         Measurements by test set, suite (in their own reading order), protocol and configuration.
@@ -150,6 +153,7 @@ def load_measurements(results: Path) -> list[SeedGroup]:
     for set_key, test_set in sorted(test_sets.items(), key=lambda item: item[1].slug):
         here = [r for r in records if _test_set_key(r) == set_key]
         configurations = configurations_of((r.model for r in here), known)
+        here = _of_latest_weights(here, test_set, configurations)
         for suite in in_order({r.suite: about_of(r) for r in here}):
             mine = [r for r in here if r.suite == suite]
             protocols = {canonical_json(_protocol(r)): _protocol(r) for r in mine}
@@ -249,10 +253,42 @@ def setting(m: SeedGroup, key: str) -> Any:
     return None if value is MISSING else value
 
 
+def _in_time(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda r: (r.created, r.model["checkpoint_sha256"]))
+
+
+def _of_latest_weights(
+    records: list[Record], test_set: TestSet, configurations: dict[str, Configuration]
+) -> list[Record]:
+    """Records of one test set without those of a seed's earlier weights: a row is one network."""
+
+    def run(record: Record) -> tuple[str, Any]:
+        return configuration_key(record.model), seed_of_model(record.model)
+
+    def column(record: Record) -> tuple[str, str]:
+        return record.suite, canonical_json(_protocol(record))
+
+    latest = {run(r): r.model for r in _in_time(records)}
+    kept: dict[tuple[str, Any], list[Record]] = defaultdict(list)
+    lost: dict[tuple[str, Any], list[Record]] = defaultdict(list)
+    for record in records:
+        same = record.model["checkpoint_sha256"] == latest[run(record)]["checkpoint_sha256"]
+        (kept if same else lost)[run(record)].append(record)
+    for (key, seed), earlier in lost.items():
+        columns = {column(r) for r in kept[key, seed]}
+        if missing := sorted({r.suite for r in earlier if column(r) not in columns}):
+            name, sha256 = (latest[key, seed][k] for k in ("name", "checkpoint_sha256"))
+            warnings.warn(
+                f"{test_set.label}: {configurations[key].label}, seed {seed}, was measured last "
+                f"with the weights of {name} ({sha256[:SHOWN_HASH]}); {', '.join(missing)} of "
+                f"earlier weights alone is left out, measure {name} for it",
+                stacklevel=3,
+            )
+    return [record for group in kept.values() for record in group]
+
+
 def _latest_per_seed(records: list[Record]) -> list[Record]:
-    latest: dict[Any, Record] = {}
-    for record in sorted(records, key=lambda r: (r.created, r.model["checkpoint_sha256"])):
-        latest[seed_of_model(record.model)] = record
+    latest = {seed_of_model(record.model): record for record in _in_time(records)}
     return [latest[seed] for seed in sorted(latest, key=lambda s: (str(type(s)), s))]
 
 
