@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,26 +51,49 @@ def _dots(
         panel.plot(values, [place] * len(values), **SEED_DOTS, color=pen.colour)
 
 
+Row = tuple[str, str, str]
+"""Suite, heading and metric of numbers that may stand beside each other."""
+
+
+def rows_of(data: pd.DataFrame) -> list[Row]:
+    """Of each line the row that it belongs to."""
+    return list(zip(data["suite"], data["heading"], data["metric"], strict=True))
+
+
+def row_names(data: pd.DataFrame) -> dict[Row, str]:
+    """Rows in the order met, and their headings with as much more as tells them apart."""
+    rows = dict.fromkeys(rows_of(data))
+    clashes = Counter(heading for _, heading, _ in rows)
+    same = Counter((suite, heading) for suite, heading, _ in rows)
+    return {
+        (suite, heading, metric): heading
+        + f", {suite}" * (clashes[heading] > 1)
+        + f" {metric}" * (same[suite, heading] > 1)
+        for suite, heading, metric in rows
+    }
+
+
 def rows_of_dots(
     data: pd.DataFrame, pens: dict[str, LineStyle], room: float
 ) -> tuple[Figure, Axes]:
-    """A figure with a row per heading and in it a dot per model, in %.
+    """A figure with a row per metric of a suite and protocol and in it a dot per model, in %.
 
     Args:
+        data: with columns suite, metric and heading, which says the protocol.
         pens: of the models to draw.
         room: inches of a dot.
     """
-    headings = list(dict.fromkeys(data["heading"]))
-    figure = new_figure((room * len(pens) + 0.1) * len(headings) + 0.5)
+    names = row_names(data)
+    figure = new_figure((room * len(pens) + 0.1) * len(names) + 0.5)
     panel = figure.subplots()
     for i, (model, pen) in enumerate(pens.items()):
         mine = data[data["model"] == model]
         shift = 0.7 * ((i + 0.5) / len(pens) - 0.5)
-        _dots(panel, [headings.index(h) + shift for h in mine["heading"]], mine, pen, 100)
-    panel.set_yticks(range(len(headings)), [plain(h) for h in headings])
-    panel.set_ylim(len(headings) - 0.5, -0.5)
+        _dots(panel, [list(names).index(row) + shift for row in rows_of(mine)], mine, pen, 100)
+    panel.set_yticks(range(len(names)), [plain(name) for name in names.values()])
+    panel.set_ylim(len(names) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
-    for row in range(1, len(headings)):
+    for row in range(1, len(names)):
         panel.axhline(row - 0.5, color="0.85", linewidth=0.4)
     return figure, panel
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from robustbench_coss.figures.bars import rows_of_dots
+from robustbench_coss.figures.bars import Row, row_names, rows_of, rows_of_dots
 from robustbench_coss.figures.curves import handle, legend, new_figure, noted, plain
 from robustbench_coss.figures.looks import LineStyle
 from robustbench_coss.figures.styles import panels_across
@@ -31,15 +31,15 @@ def draw_gains(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Fig
 
 def _clean(data: pd.DataFrame) -> pd.DataFrame:
     """Clean top-1 by model, under the first protocol where there are several."""
-    clean = data[data["metric"] == CLEAN]
+    clean = data[(data["suite"] == "clean") & (data["metric"] == CLEAN)]
     return clean[clean["heading"].isin(clean["heading"][:1])].set_index("model")
 
 
-def beside_clean(data: pd.DataFrame) -> list[tuple[str, str]]:
-    """Suite and heading of headline shares that a model was measured for beside its clean top-1:
-    what may be compared, as a column of the leaderboard."""
+def beside_clean(data: pd.DataFrame) -> dict[Row, str]:
+    """Headline shares that a model was measured for beside its clean top-1, with their names: what
+    may be compared, as a column of the leaderboard."""
     others = data[(data["suite"] != "clean") & data["model"].isin(_clean(data).index)]
-    return list(dict.fromkeys(zip(others["suite"], others["heading"], strict=True)))
+    return row_names(others)
 
 
 def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> Figure:
@@ -53,9 +53,8 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
     rows = math.ceil(len(shares) / columns)
     figure = new_figure(1.5 * rows + 0.3)
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for panel, (suite, heading) in zip(panels.flat, shares, strict=False):
-        mine = (data["suite"] == suite) & (data["heading"] == heading)
-        lines = data[mine].set_index("model")
+    for panel, (row, name) in zip(panels.flat, shares.items(), strict=False):
+        lines = data[[each == row for each in rows_of(data)]].set_index("model")
         points: dict[str, tuple[float, float]] = {}
         for model in (m for m in pens if m in lines.index and m in clean.index):
             (x, *across), (y, *along) = (
@@ -75,7 +74,7 @@ def draw_tradeoff(data: pd.DataFrame, pens: dict[str, LineStyle], note: str) -> 
             points[model] = (float(x), float(y))
         if front := pareto_front([points[model] for model in points if not pens[model].control]):
             panel.step(*zip(*front, strict=True), where="pre", color="0.6", linewidth=0.6, zorder=0)
-        panel.set_title(f"{plain(heading)} (%)")
+        panel.set_title(f"{plain(name)} (%)")
         panel.grid(linewidth=0.3, color="0.9")
         panel.set_axisbelow(True)
     for panel in panels.flat[len(shares) :]:
