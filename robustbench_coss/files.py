@@ -167,19 +167,29 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
         for old in top.glob(f"{prefix}*"):
             with suppress(OSError):
                 _remove_unlocked(old)
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+        folder, handle = _locked_folder(prefix, top)
     except OSError as error:
         raise CossError(
             f"no temporary folder can be used ({error.strerror or error}); "
             "set TMPDIR to a folder that can be written to"
         ) from error
-    handle = os.open(folder, os.O_RDONLY)
-    _lock(handle)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+def _locked_folder(prefix: str, top: Path) -> tuple[Path, int]:
+    """A new folder, locked, and the handle that holds the lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+        # Another process may lock and remove it before it is locked here, as a leftover.
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            if not _lock(handle, wait=True) or folder.is_dir():
+                return folder, handle
+            os.close(handle)
 
 
 def _remove_unlocked(folder: Path) -> None:
