@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
-from robustbench_coss.errors import CossError
+from robustbench_coss.errors import CossError, kind_and_line
 from robustbench_coss.machine.allocator import keep_freed_memory
 from robustbench_coss.machine.executors import attempt
 from robustbench_coss.machine.terminal import warning_line
@@ -54,7 +54,7 @@ def side_by_side(
         KeyboardInterrupt: Ctrl-C or SIGTERM; all processes are gone by then.
     """
     waiting = iter(items)
-    running: dict[subprocess.Popen[bytes], Item] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Item, _Answer]] = {}
     with on_sigterm(signal.default_int_handler):  # as Ctrl-C
         try:
             while True:
@@ -63,14 +63,16 @@ def side_by_side(
                         item = next(waiting)
                     except StopIteration:
                         break
-                    running[_start(task, item, threads, tell)] = item
+                    process = _start(task, item, threads, tell)
+                    running[process] = item, _Answer(process)
                 if not running:
                     return
                 ended = next((p for p in running if p.poll() is not None), None)
                 if ended is None:
                     time.sleep(POLL)
                 else:
-                    yield running.pop(ended), _outcome(ended)
+                    item, answer = running.pop(ended)
+                    yield item, _outcome(ended, answer)
         finally:
             _stop(list(running))
 
@@ -111,12 +113,31 @@ def _pass_on(stream: IO[bytes], item: Item, tell: Callable[[Item, str], None]) -
         tell(item, line.decode(errors="replace").rstrip())
 
 
-def _outcome(process: subprocess.Popen[bytes]) -> Any:
+class _Answer(threading.Thread):
+    """Takes the result of a process while it is written: of more than a pipe holds, 64 KiB, the
+    process would wait for a reader and never end.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        super().__init__(daemon=True)
+        assert process.stdout is not None
+        self.stream = process.stdout
+        self.result: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = pickle.load(self.stream)  # written by ourselves, above all
+        except Exception as error:
+            self.result = CossError(f"its result cannot be read ({kind_and_line(error)})")
+
+
+def _outcome(process: subprocess.Popen[bytes], answer: _Answer) -> Any:
     """What an ended process gave, or a CossError that says how it ended."""
     _kill(process)  # what it started itself
-    assert process.stdout is not None
     if process.returncode == 0:
-        return pickle.load(process.stdout)  # written by ourselves, above all
+        answer.join()
+        return answer.result
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         hint = ", by the system if memory was short" if name == "SIGKILL" else ""

@@ -118,3 +118,16 @@ def test_no_process_outlives_the_command(number: signal.Signals) -> None:
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("size", [1 << 16, 1 << 20])
+def test_a_result_of_more_than_a_pipe_holds_comes_back(size: int) -> None:
+    item = f"'x' * {size}"
+    assert list(side_by_side(1, 1, quiet, eval, [item])) == [(item, "x" * size)]
+
+
+def test_a_process_that_ends_well_without_a_result_is_an_error() -> None:
+    item = "__import__('os')._exit(0)"
+    ((_, error),) = side_by_side(1, 1, quiet, eval, [item])
+    assert isinstance(error, CossError)
+    assert str(error) == "its result cannot be read (EOFError: Ran out of input)"
