@@ -19,6 +19,7 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.protocol import Condition, Suite
 from robustbench_coss.evaluations.running.images import doubt_about, order_of
 from robustbench_coss.evaluations.running.job import Opened
+from robustbench_coss.evaluations.running.places import Names, lock_path, own_record, partial_path
 from robustbench_coss.evaluations.running.precision import Arithmetic
 from robustbench_coss.evaluations.running.units import Measured, Unit, units
 from robustbench_coss.files import alone, remove_leftovers, sha256_of
@@ -58,11 +59,15 @@ class Draft:
     """The record of one suite while it is filled.
 
     Args:
+        of: what else names it.
         earlier: whether what an earlier call left on disk may be taken.
+
+    Raises:
+        CossError: as `own_record`.
     """
 
     def __init__(
-        self, suite: Suite, path: Path, key: str, how: Arithmetic, earlier: bool = True
+        self, suite: Suite, path: Path, key: str, how: Arithmetic, of: Names, earlier: bool = True
     ) -> None:
         self.suite, self.path, self.key, self.how, self.earlier = suite, path, key, how, earlier
         self.record: Record
@@ -72,12 +77,9 @@ class Draft:
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
         self._lines: dict[str, str] = {}
         self.up_to_date = False
-        if not earlier:
-            return
-        with suppress(CossError):  # missing or damaged: either way it has to be measured
-            found = read_record(path)
-            if found.complete and found.key == key:
-                self.record, self.up_to_date = found, True
+        _, found = (own_record(place, key, of) for place in (partial_path(path), path))
+        if earlier and found is not None and found.complete:
+            self.record, self.up_to_date = found, True
 
     @property
     def begun(self) -> bool:
@@ -260,7 +262,8 @@ def draft(opened: Opened, suite: Suite) -> Draft:
             arithmetic(how.precision, how.tf32, how.compiled),
         ),
     )
-    return Draft(suite, path, key, how, checkpoint.recognised)
+    of = Names(checkpoint.name, checkpoint.sha256, opened.dataset, suite.name)
+    return Draft(suite, path, key, how, of, checkpoint.recognised)
 
 
 def record_key(
@@ -305,16 +308,6 @@ def record_key(
             **({"compiled": True} if how.compiled else {}),
         }
     )
-
-
-def partial_path(path: Path) -> Path:
-    """Where the conditions measured so far lie while a record is unfinished."""
-    return path.with_name(f"{path.stem}.partial.json")
-
-
-def lock_path(path: Path) -> Path:
-    """Whose holder alone may measure a record."""
-    return path.with_name(f".coss-{path.stem}.lock")
 
 
 def _of_others(dataset: Mapping[str, Any]) -> list[list[Any]]:

@@ -18,13 +18,14 @@ from robustbench_coss import registry
 from robustbench_coss.datasets.base import missing_data, open_dataset
 from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.progress import Progress
-from robustbench_coss.evaluations.running.draft import Draft, Finished, draft, lock_path
+from robustbench_coss.evaluations.running.draft import Draft, Finished, draft
 from robustbench_coss.evaluations.running.job import (
     Opened,
     measure_unit,
     settle,
     train_probe,
 )
+from robustbench_coss.evaluations.running.places import lock_path
 from robustbench_coss.evaluations.running.precision import AUTO
 from robustbench_coss.evaluations.running.request import Evaluation, Load, choose_dataset
 from robustbench_coss.evaluations.running.units import Measured, Unit

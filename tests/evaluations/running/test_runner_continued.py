@@ -12,7 +12,7 @@ from helpers.toy_suite import ToySuite, interrupted, make_run, measure
 
 from robustbench_coss.evaluations.probes.linear import ProbeConfig
 from robustbench_coss.evaluations.running import draft, job
-from robustbench_coss.evaluations.running.draft import partial_path
+from robustbench_coss.evaluations.running.places import partial_path
 from robustbench_coss.records.record import (
     find_records,
     read_record,
