@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from robustbench_coss.errors import CossError
@@ -51,7 +52,18 @@ def several_names(option: str, given: Any) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def refuse_twice(options: str, labels: Sequence[str]) -> None:
-    """Refuse sets of which one is named twice, by `options`. Raises CossError."""
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise CossError(f"{options} {twice[0]} twice; name each set once")
+def metric_key(label: str) -> str:
+    """A label as part of the name of a metric."""
+    return re.sub(r"\W", "_", label)
+
+
+def refuse_twice(options: str, labels: Sequence[str], key: Callable[[str], str] = str) -> None:
+    """Refuse sets of which one is named twice, by `options`, or two share a key: CossError."""
+    for i, label in enumerate(labels):
+        for other in labels[:i]:
+            if label == other:
+                raise CossError(f"{options} {label} twice; name each set once")
+            if key(label) == key(other):
+                raise CossError(
+                    f"{options} {other} and {label}, whose metrics have one name; rename one"
+                )

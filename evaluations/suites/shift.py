@@ -7,7 +7,6 @@ Nothing here knows a set by its name.
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,10 +22,10 @@ from robustbench_coss.errors import CossError
 from robustbench_coss.evaluations.answers import answered, probability_codes
 from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_pairs
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
-from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
+from robustbench_coss.evaluations.suites.options import metric_key, refuse_twice, several_names
 from robustbench_coss.files import sha256_of
 from robustbench_coss.records.about import SuiteAbout
-from robustbench_coss.records.columns import Column
+from robustbench_coss.records.columns import COUNTED, Column
 from robustbench_coss.records.confidence import OTHERS, TRUE_CLASS
 from robustbench_coss.records.record import Axis, Cell, Check, Metric
 from robustbench_coss.test_sets.description import (
@@ -143,7 +142,7 @@ class Shift(Suite):
     """
 
     name = "shift"
-    version = 2
+    version = 3
     asked_only = True
     needs_training = False
     axis = Axis("severity (1 for a set without)")
@@ -164,7 +163,7 @@ class Shift(Suite):
             raise CossError(f"shift.root must be a folder, got {root!r}")
         for name in asked:
             describe(name)
-        refuse_twice("shift.sets names", [label_of(name) for name in asked])
+        refuse_twice("shift.sets names", [label_of(name) for name in asked], metric_key)
         self.asked, self.root = asked, None if root is None else Path(os.path.expanduser(root))
         self._sets: list[TestSet] = []
 
@@ -260,7 +259,7 @@ class Shift(Suite):
     def metrics(self, conditions: Sequence[Condition]) -> list[Metric]:
         found = [Metric("shift_clean", "Clean top-1", "correct", ("clean",), headline=False)]
         for each in self._sets:
-            key = "shift_" + re.sub(r"\W", "_", each.label)
+            key = "shift_" + metric_key(each.label)
             title, names = each.told.title, tuple(c.name for c in each.at)
             if each.texture is not None:
                 bias = (f"{each.label}: shape bias",)
@@ -281,8 +280,9 @@ class Shift(Suite):
         found = []
         for each in self._sets:
             if each.texture is not None:
-                bias = shape_bias(*(columns[each.label][k] for k in ("shape", "texture")))
-                found.append(_cell(f"{each.label}: shape bias", "shape_bias", bias))
+                shape, texture = (columns[each.label][k] for k in ("shape", "texture"))
+                bias = {"shape_bias": shape_bias(shape, texture), COUNTED: shape | texture}
+                found.append(Cell(f"{each.label}: shape bias", DERIVED, 0.0, bias))
                 continue
             clean = columns[each.reference]["correct"]
             shifted = [columns[c.name]["correct"] for c in each.at]

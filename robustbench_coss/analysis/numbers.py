@@ -30,12 +30,12 @@ from robustbench_coss.analysis.corruption_error import (
 from robustbench_coss.analysis.selection import Chosen, find_model
 from robustbench_coss.errors import CossError
 from robustbench_coss.records.about import in_order
-from robustbench_coss.records.columns import Column
+from robustbench_coss.records.columns import COUNTED, Column
 from robustbench_coss.records.metadata import FACTS
 from robustbench_coss.records.record import Cell, Metric, Record
 from robustbench_coss.records.training import training_of
 from robustbench_coss.statistics.functionals import estimate_of, pseudo_values
-from robustbench_coss.statistics.intervals import Estimate, estimate, estimate_by
+from robustbench_coss.statistics.intervals import Estimate, estimate, estimate_by, share_of
 
 NO_METRIC = "no record states a metric; measure with a suite that has some, such as clean"
 NOTHING = "no corruptions were measured; run `coss-bench eval RUN --suite corruption` first"
@@ -59,6 +59,9 @@ def number(records: Sequence[Record], conditions: Sequence[str], column: str) ->
         several = [[inputs(cell.outcomes, statistic) for cell in run] for run in cells]
         return estimate_of(statistic, several)
     runs = [columns_of(record, conditions, column) for record in records]
+    if len(cells[0]) == 1 and all(COUNTED in cell.outcomes for (cell,) in cells):
+        shares = [float(np.mean(values, dtype=np.float64)) for (values,) in runs]
+        return share_of(shares, int(cells[0][0].outcomes[COUNTED].sum()))
     return estimate(runs, share=is_share(records[0], column))
 
 

@@ -25,6 +25,9 @@ from pydantic_core import core_schema
 
 Dtype = Literal["bool", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 DTYPES: tuple[str, ...] = get_args(Dtype)
+COUNTED = "counted"
+"""Column that says which images a share is of, where it is not of all of them; the column beside it
+then holds numbers whose mean is the share."""
 BASE64 = r"^[A-Za-z0-9+/]+={0,2}$"
 
 

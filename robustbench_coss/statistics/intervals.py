@@ -224,6 +224,21 @@ def estimate_by(
     return Estimate(values[0], low, high, sd, len(values), interval)
 
 
+def share_of(values: Sequence[float], n: int) -> Estimate:
+    """A share of right or wrong that is of some images alone: where it does not vary between seeds,
+    with Wilson's interval of n images, and all of [0, 1] where there are none.
+
+    Args:
+        values: one per seed.
+        n: images that it is of, in the first.
+    """
+
+    def over_images() -> tuple[float, float, str]:
+        return *(wilson(round(values[0] * n), n) if n else (0.0, 1.0)), "wilson"
+
+    return estimate_by(values, True, over_images)
+
+
 def _over_images(values: Floats, share: bool) -> tuple[float, float, str]:
     """Interval of a mean of [n] numbers by drawing images, and how it was made."""
     if share and not np.isnan(values).any():

@@ -257,6 +257,7 @@ def test_shape_bias_is_the_share_of_shapes_among_answers_that_are_either(
     assert counted == both - shapes
     # A picture whose texture is that of its shape is no conflict: it counts for neither.
     assert value(record, "shift_cue_conflict_shape_bias") == pytest.approx(shapes / both, abs=1e-6)
+    assert record.column("cue-conflict: shape bias", "counted").sum() == both
 
 
 # ---- disturbed copies of the test images ----
