@@ -152,9 +152,10 @@ def test_an_evaluation_on_ray_that_loses_a_worker_leaves_the_records_of_one_in_t
     few: dict[str, Any] = {"limit": 2_100, "batch_size": 100, "device": "cpu"}
     options = [f"--{key.replace('_', '-')}={value}" for key, value in few.items()]
     options += ["--probe-train=500", "--results=ray", "--cluster=auto"]
-    process = start_command("eval", "run", "--suite", "crop", *options, cwd=tmp_path)
+    # One is written while the other is measured.
+    process = start_command("eval", "run", "--suite", "crop,occlusion", *options, cwd=tmp_path)
     try:
-        wait_until(lambda: any((tmp_path / "ray" / "records").rglob("*.partial.json")), process)
+        wait_until(lambda: any((tmp_path / "ray" / "records").rglob("crop*.json")), process)
         victim = measurers(ray_folder)[0]
         os.kill(victim, signal.SIGKILL)
         _, err = process.communicate(timeout=300)
@@ -164,7 +165,7 @@ def test_an_evaluation_on_ray_that_loses_a_worker_leaves_the_records_of_one_in_t
     assert gone(ray_folder)
 
     probe = ProbeConfig(max_train=500)
-    asked = Evaluation(["crop"], results=tmp_path / "here", probe=probe, **few)
+    asked = Evaluation(["crop", "occlusion"], results=tmp_path / "here", probe=probe, **few)
     for path in evaluate_run(tmp_path / "run", asked):
         there = tmp_path / "ray" / path.relative_to(tmp_path / "here")
         record = read_record(there)
