@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from robustbench_coss.errors import CossError, explain_os_errors
+from robustbench_coss.reading import from_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,7 +244,7 @@ def cache_folder() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # Relative ones are to be ignored, by the XDG Base Directory Specification.
     if not root.is_absolute():
-        home = Path(os.path.expanduser("~"))  # left as it is where there is none
+        home = from_home("~")  # left as it is where there is none
         if not home.is_absolute():
             raise CossError("you have no home folder to keep a cache in; set XDG_CACHE_HOME")
         root = home / ".cache"

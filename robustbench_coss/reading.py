@@ -40,6 +40,13 @@ _KINDS = (
 )
 
 
+def from_home(path: str | Path) -> Path:
+    """A path with `~` and `~user` written out. Of a user who is not known, for whom
+    `Path.expanduser` raises RuntimeError, it stays as it is: a path that is not there.
+    """
+    return Path(os.path.expanduser(path))
+
+
 def open_regular(path: Path, doing: str = "read") -> FileIO:
     """Open a regular file for reading, unbuffered; a link is followed.
 

@@ -62,6 +62,9 @@ class Draft:
         of: what else names it.
         earlier: whether what an earlier call left on disk may be taken.
 
+    Attributes:
+        begun: whether conditions of this record were on disk.
+
     Raises:
         CossError: as `own_record`.
     """
@@ -77,17 +80,10 @@ class Draft:
         self._parts: dict[str, dict[int, Measured]] = defaultdict(dict)
         self._lines: dict[str, str] = {}
         self.up_to_date = False
-        _, found = (own_record(place, key, of) for place in (partial_path(path), path))
+        begun, found = (own_record(place, key, of) for place in (partial_path(path), path))
         if earlier and found is not None and found.complete:
             self.record, self.up_to_date = found, True
-
-    @property
-    def begun(self) -> bool:
-        """Whether conditions of this record are on disk."""
-        if self.earlier and not self.up_to_date:
-            with suppress(CossError):
-                return read_record(partial_path(self.path)).key == self.key
-        return self.up_to_date
+        self.begun = self.up_to_date or (earlier and begun is not None)
 
     def on_disk(self) -> Iterator[Finished]:
         """The cells of a record that is up to date, or that were measured before."""

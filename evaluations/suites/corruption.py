@@ -7,7 +7,6 @@ package imagecorruptions on the CPU, spread over worker processes, or pictures m
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -41,6 +40,7 @@ from robustbench_coss.evaluations.corruptions.reference import (
 )
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite
 from robustbench_coss.machine.environment import cores
+from robustbench_coss.reading import from_home
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Metric
 
@@ -81,7 +81,7 @@ def check_options(
             "--corruption-root reads images that are corrupted already; "
             "leave out --backend and --constants"
         )
-    if root is not None and not Path(os.path.expanduser(root)).is_dir():
+    if root is not None and not from_home(root).is_dir():
         raise CossError(
             f"{root} is not a folder; pass as --corruption-root that of ImageNet-C, "
             "Tiny-ImageNet-C or CIFAR-10-C"
@@ -129,7 +129,7 @@ class Corruption(Suite):
         workers: int | None = None,
     ) -> None:
         check_options(backend, constants, root, workers)
-        root = None if root is None else Path(os.path.expanduser(root))
+        root = None if root is None else from_home(root)
         self.backend = "fast" if backend == "auto" else backend
         self.constants = "imagenet-c" if backend == "reference" else constants
         self.root = root

@@ -6,7 +6,6 @@ last needs no classifier. Opening the other sets is `other_sets`', the maths `st
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Sui
 from robustbench_coss.evaluations.suites.clean import bank_size, unit_bank
 from robustbench_coss.evaluations.suites.options import refuse_twice, several_names
 from robustbench_coss.evaluations.suites.other_sets import label_of, open_others, shared
+from robustbench_coss.reading import from_home
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.record import Axis, Better, Cell, Metric
 from robustbench_coss.statistics import detection
@@ -95,7 +95,7 @@ class OOD(Suite):
         if not self.scores or not (root is None or isinstance(root, str | Path)):
             raise CossError(f"ood.scores must name some of {_listed(SCORES)}, ood.root a folder")
         self.k, self.bank = k, bank
-        self.root = None if root is None else Path(os.path.expanduser(root))
+        self.root = None if root is None else from_home(root)
         self.data_root = Path("data")
         self._sets: dict[str, dict[str, ImageSet]] = {group: {} for group in GROUPS}
         self._bank: Tensor | None = None

@@ -13,7 +13,7 @@ from robustbench_coss.datasets.base import ImageSet, open_dataset
 from robustbench_coss.datasets.folder import FolderSet
 from robustbench_coss.datasets.listing import LeftOut, pictures
 from robustbench_coss.errors import CossError, did_you_mean, explain_os_errors, few
-from robustbench_coss.reading import read_lines
+from robustbench_coss.reading import from_home, read_lines
 from robustbench_coss.test_sets.opening import Relabelled
 
 CLASSES = ("other",)
@@ -43,7 +43,7 @@ def open_others(item: str, root: Path, data_root: Path, test: ImageSet) -> Image
         )
         labels = torch.zeros(len(opened), dtype=torch.int64)
         return Relabelled(opened, item, labels, CLASSES)
-    given = Path(os.path.expanduser(item))
+    given = from_home(item)
     place = next((p for p in (given, root / given, root / given.name) if p.exists()), None)
     if place is None:
         hint = did_you_mean(item, registry.names("dataset"), "name a data set, a folder or a list")

@@ -6,7 +6,6 @@ Nothing here knows a set by its name.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from robustbench_coss.evaluations.corruptions.published import ReadyMade, open_p
 from robustbench_coss.evaluations.protocol import Batch, Condition, Subject, Suite, top1
 from robustbench_coss.evaluations.suites.options import metric_key, refuse_twice, several_names
 from robustbench_coss.files import sha256_of
+from robustbench_coss.reading import from_home
 from robustbench_coss.records.about import SuiteAbout
 from robustbench_coss.records.columns import COUNTED, Column
 from robustbench_coss.records.confidence import OTHERS, TRUE_CLASS
@@ -164,7 +164,7 @@ class Shift(Suite):
         for name in asked:
             describe(name)
         refuse_twice("shift.sets names", [label_of(name) for name in asked], metric_key)
-        self.asked, self.root = asked, None if root is None else Path(os.path.expanduser(root))
+        self.asked, self.root = asked, None if root is None else from_home(root)
         self._sets: list[TestSet] = []
 
     def look_in(self, data_root: Path) -> None:

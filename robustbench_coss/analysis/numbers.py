@@ -154,11 +154,13 @@ def table_of(measurements: list[SeedGroup], baseline: str | None = None) -> pd.D
     by_set: dict[str, list[SeedGroup]] = defaultdict(list)
     for m in measurements:
         by_set[m.test_set.label].append(m)
-    ranked = {label: rank_models(here) for label, here in by_set.items()}
-    table["_place"] = [
-        ranked[test_set].index(model)
-        for test_set, model in zip(table["test_set"], table["model"], strict=True)
-    ]
+    place = {
+        (label, model): i
+        for label, here in by_set.items()
+        for i, model in enumerate(rank_models(here))
+    }
+    rows = zip(table["test_set"], table["model"], strict=True)
+    table["_place"] = [place[row] for row in rows]
     suites = in_order({m.suite: m.about for m in measurements})
     table["suite"] = pd.Categorical(table["suite"], suites, ordered=True)
     table["_position"] = range(len(table))  # metrics stay in the order the suite gives

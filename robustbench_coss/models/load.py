@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
@@ -37,7 +36,7 @@ from robustbench_coss.models.other_tools.opening import check_kind
 from robustbench_coss.models.other_tools.read import read_foreign
 from robustbench_coss.models.seams import Cut
 from robustbench_coss.models.wrap import describe_input, wrap_module
-from robustbench_coss.reading import check_regular
+from robustbench_coss.reading import check_regular, from_home
 from robustbench_coss.zoo.download import downloading
 from robustbench_coss.zoo.download import file_of as published_file
 from robustbench_coss.zoo.entries import FAMILY as ZOO
@@ -250,7 +249,7 @@ TOKENS = {
 
 def _end_of(path: Path) -> str:
     """What tells a file from others of its name, and as little as may be of where it lies."""
-    path, home = path.resolve(), os.path.expanduser("~")
+    path, home = path.resolve(), from_home("~")
     path = path.relative_to(home) if path.is_relative_to(home) else path.relative_to(path.anchor)
     return "/".join(path.parts[-SHOWN_PARTS:])
 

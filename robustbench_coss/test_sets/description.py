@@ -5,7 +5,6 @@ Nothing is opened here but these files.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from robustbench_coss.errors import CossError, did_you_mean, one_line
-from robustbench_coss.reading import parse_yaml, read_text
+from robustbench_coss.reading import from_home, parse_yaml, read_text
 
 Decision = Literal["all", "within", "mean"]
 LEVELS = (1, 2, 3, 4, 5)
@@ -163,7 +162,7 @@ def describe(name: str) -> Description:
         CossError: no such set, or a file that is none; a wrong key is named.
     """
     if name.endswith((".yaml", ".yml")):  # of a user, who may have changed it since
-        return _parse(read_text(Path(os.path.expanduser(name))), name)
+        return _parse(read_text(from_home(name)), name)
     if name in shipped():
         return _describe_shipped(name)
     hint = did_you_mean(name, shipped(), f"known: {', '.join(shipped())}")
@@ -228,7 +227,7 @@ def class_map(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def _beside(name: str, file: str) -> str:
-    own = Path(os.path.expanduser(name)).parent / file
+    own = from_home(name).parent / file
     if name.endswith((".yaml", ".yml")) and own.exists():
         return read_text(own)
     place = files("robustbench_coss.test_sets") / Path(file).name

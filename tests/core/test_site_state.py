@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import simulate
+from helpers import ROOT, simulate
 from helpers.chromium import (
     CHROMIUM,
     Open,
@@ -95,6 +96,16 @@ def test_variants_of_a_method_are_told_apart_in_their_paired_difference(
     head = tab.locator("#differences thead th").nth(1).inner_text()
     assert head == f"{better} − {worse}"
     assert tab.locator("#differences tbody tr").first.inner_text().endswith(f"{better} better")
+
+
+@pytest.mark.parametrize("name", ["BYOL · rf29", "it's", '$(touch x) `y` "z"', "'; echo x '"])
+def test_the_command_of_a_page_is_what_a_shell_reads(name: str, site: Path, visit: Open) -> None:
+    script = ROOT / "robustbench_coss/pages/templates/site_compare.js"
+    (line,) = [x for x in script.read_text("utf-8").splitlines() if x.startswith("const quoted")]
+    word = visit(compare_page(site)).evaluate(f"name => {{ {line} return quoted(name); }}", name)
+    run = ["sh", "-c", f"printf %s {word}"]
+    said = subprocess.run(run, capture_output=True, text=True, check=True)
+    assert said.stdout == name
 
 
 def test_dots_of_the_scatter_lie_where_their_numbers_are_and_lead_to_the_model(

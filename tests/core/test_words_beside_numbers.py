@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,17 +101,3 @@ def test_a_caption_hides_no_interval_and_no_doubt() -> None:
 def test_markdown_shows_text_of_others_as_it_is(text: str) -> None:
     shown = MarkdownIt("commonmark").render(escape_markdown(text))
     assert shown == f"<p>{text}</p>\n"
-
-
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-@pytest.mark.parametrize("name", ["BYOL · rf29", "it's", '$(touch x) `y` "z"', "'; echo x '"])
-def test_the_command_of_a_page_is_what_a_shell_reads(name: str) -> None:
-    script = Path(__file__).parents[2] / "robustbench_coss/pages/templates/site_compare.js"
-    (line,) = [x for x in script.read_text("utf-8").splitlines() if x.startswith("const quoted")]
-    code = f"{line} process.stdout.write(quoted(process.argv[1]))"
-    run = ["node", "-e", code, "--", name]
-    word = subprocess.run(run, capture_output=True, text=True, check=True).stdout
-    said = subprocess.run(
-        ["sh", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True
-    )
-    assert said.stdout == name

@@ -157,6 +157,15 @@ def test_the_recipe_of_the_published_study_is_unchanged() -> None:
             "options": {"ema": 0.95, "hidden": 512, "dim": 128},
         }
     )
+    quick = shipped("quickstart")
+    assert differing_keys(quick, shipped("fashion-mnist-cpu")) == [
+        "batch_size", "dataset", "epochs", "method", "mlp", "monitor_every",
+        "optimizer.lr", "options.ema", "options.temperature", "views.grey", "views.hue",
+        "views.min_crop", "views.saturation", "views.solarize",
+    ]  # fmt: skip
+    assert (quick.dataset, quick.limit, quick.epochs, quick.mlp) == ("parts", 8000, 3, False)
+    assert quick.options["temperature"] == 0.2
+    assert quick.views.solarize == (0, 0)
 
 
 def test_a_recipe_of_another_version_is_refused_in_one_line() -> None:
